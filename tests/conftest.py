@@ -1,0 +1,51 @@
+"""Fixtures that several test modules share."""
+
+import os
+import pathlib
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import numpy as np
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true', help='run the slow tests too')
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption('--slow'):
+        return
+    skip = pytest.mark.skip(reason='slow: run bin/test --slow')
+    for item in items:
+        if 'slow' in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope='session')
+def shared_folder():
+    """The folder with real teachers and images beside the project; skips where there is none."""
+    folder = pathlib.Path(__file__).resolve().parents[2] / 'shared'
+    if not (folder / 'teachers').is_dir():
+        pytest.skip('no real teachers and images beside the project')
+    return folder
+
+
+def randomize(model, seed=0):
+    """Gives every weight of a model random values; moments and scales of batch norms stay sane."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        # The last part of the name alone: a model or layer may be called "gamma" too.
+        kind = weight.name.split('/')[-1]
+        shape = tuple(weight.shape)
+        if 'variance' in kind or 'gamma' in kind:
+            values = rng.uniform(0.5, 1.5, shape)
+        elif 'mean' in kind or 'beta' in kind or 'bias' in kind:
+            values = rng.normal(0, 0.3, shape)
+        elif 'kernel' in kind or 'embeddings' in kind:
+            fan_in = max(1, int(np.prod(shape[:-1])))
+            values = rng.normal(0, fan_in**-0.5, shape)
+        else:
+            continue
+        weight.assign(values.astype('float32'))
+    return model

@@ -1,0 +1,158 @@
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.sources.dataset import DatasetSource
+from zscgan_tf.teacher import input_spec
+
+SPEC = input_spec.InputSpec((8, 8), 3, 0.5, 0.5)
+IMAGES = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
+LABELS = np.sort(np.arange(24) % 4)
+
+
+def store(folder, name, features, splits, **options):
+    """Writes a dataset with tfds' own writer."""
+    import tensorflow_datasets as tfds
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name, '1.0.0', features, splits, data_dir=folder, disable_shuffling=True, **options
+    )
+
+
+def examples(images, labels):
+    rows = [{'image': i, 'label': n} for i, n in zip(images, labels, strict=True)]
+    return tf.data.Dataset.from_tensor_slices(
+        {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    )
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path_factory.mktemp('tfds')
+    image = tfds.features.Image(shape=(8, 8, 3), encoding_format='png')
+    label = tfds.features.ClassLabel(num_classes=4)
+    splits = {'train': examples(IMAGES, LABELS), 'test': examples(IMAGES[::-1], LABELS[::-1])}
+    store(folder, 'tiny', tfds.features.FeaturesDict({'image': image, 'label': label}), splits)
+    unlabelled = {'train': tf.data.Dataset.from_tensor_slices({'image': IMAGES})}
+    store(folder, 'unlabelled', tfds.features.FeaturesDict({'image': image}), unlabelled)
+    words = {'train': tf.data.Dataset.from_tensor_slices({'words': ['a', 'b']})}
+    store(folder, 'words', tfds.features.FeaturesDict({'words': tfds.features.Text()}), words)
+    return str(folder)
+
+
+def collect(batches, count=None):
+    pixels, labels = zip(*itertools.islice(batches, count), strict=True)
+    return np.concatenate(pixels), np.concatenate(labels)
+
+
+def stored_order(data_dir, split):
+    """Images and labels as tfds itself reads them."""
+    import tensorflow_datasets as tfds
+
+    config = tfds.ReadConfig(interleave_cycle_length=1)
+    data = tfds.load('tiny', split=split, data_dir=data_dir, download=False, read_config=config)
+    rows = list(data.as_numpy_iterator())
+    return np.stack([row['image'] for row in rows]), np.stack([row['label'] for row in rows])
+
+
+@pytest.mark.parametrize('split', ['train', 'test', 'train[5:17]', 'train+test', 'test[:25%]'])
+def test_one_pass_is_what_tfds_reads(data_dir, split):
+    images, labels = stored_order(data_dir, split)
+    source = DatasetSource('tiny', split, data_dir, SPEC, 5)
+    assert source.image_count == len(images) and source.has_labels
+    assert source.image_shape == (8, 8, 3) and source.num_classes == 4
+    pixels, found = collect(source.one_pass())
+    np.testing.assert_allclose(pixels, images / 255, atol=1e-6)
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_batches_are_seeded_and_balanced(data_dir):
+    source = DatasetSource('tiny', 'train', data_dir, SPEC, 8, seed=1)
+    pixels, labels = collect(source.batches(), 9)
+    for start in range(0, 72, 8):
+        assert np.bincount(labels[start : start + 8]).tolist() == [2, 2, 2, 2]
+    assert len({image.tobytes() for image in pixels[:24]}) == 24
+    known = {image.tobytes(): label for image, label in zip(IMAGES, LABELS, strict=True)}
+    stored = np.round(pixels * 255).astype(np.uint8)
+    assert [known[image.tobytes()] for image in stored] == labels.tolist()
+
+    again = DatasetSource('tiny', 'train', data_dir, SPEC, 8, seed=1)
+    np.testing.assert_array_equal(collect(again.batches(), 9)[0], pixels)
+    np.testing.assert_array_equal(collect(again.batches(start=4), 5)[0], pixels[32:])
+    other = DatasetSource('tiny', 'train', data_dir, SPEC, 8, seed=2)
+    assert not np.array_equal(collect(other.batches(), 9)[0], pixels)
+
+
+def test_without_labels(data_dir):
+    source = DatasetSource('unlabelled', 'train', data_dir, SPEC, 8)
+    assert not source.has_labels and source.num_classes is None
+    assert [(len(pixels), labels) for pixels, labels in source.one_pass()] == [(8, None)] * 3
+    assert next(source.batches())[1] is None
+
+
+@pytest.mark.parametrize(
+    'name, split, words',
+    [
+        ('nowhere', 'train', '--dataset=nowhere: no such dataset in .* --data_dir'),
+        ('mnist', 'train', '--dataset=mnist: no such dataset'),
+        ('tiny:9.9.9', 'train', 'no such dataset'),
+        ('not a name', 'train', 'no such dataset'),
+        ('tiny', 'validation', '--split=validation: --dataset=tiny has the splits train, test'),
+        ('tiny', 'train[oops]', r'--split=train\[oops\]'),
+        ('tiny', 'train[:0]', 'no images'),
+        ('words', 'train', "no feature 'image' of 8-bit images; it has words"),
+    ],
+)
+def test_what_is_not_there(data_dir, name, split, words):
+    with pytest.raises(UserError, match=words) as error:
+        DatasetSource(name, split, data_dir, SPEC, 8)
+    assert '\n' not in str(error.value)
+
+
+def test_damaged_records(data_dir, tmp_path):
+    folder = shutil.copytree(data_dir, tmp_path / 'copy')
+    path = next(folder.glob('tiny/1.0.0/*train*'))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match='train.*damaged: it has fewer images'):
+        DatasetSource('tiny', 'train', str(folder), SPEC, 8)
+    path.write_bytes(data.replace(b'IDAT', b'JUNK'))
+    with pytest.raises(UserError, match='train.*image 0 of the split') as error:
+        list(DatasetSource('tiny', 'train', str(folder), SPEC, 1).one_pass())
+    assert '\n' not in str(error.value)
+    path.unlink()
+    with pytest.raises(UserError, match='not a readable file'):
+        DatasetSource('tiny', 'train', str(folder), SPEC, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'teacher, dataset, split, accuracy',
+    [
+        ('mobilenet_v1_075_imagenet', 'imagenet_like', 'validation', 70.2),
+        ('resnet20_cifar10_jpeg', 'cifar10_jpeg', 'test', 88.54),
+    ],
+)
+def test_float_accuracy_of_real_teachers(shared_folder, teacher, dataset, split, accuracy):
+    path = shared_folder / 'teachers' / teacher
+    fields = json.loads(path.with_suffix('.json').read_text())
+    size, channels = fields['image_size'], fields['channels']
+    if 'preprocessing' in fields:
+        spec = input_spec.InputSpec.from_preprocessing(size, channels, fields['preprocessing'])
+    else:
+        spec = input_spec.InputSpec(size, channels, fields['mean'], fields['std'])
+    model = tf_keras.models.load_model(path.with_suffix('.h5'), compile=False)
+    source = DatasetSource(dataset, split, str(shared_folder / 'tfds'), spec, 100)
+    correct = 0
+    for pixels, labels in source.one_pass():
+        classes = tf.argmax(model(spec.to_inputs(pixels), training=False), -1)
+        correct += np.sum(classes.numpy() == labels.numpy())
+    assert 100 * correct / source.image_count == pytest.approx(accuracy, abs=1e-6)

@@ -1,0 +1,140 @@
+"""Logits are found behind every kind of head, and the model still ends as it did."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from tests.conftest import randomize
+from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.loading import load_teacher
+
+layers = tf_keras.layers
+
+
+def loaded(body):
+    """A teacher whose layers behind the last pooling are `body`'s, and its original."""
+    x = images = tf_keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(6, 3)(x))
+    model = randomize(tf_keras.Model(images, body(layers.GlobalAveragePooling2D(keepdims=True)(x))))
+    return load_teacher(model, input_spec={'preprocessing': 'tf'}), model
+
+
+def answers(teacher, model):
+    """(the teacher's logits, the original's outputs) on random images; checks the model's end."""
+    x = np.random.default_rng(3).uniform(-1, 1, (16, 8, 8, 3)).astype(np.float32)
+    outputs = model(x, training=False).numpy()
+    np.testing.assert_allclose(teacher.model(x), outputs, atol=1e-5)
+    return teacher.logits_model(x).numpy(), outputs
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        lambda x: layers.Dense(5, activation='softmax')(layers.Flatten()(x)),
+        lambda x: layers.Dense(5, activation=tf.nn.softmax)(layers.Flatten()(x)),
+        lambda x: layers.Softmax()(layers.Dense(5)(layers.Flatten()(x))),
+        lambda x: layers.Activation('softmax')(layers.Flatten()(layers.Conv2D(5, 1)(x))),
+        lambda x: tf.nn.softmax(layers.Dense(5)(tf.squeeze(x, [1, 2]))),
+        lambda x: layers.Flatten()(layers.Conv2D(5, 1, activation='softmax')(x)),
+        lambda x: layers.Conv2D(5, 1, activation='softmax')(x),
+        lambda x: layers.Activation('linear', dtype='float32')(
+            layers.Dropout(0.5)(layers.Reshape((5,))(layers.Softmax(3)(layers.Conv2D(5, 1)(x))))
+        ),
+    ],
+)
+def test_softmax_is_cut_off(body):
+    teacher, model = loaded(body)
+    assert (teacher.head, teacher.num_classes) == ('softmax', 5)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(softmax(logits), outputs.reshape(-1, 5), atol=1e-6)
+    assert (logits < 0).any()
+    # Both models share their layers.
+    kept = set(map(id, teacher.model.layers))
+    assert [layer for layer in teacher.logits_model.layers if id(layer) in kept][-1].weights
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        lambda x: layers.Dense(5)(layers.Flatten()(x)),
+        lambda x: layers.Conv2D(5, 1)(x),
+        lambda x: layers.Flatten()(layers.BatchNormalization()(layers.Conv2D(5, 1)(x))),
+        lambda x: layers.ReLU()(layers.Dense(5)(layers.Flatten()(x))),
+    ],
+)
+def test_logits(body):
+    teacher, model = loaded(body)
+    assert (teacher.head, teacher.num_classes) == ('logits', 5)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(logits, outputs.reshape(-1, 5), atol=1e-6)
+
+
+def test_probabilities_without_a_softmax():
+    def body(x):
+        positive = layers.Dense(4, activation='softmax')(layers.Flatten()(x))
+        other = layers.Dense(4, activation='softmax')(layers.Flatten()(x))
+        return layers.Average()([positive, other])
+
+    teacher, model = loaded(body)
+    assert (teacher.head, teacher.num_classes) == ('probabilities', 4)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(logits, np.log(outputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        lambda x: layers.Dense(1, activation='sigmoid')(layers.Flatten()(x)),
+        lambda x: layers.Flatten()(tf.sigmoid(layers.Conv2D(1, 1)(x))),
+    ],
+)
+def test_one_sigmoid_unit_is_two_classes(body):
+    teacher, model = loaded(body)
+    assert (teacher.head, teacher.num_classes) == ('sigmoid', 2)
+    logits, outputs = answers(teacher, model)
+    assert not logits[:, 0].any()
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits[:, 1:])), outputs, atol=1e-6)
+
+
+def test_one_probability_without_a_sigmoid():
+    def body(x):
+        first, second = (layers.Dense(1, activation='sigmoid')(layers.Flatten()(x)) for _ in '12')
+        return layers.Average()([first, second])
+
+    teacher, model = loaded(body)
+    assert (teacher.head, teacher.num_classes) == ('sigmoid', 2)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(softmax(logits)[:, 1:], outputs, atol=1e-5)
+
+
+def test_one_linear_unit_is_two_classes():
+    teacher, model = loaded(lambda x: layers.Dense(1)(layers.Flatten()(x)))
+    assert (teacher.head, teacher.num_classes) == ('logits', 2)
+    logits, outputs = answers(teacher, model)
+    assert not logits[:, 0].any()
+    np.testing.assert_allclose(logits[:, 1:], outputs, atol=1e-6)
+
+
+def test_several_sigmoid_units():
+    teacher, model = loaded(lambda x: layers.Dense(3, activation='sigmoid')(layers.Flatten()(x)))
+    assert (teacher.head, teacher.num_classes) == ('sigmoid', 3)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), outputs, atol=1e-6)
+
+
+def test_ten_thousand_classes():
+    teacher, _ = loaded(lambda x: layers.Dense(10_000, activation='softmax')(layers.Flatten()(x)))
+    assert teacher.num_classes == 10_000
+
+
+def test_a_map_of_classes_is_refused():
+    x = images = tf_keras.Input((8, 8, 3))
+    x = layers.Softmax()(layers.Conv2D(5, 3)(layers.BatchNormalization()(x)))
+    with pytest.raises(UserError, match='one value a class'):
+        load_teacher(tf_keras.Model(images, x), input_spec={'preprocessing': 'tf'})

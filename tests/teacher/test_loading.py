@@ -1,0 +1,474 @@
+"""Every format gives the original's answers; what is no classifier is refused in one line."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from tests.conftest import randomize
+from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.loading import load_teacher
+
+layers = tf_keras.layers
+PLAIN = {'preprocessing': 'tf'}
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def classifier(kind='functional', classes=4, **options):
+    """A tiny classifier with an op layer, a nested model and random weights."""
+    if kind == 'sequential':
+        model = tf_keras.Sequential(
+            [
+                layers.Conv2D(4, 3, input_shape=(8, 8, 3)),
+                layers.BatchNormalization(),
+                layers.ReLU(),
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(classes, **options),
+            ]
+        )
+        return randomize(model)
+    x = images = tf_keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding='same')(x))
+    x = x + layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding='same')(x))
+    if kind == 'nested':
+        y = inner_images = tf_keras.Input((8, 8, 4))
+        block = tf_keras.Sequential([layers.Conv2D(4, 1), layers.BatchNormalization()])
+        inner = tf_keras.Model(inner_images, tf.nn.relu(block(y)) + y)
+        x = inner(inner(x))
+    x = layers.GlobalAveragePooling2D()(tf.nn.relu(x))
+    return randomize(tf_keras.Model(images, layers.Dense(classes, **options)(x)))
+
+
+def classifier3(classes=4, before_the_head=None, **options):
+    """The same with Keras 3."""
+    x = images = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(x))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    if before_the_head is not None:
+        x = before_the_head(x)
+    model = keras.Model(images, keras.layers.Dense(classes, **options)(x))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.2, 0.9, w.shape) for w in model.get_weights()])
+    return model
+
+
+def images(count=3, shape=(8, 8, 3)):
+    return np.random.default_rng(2).uniform(-1, 1, (count, *shape)).astype(np.float32)
+
+
+def assert_loads_as(model, source, **options):
+    """Loads a source; its answers must be the model's."""
+    teacher = load_teacher(source, input_spec=PLAIN, **options)
+    expected = np.asarray(model(images(), training=False))
+    found = teacher.model(images()).numpy()
+    assert np.abs(found - expected).max() <= 1e-5 * expected.std()
+    return teacher
+
+
+def refusal(source, *words, **options):
+    """The message with which a source is refused: one line that has the words in it."""
+    with pytest.raises(UserError) as error:
+        load_teacher(source, **{'input_spec': PLAIN, **options})
+    message = str(error.value)
+    assert '\n' not in message, message
+    assert all(word in message for word in words), message
+    return message
+
+
+# Formats
+
+
+@pytest.mark.parametrize('kind', ['functional', 'sequential', 'nested'])
+@pytest.mark.parametrize('form', ['model.h5', 'model.keras', 'model_folder'])
+def test_keras2_files(tmp_path, kind, form):
+    model = classifier(kind, activation='softmax')
+    model.compile('adam', 'categorical_crossentropy')
+    path = tmp_path / form
+    model.save(path)
+    teacher = assert_loads_as(model, path)
+    assert (teacher.head, teacher.num_classes) == ('softmax', 4)
+    assert teacher.name == form.split('.')[0]
+    assert teacher.fingerprint == load_teacher(model, input_spec=PLAIN).fingerprint
+
+
+@pytest.mark.parametrize('form', ['model.h5', 'model.keras'])
+def test_keras3_files(tmp_path, form):
+    model = classifier3()
+    model.compile('adam', 'mse')
+    model.save(tmp_path / form)
+    teacher = assert_loads_as(model, tmp_path / form)
+    assert (teacher.head, teacher.num_classes) == ('logits', 4)
+
+
+def test_keras3_objects():
+    assert_loads_as(classifier3(), classifier3())
+
+
+def test_hdf5_content_counts_not_the_name(tmp_path):
+    model = classifier()
+    model.save(tmp_path / 'model.h5')
+    (tmp_path / 'model.h5').rename(tmp_path / 'model.keras')
+    assert_loads_as(model, tmp_path / 'model.keras')
+
+
+def test_subclassed_models_come_in_through_python(tmp_path, monkeypatch):
+    code = """
+import tensorflow as tf
+import tf_keras
+
+class Net(tf_keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.convolution = tf_keras.layers.Conv2D(4, 3)
+        self.norm = tf_keras.layers.BatchNormalization()
+        self.classes = tf_keras.layers.Dense(3)
+
+    def call(self, x, training=None):
+        x = tf.nn.relu(self.norm(self.convolution(x), training=training))
+        return self.classes(tf.reduce_mean(x, [1, 2]))
+
+def build():
+    model = Net()
+    model(tf.zeros((1, 8, 8, 3)))
+    return model
+
+def not_a_model():
+    return 3
+"""
+    (tmp_path / 'their_model.py').write_text(code)
+    monkeypatch.chdir(tmp_path)
+    refusal('their_model:build', '--allow_code')
+    teacher = load_teacher('their_model:build', input_spec=PLAIN, allow_code=True)
+    assert teacher.input_spec.image_shape == (8, 8, 3)
+    assert teacher.name == 'build'
+    model = randomize(sys.modules['their_model'].build())
+    assert_loads_as(model, model)
+    refusal('their_model:missing', 'no function missing', allow_code=True)
+    refusal('their_model:not_a_model', 'returned a int', allow_code=True)
+    refusal('no_such_package:build', 'no_such_package', allow_code=True)
+    # A file of such a model names a class that is not Keras'.
+    sys.modules['their_model'].build().save(tmp_path / 'saved')
+    refusal(tmp_path / 'saved', 'Net', 'load_teacher')
+
+
+def test_an_unbuilt_model_is_refused():
+    refusal(tf_keras.Sequential([layers.Conv2D(4, 3)]), 'no weights yet')
+
+
+# Python code in files
+
+
+def test_lambda_layers_never_run(tmp_path):
+    trace = tmp_path / 'trace'
+
+    def touch(x, path=str(trace)):
+        import tensorflow
+
+        tensorflow.io.gfile.GFile(path, 'w').write('ran')
+        return x * 2.0
+
+    def model_of(wrap):
+        x = start = tf_keras.Input((8, 8, 3))
+        x = layers.BatchNormalization()(layers.Conv2D(4, 3)(x))
+        x = wrap(layers.Lambda(touch, name='sneaky'))(x)
+        return tf_keras.Model(start, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+    wrappers = {
+        'plain': lambda layer: layer,
+        'nested': lambda layer: tf_keras.Sequential([layer]),
+        'wrapped': layers.TimeDistributed,
+    }
+    for name, wrap in wrappers.items():
+        for form in (f'{name}.h5', f'{name}.keras', f'{name}_folder'):
+            model_of(wrap).save(tmp_path / form)
+            trace.unlink()
+            refusal(tmp_path / form, "contains a Lambda layer 'sneaky'", '--allow_code')
+            assert not trace.exists(), form
+    teacher = load_teacher(tmp_path / 'plain.h5', input_spec=PLAIN, allow_code=True)
+    assert trace.exists()
+    assert 'Lambda' not in {type(layer).__name__ for layer in teacher.model.layers}
+
+
+@pytest.mark.parametrize('form', ['model.h5', 'model.keras'])
+def test_keras3_lambda_layers_never_run(tmp_path, form):
+    trace = tmp_path / 'trace'
+
+    def touch(x, path=str(trace)):
+        import tensorflow
+
+        tensorflow.io.gfile.GFile(path, 'w').write('ran')
+        return x * 2.0
+
+    sneaky = keras.layers.Lambda(touch, name='sneaky', output_shape=(4,))
+    classifier3(before_the_head=sneaky).save(tmp_path / form)
+    trace.unlink(missing_ok=True)
+    refusal(tmp_path / form, "contains a Lambda layer 'sneaky'", '--allow_code')
+    assert not trace.exists()
+
+
+def rewritten(path, change):
+    """Rewrites the configuration in an .h5 or .keras file as text."""
+    if path.suffix == '.h5':
+        with h5py.File(path, 'r+') as file:
+            file.attrs['model_config'] = change(file.attrs['model_config'])
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts['config.json'] = change(parts['config.json'].decode()).encode()
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize('form', ['model.h5', 'model.keras'])
+@pytest.mark.parametrize(
+    'old, new, words',
+    [
+        ('"class_name": "Conv2D"', '"class_name": "Mine"', ['Mine', 'load_teacher']),
+        ('"class_name": "Conv2D"', '"class_name": "TFSMLayer"', ['TFSMLayer']),
+        ('"class_name": "Conv2D"', '"class_name": "Their>Conv2D"', ['Their>Conv2D']),
+        ('"class_name": "GlorotUniform"', '"class_name": "__lambda__"', ['Lambda', '--allow_code']),
+        ('"function": "nn.relu"', '"function": "io.read_file"', ['tf.io.read_file']),
+        ('"class_name": "Conv2D"', '"class_name": ["Conv2D"]', ['Conv2D', 'not part of Keras']),
+    ],
+)
+def test_what_is_not_keras_is_refused(tmp_path, form, old, new, words):
+    path = tmp_path / form
+    classifier().save(path)
+    rewritten(path, lambda text: text.replace(old, new))
+    refusal(path, *words)
+
+
+def test_modules_from_outside_of_keras_are_refused(tmp_path):
+    path = tmp_path / 'model.keras'
+    classifier3().save(path)
+    rewritten(path, lambda text: text.replace('"module": "keras.layers"', '"module": "os"'))
+    refusal(path, 'not part of Keras')
+
+
+# Damaged files and things that are no models
+
+
+def test_files_that_are_no_models(tmp_path):
+    refusal(tmp_path / 'missing.h5', 'missing.h5', 'no such file')
+    text = tmp_path / 'text.keras'
+    text.write_text('weights: all of them')
+    refusal(text, 'text.keras', 'is not a model file')
+    empty = tmp_path / 'empty.h5'
+    empty.touch()
+    refusal(empty, 'is empty')
+    (tmp_path / 'folder').mkdir()
+    refusal(tmp_path / 'folder', 'saved_model.pb')
+    with zipfile.ZipFile(tmp_path / 'other.keras', 'w') as archive:
+        archive.writestr('hello', 'world')
+    refusal(tmp_path / 'other.keras', 'config.json')
+    with h5py.File(tmp_path / 'other.h5', 'w') as file:
+        file['x'] = [1, 2, 3]
+    refusal(tmp_path / 'other.h5', 'weights alone')
+    refusal(3, 'int is no teacher')
+
+
+@pytest.mark.parametrize('share', [0.02, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize('form', ['model.h5', 'model.keras'])
+def test_truncated_files(tmp_path, form, share):
+    path = tmp_path / form
+    classifier().save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    refusal(path, form)
+
+
+def test_damaged_saved_models(tmp_path):
+    classifier().save(tmp_path / 'model')
+    for name in ('variables/variables.index', 'keras_metadata.pb'):
+        path = tmp_path / 'model' / name
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        refusal(tmp_path / 'model', 'damaged')
+        path.write_bytes(content)
+    (tmp_path / 'model' / 'variables' / 'variables.index').unlink()
+    refusal(tmp_path / 'model', 'damaged')
+
+
+def test_exported_directories_are_refused(tmp_path):
+    classifier3().export(tmp_path / 'exported', verbose=False)
+    refusal(tmp_path / 'exported', 'without Keras layers', '.keras')
+    tf.saved_model.save(tf.Module(), tmp_path / 'plain')
+    refusal(tmp_path / 'plain', 'without Keras layers')
+
+
+# What is no classifier that can be quantized
+
+
+def functional(body, shape=(8, 8, 3), name='net'):
+    x = tf_keras.Input(shape)
+    return randomize(tf_keras.Model(x, body(x), name=name))
+
+
+def pooled(x, classes=4):
+    return layers.Dense(classes)(layers.GlobalAveragePooling2D()(x))
+
+
+def test_refusals():
+    norm = layers.BatchNormalization
+    refusal(functional(pooled), 'net has no batch normalization')
+    refusal(functional(lambda x: [pooled(norm()(x)), pooled(x)]), '2 outputs')
+    x, y = tf_keras.Input((8, 8, 3)), tf_keras.Input((8, 8, 3))
+    refusal(tf_keras.Model([x, y], pooled(norm()(x) + y)), '2 inputs')
+    flat = functional(lambda x: layers.Dense(3)(norm()(x)), (5,))
+    refusal(flat, 'shape (None, 5)', 'height')
+    refusal(functional(lambda x: pooled(norm()(x)), (None, None, 3)), 'image_size')
+    refusal(functional(lambda x: layers.Conv2D(4, 3)(norm()(x))), 'shape (None, 6, 6, 4)')
+    refusal(functional(lambda x: pooled(norm(axis=1, name='b')(x))), "'b' takes the channels first")
+    broken = functional(lambda x: pooled(norm(name='bad')(x)))
+    broken.get_layer('bad').moving_variance.assign([1.0, np.nan, 1.0])
+    refusal(broken, "'bad'", 'not finite')
+
+
+def test_an_open_image_size_is_taken_from_the_specification():
+    model = functional(lambda x: pooled(layers.BatchNormalization()(x)), (None, None, 3))
+    teacher = load_teacher(model, input_spec={**PLAIN, 'image_size': [10, 9]})
+    assert teacher.input_spec.image_size == (10, 9)
+    assert teacher.logits(np.zeros((2, 10, 9, 3), np.float32)).shape == (2, 4)
+
+
+def test_weights_that_need_another_image_size():
+    def body(x):
+        x = layers.BatchNormalization()(layers.Conv2D(2, 3)(x))
+        return layers.Dense(3)(layers.Reshape((-1,))(x))
+
+    model = functional(body)
+    refusal(model, '8x8x3', '9x9', input_spec={**PLAIN, 'image_size': (9, 9)})
+
+
+def test_the_input_may_be_whole_numbers():
+    x = start = tf_keras.Input((8, 8, 3), dtype='uint8')
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(x)))
+    teacher = load_teacher(randomize(tf_keras.Model(start, pooled(x))))
+    assert teacher.input_spec.std == pytest.approx((1 / 255,) * 3)
+    assert teacher.model.inputs[0].dtype == tf.float32
+
+
+@pytest.mark.parametrize('policy', ['mixed_bfloat16', 'mixed_float16'])
+def test_mixed_precision_becomes_float32(policy):
+    tf_keras.mixed_precision.set_global_policy(policy)
+    try:
+        model = functional(lambda x: pooled(layers.BatchNormalization()(layers.Conv2D(4, 3)(x))))
+    finally:
+        tf_keras.mixed_precision.set_global_policy('float32')
+    teacher = load_teacher(model, input_spec=PLAIN)
+    assert {layer.compute_dtype for layer in teacher.logits_model.layers} == {'float32'}
+
+
+def test_keras3_models_with_open_image_size_and_subclassed():
+    images = keras.Input((None, None, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(images))
+    model = keras.Model(images, keras.layers.Dense(4)(keras.layers.GlobalMaxPooling2D()(x)))
+    refusal(model, 'no fixed image size')
+    teacher = load_teacher(model, input_spec={**PLAIN, 'image_size': (9, 7)})
+    assert teacher.input_spec.image_shape == (9, 7, 3)
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = keras.layers.BatchNormalization()
+            self.end = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+
+        def call(self, x, training=None):
+            return self.end(self.norm(x, training=training))
+
+    model = Net()
+    refusal(model, 'no weights yet')
+    model(np.zeros((2, 8, 8, 3), np.float32))
+    assert_loads_as(model, model)
+
+
+# Fingerprints
+
+
+def test_fingerprints(tmp_path):
+    model = classifier(kind='nested')
+    model.save(tmp_path / 'model.h5')
+    first, second = (
+        load_teacher(tmp_path / 'model.h5', input_spec=PLAIN).fingerprint for _ in range(2)
+    )
+    assert first == second
+    assert len(first) == 64
+    norm = [x for x in model.layers if isinstance(x, layers.BatchNormalization)][0]
+    norm.beta.assign_add([0, 0, 1e-6, 0])
+    assert load_teacher(model, input_spec=PLAIN).fingerprint != first
+    # Another structure, the same weights.
+    plain = functional(lambda x: pooled(layers.ReLU()(layers.BatchNormalization()(x))))
+    other = functional(lambda x: pooled(layers.ReLU(6.0)(layers.BatchNormalization()(x))))
+    other.set_weights(plain.get_weights())
+    prints = {load_teacher(m, input_spec=PLAIN).fingerprint for m in (plain, other)}
+    assert len(prints) == 2
+
+
+def test_fingerprints_do_not_depend_on_the_process(tmp_path):
+    code = (
+        'import tf_keras\n'
+        '{before}\n'
+        'from tests.teacher.test_loading import PLAIN, classifier\n'
+        'from zscgan_tf.teacher.loading import load_teacher\n'
+        "print(load_teacher(classifier('nested'), input_spec=PLAIN).fingerprint)\n"
+    )
+    found = {load_teacher(classifier('nested'), input_spec=PLAIN).fingerprint}
+    before = 'tf_keras.Sequential([tf_keras.layers.Conv2D(1, 1)] * 3)'
+    run = subprocess.run(
+        [sys.executable, '-c', code.format(before=before)],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONHASHSEED': '7'},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    found.add(run.stdout.split()[-1])
+    assert len(found) == 1
+
+
+# The JSON beside the file
+
+
+def test_the_json_beside_the_file(tmp_path):
+    for form in ('a.h5', 'folder'):
+        classifier().save(tmp_path / form)
+        beside = tmp_path / f'{form.split(".")[0]}.json'
+        beside.write_text(json.dumps({'image_size': [8, 8], 'mean': 0.25, 'std': [0.5, 0.5, 1]}))
+        spec = load_teacher(tmp_path / form).input_spec
+        assert spec.mean == (0.25, 0.25, 0.25)
+        assert spec.std == (0.5, 0.5, 1.0)
+        spec = load_teacher(tmp_path / form, input_spec={'preprocessing': 'raw'}).input_spec
+        assert spec.std[0] == pytest.approx(1 / 255)
+        spec = load_teacher(tmp_path / form, input_spec={'mean': [0.1, 0.2, 0.3]}).input_spec
+        assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 1.0))
+        beside.write_text('{"image_size": [8, 9]')
+        refusal(tmp_path / form, beside.name, input_spec=None)
+        beside.write_text('{"image_size": [8, 9], "preprocessing": "tf"}')
+        refusal(tmp_path / form, '8x8x3', '8x9', input_spec=None)
+
+
+@pytest.mark.slow
+def test_real_teachers(shared_folder):
+    for name, head, classes, norms in (
+        ('resnet20_cifar10_jpeg', 'logits', 10, 19),
+        ('mobilenet_v1_075_imagenet', 'softmax', 1000, 27),
+    ):
+        path = shared_folder / 'teachers' / f'{name}.h5'
+        teacher = load_teacher(path)
+        assert (teacher.head, teacher.num_classes) == (head, classes)
+        kinds = [type(layer).__name__ for layer in teacher.model.layers]
+        assert kinds.count('BatchNormalization') == norms
+        original = tf_keras.models.load_model(path, compile=False)
+        x = images(2, teacher.input_spec.image_shape)
+        expected = original(x).numpy()
+        assert np.abs(teacher.model(x) - expected).max() <= 1e-5 * expected.std()

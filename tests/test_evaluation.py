@@ -1,0 +1,245 @@
+"""Evaluation against NumPy, and against LiteRT run by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from ai_edge_litert.interpreter import Interpreter
+
+from tests.tiny import tiny_teacher
+from zscgan_tf import evaluation, litert
+from zscgan_tf.errors import UserError
+from zscgan_tf.evaluation import evaluate
+from zscgan_tf.litert import TfliteModel, latency
+from zscgan_tf.quantizers import ptq
+
+
+def pixels(count, seed=0):
+    return np.random.default_rng(seed).uniform(0, 1, (count, 8, 8, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def teacher():
+    return tiny_teacher()
+
+
+@pytest.fixture(scope='module')
+def files(teacher):
+    """type -> file that ends in a softmax; 'logits' -> int8 file that ends in logits."""
+    files = {
+        kind: ptq.convert(teacher, [pixels(32)], input_type=kind, output_type=kind)
+        for kind in ('int8', 'uint8', 'float32')
+    }
+    return {**files, 'logits': ptq.convert(teacher, [pixels(32)], output_head='logits')}
+
+
+def inputs_of(teacher, images):
+    return teacher.input_spec.to_inputs(tf.constant(images)).numpy()
+
+
+def by_hand(data, inputs):
+    """The file's outputs, one image at a time, with a plain formula for the quantization."""
+    interpreter = Interpreter(model_content=data)
+    interpreter.allocate_tensors()
+    taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    results = []
+    for image in inputs:
+        if taken['dtype'] != np.float32:
+            scale, zero_point = taken['quantization']
+            levels = np.iinfo(taken['dtype'])
+            image = np.clip(np.round(image / scale + zero_point), levels.min, levels.max)
+        interpreter.set_tensor(taken['index'], image[None].astype(taken['dtype']))
+        interpreter.invoke()
+        result = interpreter.get_tensor(given['index'])[0].astype(np.float64)
+        if given['dtype'] != np.float32:
+            scale, zero_point = given['quantization']
+            result = (result - zero_point) * scale
+        results.append(result)
+    return np.array(results)
+
+
+@pytest.mark.parametrize('kind', ['int8', 'uint8', 'float32', 'logits'])
+def test_outputs_in_batches(teacher, files, kind):
+    file = TfliteModel(files[kind])
+    inputs = inputs_of(teacher, pixels(13))
+    inputs[0] *= 50  # saturates
+    found = np.concatenate([file.outputs(inputs[:5]), file.outputs(inputs[5:12])])
+    found = np.concatenate([found, file.outputs(inputs[12:])])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, by_hand(files[kind], inputs), atol=1e-6)
+
+
+def test_quantize_saturates_and_rounds():
+    detail = {'dtype': np.int8, 'quantization': (0.5, 3)}
+    found = litert.quantize(np.array([-1e9, -1.3, -1.2, 0, 0.3, 62.0, 1e9]), detail)
+    np.testing.assert_array_equal(found, [-128, 0, 1, 3, 4, 127, 127])
+    np.testing.assert_allclose(litert.dequantize(found[1:5], detail), [-1.5, -1, 0, 0.5])
+
+
+def test_files(tmp_path, teacher, files):
+    path = tmp_path / 'model.tflite'
+    path.write_bytes(files['int8'])
+    file = TfliteModel(path, num_threads=1)
+    assert file.name == str(path)
+    assert file.input_shape == (8, 8, 3)
+    with pytest.raises(UserError, match='takes images of the shape'):
+        file.outputs(np.zeros((1, 9, 8, 3)))
+    path.write_text('a text file')
+    with pytest.raises(UserError, match='not a TFLite model') as caught:
+        TfliteModel(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(UserError, match='missing.tflite: cannot be read'):
+        TfliteModel(tmp_path / 'missing.tflite')
+
+
+def test_fixed_batch(teacher):
+    signature = tf.TensorSpec((1, 8, 8, 3), tf.float32)
+    function = tf.function(teacher.model).get_concrete_function(signature)
+    data = tf.lite.TFLiteConverter.from_concrete_functions([function], teacher.model).convert()
+    inputs = inputs_of(teacher, pixels(3))
+    found = TfliteModel(data).outputs(inputs)
+    np.testing.assert_allclose(found, teacher.model(inputs), atol=1e-5)
+
+
+def numpy_evaluation(scores, expected, labels):
+    """The definitions, image by image."""
+    images = len(scores)
+    order = [sorted(range(len(s)), key=lambda k, s=s: (-s[k], k)) for s in scores]
+    float_order = [sorted(range(len(s)), key=lambda k, s=s: (-s[k], k)) for s in expected]
+    counts = {
+        'agreement': sum(a[0] == b[0] for a, b in zip(order, float_order, strict=True)),
+        'ties': sum(list(s).count(max(s)) > 1 for s in scores),
+        'accuracy': sum(a[0] == y for a, y in zip(order, labels, strict=True)),
+        'float_accuracy': sum(a[0] == y for a, y in zip(float_order, labels, strict=True)),
+        'top5': sum(y in a[:5] for a, y in zip(order, labels, strict=True)),
+        'float_top5': sum(y in a[:5] for a, y in zip(float_order, labels, strict=True)),
+    }
+    return {'images': images, **{name: 100 * n / images for name, n in counts.items()}}
+
+
+class Fixed(TfliteModel):
+    """A candidate with scores made by hand."""
+
+    def __init__(self, scores):
+        self.name, self.input_shape = 'fixed', (8, 8, 3)
+        self.ends_in_probabilities, self.quantized_output = False, True
+        self.left = scores
+
+    def scores(self, inputs):
+        found, self.left = self.left[: len(inputs)], self.left[len(inputs) :]
+        return found
+
+
+def batches_of(images, labels, size):
+    for i in range(0, len(images), size):
+        yield images[i : i + size], None if labels is None else labels[i : i + size]
+
+
+def test_evaluate_with_many_ties(teacher):
+    rng = np.random.default_rng(3)
+    images, labels = pixels(50), rng.integers(0, 7, 50).astype(np.int32)
+    scores = rng.integers(-3, 3, (50, 7)).astype(np.float32)
+    scores[0] = 0
+    expected = numpy_evaluation(scores, teacher.logits(tf.constant(images)).numpy(), labels)
+    assert 0 < expected['ties'] < 100
+    found = evaluate(Fixed(scores), teacher, batches_of(images, labels, 16), total=50)
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('kind', ['int8', 'float32', 'logits'])
+def test_evaluate_a_file(teacher, files, kind):
+    images = pixels(21, seed=1)
+    labels = np.arange(21) % 7
+    file = TfliteModel(files[kind])
+    logits = teacher.logits(tf.constant(images)).numpy()
+    scores = by_hand(files[kind], inputs_of(teacher, images)).astype(np.float32)
+    expected = numpy_evaluation(scores, logits, labels)
+    if kind != 'logits':  # an int8 softmax, even where it is returned as float
+        del expected['top5'], expected['float_top5']
+    found = evaluate(file, teacher, batches_of(tf.constant(images), tf.constant(labels), 8))
+    assert found == pytest.approx(expected)
+
+
+def test_without_labels(teacher, files):
+    found = evaluate(TfliteModel(files['int8']), teacher, batches_of(pixels(9), None, 4))
+    assert set(found) == {'images', 'agreement', 'ties'}
+    assert found['images'] == 9
+
+
+@pytest.mark.parametrize('itself', [True, False])
+def test_float_candidates(teacher, itself):
+    other = None if itself else dataclasses.replace(tiny_teacher(seed=5), name='other')
+    images, labels = pixels(20), np.arange(20) % 7
+    scores = (other or teacher).logits(tf.constant(images)).numpy()
+    expected = numpy_evaluation(scores, teacher.logits(tf.constant(images)).numpy(), labels)
+    found = evaluate(other, teacher, batches_of(images, labels, 8))
+    assert found == pytest.approx(expected)
+    assert itself == (found['agreement'] == 100)
+
+
+@pytest.mark.parametrize('output_head', ['model', 'logits'])
+def test_sigmoid(output_head):
+    teacher = tiny_teacher(head='sigmoid')
+    images = pixels(64)
+    z = teacher.logits(tf.constant(images)).numpy()[:, 1]
+    # Puts the boundary among the images.
+    bias = teacher.model.get_layer('top').bias
+    bias.assign(bias - np.median(z))
+    data = ptq.convert(teacher, [images], output_head=output_head)
+    file = TfliteModel(data)
+    scores = file.scores(inputs_of(teacher, images))
+    assert scores.shape == (64, 2)
+    labels = (teacher.model(inputs_of(teacher, images)).numpy()[:, 0] > 0.5).astype(int)
+    assert 20 < labels.sum() < 44
+    found = evaluate(file, teacher, batches_of(images, labels, 64))
+    assert found['float_accuracy'] == 100
+    assert found['agreement'] == found['accuracy'] > 90
+    assert 'top5' not in found
+
+
+def test_single_logit_has_its_threshold_at_zero(teacher):
+    data = tf.lite.TFLiteConverter.from_keras_model(single_unit_model()).convert()
+    file = TfliteModel(data)
+    assert not file.ends_in_probabilities
+    inputs = np.zeros((3, 8, 8, 1), np.float32)
+    inputs[1], inputs[2] = 0.2, -0.2
+    np.testing.assert_array_equal(evaluation.top_class(file.scores(inputs)), [0, 1, 0])
+
+
+def single_unit_model():
+    inputs = tf_keras.Input((8, 8, 1))
+    return tf_keras.Model(inputs, tf_keras.layers.GlobalAveragePooling2D()(inputs))
+
+
+@pytest.mark.parametrize(
+    ('batches', 'message'),
+    [
+        ([], 'no images'),
+        ([(pixels(2), [0, 7])], 'Label 7 is not a class'),
+        ([(pixels(2), [-1, 0])], 'Label -1 is not a class'),
+        ([(pixels(2), [0])], 'labels of the shape'),
+        ([(pixels(2), [0, 1]), (pixels(3), None)], 'Only 2 of 5 images have labels'),
+    ],
+)
+def test_bad_batches(teacher, batches, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(None, teacher, batches)
+
+
+def test_candidate_that_does_not_fit(teacher, files):
+    with pytest.raises(UserError, match='has 7 classes, but the teacher tiny_softmax has 5'):
+        evaluate(TfliteModel(files['int8']), tiny_teacher(num_classes=5), [(pixels(2), None)])
+    with pytest.raises(UserError, match='takes images of the shape'):
+        evaluate(TfliteModel(files['int8']), tiny_teacher(size=9), [(pixels(2), None)])
+
+
+def test_sizes_and_latency(teacher, files):
+    file = TfliteModel(files['int8'])
+    floats = sum(int(np.prod(w.shape)) for w in teacher.model.weights)
+    assert evaluation.sizes(teacher, file) == {
+        'teacher_weight_bytes': 4 * floats,
+        'tflite_file_bytes': len(files['int8']),
+    }
+    assert 0 < latency(file, repeats=5) < 1000

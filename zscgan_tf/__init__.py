@@ -1,0 +1,37 @@
+"""Integer `.tflite` files from trained Keras classifiers, without any data (ZS-CGAN).
+
+    import zscgan_tf
+
+    teacher = zscgan_tf.load_teacher('model.h5', input_spec={'preprocessing': 'tf'})
+    images = zscgan_tf.train_generator(teacher, 'runs/model')
+    result = zscgan_tf.quantize(teacher, images, 'model.tflite', calibration_images=512)
+
+The functions are imported when they are first used (PEP 562): `import zscgan_tf` is instant.
+"""
+
+import importlib
+
+_HOMES = {
+    'InputSpec': 'teacher.input_spec',
+    'Teacher': 'teacher.teacher',
+    'TfliteModel': 'evaluation',
+    'UserError': 'errors',
+    'evaluate': 'evaluation',
+    'load_generator': 'zscgan',
+    'load_teacher': 'teacher.loading',
+    'quantize': 'pipeline',
+    'summary': 'pipeline',
+    'train_generator': 'zscgan',
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_HOMES[name]}'), name)
+
+
+def __dir__():
+    return __all__

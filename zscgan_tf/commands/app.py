@@ -1,0 +1,70 @@
+"""What every program does: parse flags, run, and turn errors into one line and an exit status.
+
+Exit status 0: done; 1: a mistake that the user can mend; 130: interrupted by Ctrl-C.
+"""
+
+import functools
+import logging as python_logging
+import os
+import sys
+
+from absl import app, flags, logging
+
+from zscgan_tf.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def run(module, main):
+    """Runs a program.
+
+    Args:
+        module: the name of the program's module; its docstring and flags are its help.
+        main: the program, a function without arguments.
+    """
+    # TensorFlow reads this when it is first imported, which is in main.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    # absl shows the flags and the docstring of the script that was started.
+    sys.modules['__main__'].__doc__ = sys.modules[module].__doc__
+    for flag in FLAGS.get_key_flags_for_module(module):
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(functools.partial(_guarded, main), flags_parser=_parse)
+
+
+def _parse(arguments):
+    try:
+        rest = FLAGS(arguments)[1:]
+    except (flags.Error, OSError) as error:
+        _fail(str(error).replace('\n', ' '))
+    if rest:
+        _fail(f'unexpected argument {rest[0]!r}: every value belongs to a --flag; see --help.')
+    return arguments[:1]
+
+
+def _fail(message):
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(1)
+
+
+def _guarded(main, _):
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(python_logging.Formatter('%(message)s'))
+    python_logging.getLogger('zscgan_tf').setLevel(python_logging.INFO)
+    try:
+        _import_tensorflow()
+        return main()
+    except UserError as error:
+        _fail(error)
+    except KeyboardInterrupt as interrupt:
+        print(f'\n{interrupt or "interrupted: nothing was written"}', file=sys.stderr)
+        return 130
+
+
+def _import_tensorflow():
+    """Imports TensorFlow without its greetings from C++."""
+    from zscgan_tf.quiet import hidden_output
+
+    with hidden_output():
+        import tensorflow as tf
+
+        tf.constant(0)  # the devices greet when they are first used

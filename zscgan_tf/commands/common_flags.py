@@ -1,0 +1,187 @@
+"""Flags that several programs share, each defined once, and what is made of them."""
+
+from absl import flags
+
+from zscgan_tf.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def define_teacher_flags():
+    """The float classifier and its input specification."""
+    flags.DEFINE_string(
+        'teacher',
+        None,
+        'The float classifier: a .keras or .h5 file or a SavedModel folder of Keras 2 or 3, or '
+        'package.module:function (with --allow_code).',
+    )
+    flags.DEFINE_boolean(
+        'allow_code', False, 'Allow the model to run Python code of its own, such as Lambda layers.'
+    )
+    flags.DEFINE_list(
+        'image_size', None, 'Height,width, where the model leaves them open; one value for both.'
+    )
+    flags.DEFINE_list('mean', None, 'Mean of the pixels in [0, 1], one value or one a channel.')
+    flags.DEFINE_list('std', None, 'Deviation of the pixels, one value or one a channel.')
+    flags.DEFINE_enum(
+        'preprocessing',
+        None,
+        ['tf', 'torch', 'caffe', 'raw'],
+        'Instead of --mean and --std: that of tf_keras.applications; raw: 0...255.',
+    )
+
+
+def load_teacher():
+    """The teacher of the flags."""
+    from zscgan_tf.teacher.loading import load_teacher as load
+
+    require('teacher', 'the file of your float classifier')
+    fields = {
+        'image_size': _image_size(),
+        'mean': FLAGS.mean and _numbers('mean', float),
+        'std': FLAGS.std and _numbers('std', float),
+        'preprocessing': FLAGS.preprocessing,
+    }
+    fields = {name: value for name, value in fields.items() if value is not None}
+    return load(FLAGS.teacher, input_spec=fields, allow_code=FLAGS.allow_code)
+
+
+def define_run_flags():
+    """The run's folder and its seed."""
+    flags.DEFINE_string(
+        'workdir',
+        None,
+        'Folder of the run: checkpoints, logs, grids; a run that was interrupted goes on there. '
+        '"{seed}" stands for the seed.',
+    )
+    flags.DEFINE_integer('seed', 0, 'Seed of everything random.', lower_bound=0)
+
+
+def workdir(default=None):
+    """The workdir of the flags."""
+    path = FLAGS.workdir or default
+    if not path:
+        raise UserError('--workdir is missing: pass the folder of the run.')
+    return path.replace('{seed}', str(FLAGS.seed))
+
+
+def define_generator_flags():
+    """What shapes the generator and its training; see presets.py for the values."""
+    flags.DEFINE_enum(
+        'preset',
+        'small',
+        ['small', 'paper'],
+        'Default values of the flags below: small fits two cores, paper is section 3.',
+    )
+    flags.DEFINE_integer('steps', None, 'Training steps (batches). Paper: 200,000.')
+    flags.DEFINE_integer('batch_size', None, 'Images a batch, over all replicas. Paper: 128.')
+    flags.DEFINE_float('learning_rate', None, "Adam's first rate; a cosine to 0. Paper: 1e-3.")
+    flags.DEFINE_float('class_loss_weight', None, 'Weight of the cross-entropy. Paper: 1.')
+    flags.DEFINE_float('bns_loss_weight', None, 'Weight of the BNS loss. Paper: 1.')
+    flags.DEFINE_list('generator_channels', None, 'Channels of all scales, or of each. Paper: 128.')
+    flags.DEFINE_integer(
+        'generator_scales',
+        None,
+        'How often the size is halved. Default: 5, fewer for small images.',
+    )
+    flags.DEFINE_integer('skip_channels', None, 'Channels of the skips, 0 for none. Paper: 4.')
+    flags.DEFINE_integer('z_channels', None, 'Channels of the noise map. Paper: 32.')
+    flags.DEFINE_integer(
+        'output_stride', None, 'The generator works at 1/stride of the image size. Paper: 1.'
+    )
+    flags.DEFINE_enum(
+        'compute_dtype', None, ['float32', 'bfloat16'], 'Type of the passes; moments are float32.'
+    )
+    flags.DEFINE_enum(
+        'strategy',
+        'default',
+        ['default', 'mirrored', 'multi_worker', 'tpu'],
+        'tf.distribute strategy: one device, all GPUs of the machine, several machines, TPU.',
+    )
+    flags.DEFINE_boolean(
+        'jit_compile', None, 'Compile the step with XLA. Default: with --strategy=tpu only.'
+    )
+    flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.', lower_bound=1)
+    flags.DEFINE_integer('images_every', 500, 'Steps between grids of images.', lower_bound=1)
+
+
+def train_generator(teacher, folder):
+    """Trains, resumes or reuses the generator of the flags in a workdir; a `GeneratorSource`."""
+    from zscgan_tf import training_loop, zscgan
+    from zscgan_tf.presets import OPTIONS
+
+    options = {name: getattr(FLAGS, name) for name in OPTIONS}
+    if FLAGS.generator_channels:
+        options['generator_channels'] = _numbers('generator_channels')
+    jit_compile = FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
+    return zscgan.train_generator(
+        teacher,
+        folder,
+        preset=FLAGS.preset,
+        seed=FLAGS.seed,
+        strategy=training_loop.make_strategy(FLAGS.strategy),
+        jit_compile=jit_compile,
+        checkpoint_every=FLAGS.checkpoint_every,
+        images_every=FLAGS.images_every,
+        **options,
+    )
+
+
+def define_real_images_flags():
+    """Real images: for evaluation, and for the data-dependent --source=dataset|files."""
+    flags.DEFINE_string('dataset', None, 'A tfds dataset that was prepared, such as cifar10.')
+    flags.DEFINE_string('data_dir', None, 'The folder of tfds datasets. Default: that of tfds.')
+    flags.DEFINE_string('images', None, 'An .npz file, or a folder of images by class.')
+    flags.DEFINE_integer(
+        'resize_short_side',
+        None,
+        'Real images of another size: their short side before the centre crop. '
+        "Default: 256/224 of the teacher's size from 64 pixels on.",
+        lower_bound=1,
+    )
+
+
+def real_images(teacher, split, batch_size=100):
+    """The source of --images or --dataset with a split; None where neither is passed."""
+    from zscgan_tf.sources.dataset import DatasetSource
+    from zscgan_tf.sources.files import FileSource
+
+    options = {
+        'batch_size': batch_size,
+        'seed': FLAGS.seed,
+        'resize_short_side': FLAGS.resize_short_side,
+    }
+    if FLAGS.images:
+        return FileSource(FLAGS.images, teacher.input_spec, **options)
+    if FLAGS.dataset:
+        return DatasetSource(FLAGS.dataset, split, FLAGS.data_dir, teacher.input_spec, **options)
+    return None
+
+
+def define_overwrite_flag():
+    """--overwrite."""
+    flags.DEFINE_boolean('overwrite', False, 'Replace the output if it exists.')
+
+
+def require(name, what):
+    """Raises a UserError where a flag is missing."""
+    if not getattr(FLAGS, name):
+        raise UserError(f'--{name} is missing: pass {what}; see --help.')
+
+
+def _image_size():
+    if FLAGS.image_size is None:
+        return None
+    sides = _numbers('image_size')
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise UserError(
+            f'--image_size={",".join(FLAGS.image_size)}: pass height,width in pixels, or one value.'
+        )
+    return sides * 2 if len(sides) == 1 else sides
+
+
+def _numbers(name, kind=int):
+    try:
+        return [kind(text) for text in getattr(FLAGS, name)]
+    except ValueError as error:
+        raise UserError(f'--{name}={",".join(getattr(FLAGS, name))}: not numbers.') from error

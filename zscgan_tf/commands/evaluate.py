@@ -1,0 +1,80 @@
+"""Evaluates a .tflite, or the float model itself: accuracy, and agreement with the float model.
+
+On real images (--dataset and --split, or --images), or without any on fresh images of a trained
+generator (--workdir).
+
+  bin/evaluate.py --teacher=model.h5 --model=model.tflite --dataset=cifar10 --split=test
+"""
+
+import functools
+import json
+
+from absl import flags
+
+from zscgan_tf.commands import app, common_flags
+from zscgan_tf.errors import UserError
+
+FLAGS = flags.FLAGS
+
+common_flags.define_teacher_flags()
+common_flags.define_run_flags()
+common_flags.define_real_images_flags()
+common_flags.define_overwrite_flag()
+flags.DEFINE_string('model', None, 'The .tflite. Default: the float model itself.')
+flags.DEFINE_string('split', 'test', 'Split of --dataset.')
+flags.DEFINE_integer(
+    'count', None, 'Number of images. Default: all real ones, or 1,000 fresh ones.', lower_bound=1
+)
+flags.DEFINE_integer('batch_size', 100, 'Real images a batch.', lower_bound=1)
+flags.DEFINE_string('result_json', None, 'A file to write the result to.')
+
+# Fresh images come from another seed than those that a run calibrates with.
+FRESH_SEED = 1_000_003
+
+
+def main():
+    from zscgan_tf import evaluation, export, pipeline
+    from zscgan_tf.sources import take
+
+    if FLAGS.result_json:
+        export.check_output(FLAGS.result_json, FLAGS.overwrite)
+    tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
+    teacher = common_flags.load_teacher()
+    source = common_flags.real_images(teacher, FLAGS.split, FLAGS.batch_size)
+    if source is not None:
+        count = min(FLAGS.count or source.image_count, source.image_count)
+        batches = take(source.one_pass(), count)
+    else:
+        if FLAGS.workdir is None:
+            raise UserError(
+                'there is nothing to evaluate on: pass --dataset and --split, --images, or the '
+                '--workdir of a trained generator.'
+            )
+        from zscgan_tf import zscgan
+
+        count = FLAGS.count or 1000
+        source = zscgan.load_generator(
+            teacher, common_flags.workdir(), seed=FLAGS.seed + FRESH_SEED
+        )
+        batches = ((pixels, None) for pixels, _ in take(source.batches(), count))
+    result = evaluation.evaluate(tflite, teacher, batches, total=count)
+    rows = pipeline.evaluation_rows(result)
+    if tflite:
+        sizes = evaluation.sizes(teacher, tflite)
+        result |= {**sizes, 'latency_ms': evaluation.latency(tflite)}
+        rows += [
+            ('size', f'{sizes["tflite_file_bytes"]:,} bytes; float weights '
+             f'{sizes["teacher_weight_bytes"]:,}'),
+            ('latency', f'{result["latency_ms"]:.2f} ms an image (LiteRT, this machine)'),
+        ]  # fmt: skip
+    print('\n'.join(f'{name:<12} {text}' for name, text in rows))
+    if FLAGS.result_json:
+        export.write_atomically(
+            FLAGS.result_json, (json.dumps(result, indent=1) + '\n').encode(), FLAGS.overwrite
+        )
+
+
+run = functools.partial(app.run, __name__, main)
+
+if __name__ == '__main__':
+    run()

@@ -1,0 +1,107 @@
+"""The whole job on handwritten digits: train a classifier, put its data aside, quantize it.
+
+The digits are scikit-learn's (real ones, 8x8 pixels, part of that package). A small network with
+batch norms learns half of them; everything behind that sees the network only; the other half says
+in the end how good the quantized files are.
+"""
+
+import functools
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from zscgan_tf.commands import app
+from zscgan_tf.errors import UserError
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string('output', 'quickstart_output', 'Folder for all that is made.')
+flags.DEFINE_integer('seed', 0, 'Seed of everything random.', lower_bound=0)
+flags.DEFINE_integer('steps', 600, 'Training steps of the generator.', lower_bound=1)
+
+
+def main():
+    from zscgan_tf import pipeline, zscgan
+    from zscgan_tf.sources.files import FileSource
+    from zscgan_tf.sources.noise import NoiseSource
+    from zscgan_tf.teacher.loading import load_teacher
+
+    folder = pathlib.Path(FLAGS.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--output={folder} can not be made: {error.strerror}.') from error
+    held_out = folder / 'held_out_digits.npz'
+    train_classifier(folder / 'digits.keras', held_out, FLAGS.seed)
+
+    # From here on no real digit is seen, but for the evaluation in the last column.
+    teacher = load_teacher(str(folder / 'digits.keras'), input_spec={'mean': [0.0], 'std': [1.0]})
+    real = FileSource(held_out, teacher.input_spec, batch_size=100)
+    generator = zscgan.train_generator(
+        teacher, folder / 'generator', seed=FLAGS.seed, steps=FLAGS.steps, batch_size=64
+    )
+    noise = NoiseSource(teacher.input_spec, batch_size=64, seed=FLAGS.seed)
+    results = {
+        name: pipeline.quantize(
+            teacher,
+            source,
+            folder / f'{file}.tflite',
+            calibration_images=512,
+            evaluate_on=real,
+            overwrite=True,
+        )
+        for name, file, source in (
+            ('DF-PTQ (ZS-CGAN images)', 'digits', generator),
+            ('PTQ on uniform noise', 'digits_noise', noise),
+        )
+    }
+    print(pipeline.summary(teacher, results['DF-PTQ (ZS-CGAN images)']))
+    print()
+    print(table(results))
+    print(f'\ngenerated digits: {folder / "generator" / "classes.png"}')
+    print(f'integer model:    {folder / "digits.tflite"}')
+
+
+def train_classifier(path, held_out, seed):
+    """Trains the float classifier on half of the digits and writes the other half beside it."""
+    import tf_keras
+    from sklearn.datasets import load_digits
+
+    layers = tf_keras.layers
+    digits = load_digits()
+    images = (digits.images[..., None] / 16).astype(np.float32)
+    labels = digits.target.astype(np.int32)
+    order = np.random.default_rng(seed).permutation(len(images))
+    train, test = order[: len(order) // 2], order[len(order) // 2 :]
+
+    tf_keras.utils.set_random_seed(seed)
+    x = inputs = layers.Input((8, 8, 1))
+    for filters, strides in ((16, 1), (32, 2), (64, 2)):
+        x = layers.Conv2D(filters, 3, strides, padding='same', use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    model = tf_keras.Model(inputs, layers.Dense(10, activation='softmax')(x))
+    model.compile('adam', 'sparse_categorical_crossentropy')
+    model.fit(images[train], labels[train], batch_size=32, epochs=30, verbose=0)
+    model.save(path)
+    np.savez(held_out, images=images[test], labels=labels[test])
+
+
+def table(results):
+    """Accuracy and agreement of each file on the digits that were held out."""
+    first = next(iter(results.values()))['real']
+    lines = [
+        f'{"on " + str(first["images"]) + " held-out digits":<28}{"accuracy":>10}{"agreement":>11}',
+        f'{"float":<28}{first["float_accuracy"]:>8.2f} %{100:>9.2f} %',
+    ]
+    for name, result in results.items():
+        real = result['real']
+        lines.append(f'{name:<28}{real["accuracy"]:>8.2f} %{real["agreement"]:>9.2f} %')
+    return '\n'.join(lines)
+
+
+run = functools.partial(app.run, __name__, main)
+
+if __name__ == '__main__':
+    run()

@@ -1,0 +1,52 @@
+"""Writes images of a trained generator: a folder of PNGs by class, or an .npz.
+
+bin/synthesize.py --teacher=model.h5 --workdir=runs/model --output=images --count=1000
+"""
+
+import functools
+
+from absl import flags
+
+from zscgan_tf.commands import app, common_flags
+
+FLAGS = flags.FLAGS
+
+common_flags.define_teacher_flags()
+common_flags.define_run_flags()
+common_flags.define_overwrite_flag()
+flags.DEFINE_string('output', None, 'The folder to write, or a name that ends in .npz.')
+flags.DEFINE_integer('count', 1000, 'Number of images, balanced over classes.', lower_bound=1)
+flags.DEFINE_integer(
+    'batch_size', None, 'Images a batch. Default: that of the training.', lower_bound=2
+)
+
+
+def main():
+    from zscgan_tf import export, image_files, zscgan
+
+    common_flags.require('output', 'the folder or .npz to write')
+    to_npz = FLAGS.output.endswith('.npz')
+    (export.check_output if to_npz else image_files.check_folder)(FLAGS.output, FLAGS.overwrite)
+    teacher = common_flags.load_teacher()
+    source = zscgan.load_generator(
+        teacher, common_flags.workdir(), batch_size=FLAGS.batch_size, seed=FLAGS.seed
+    )
+    if to_npz:
+        image_files.write_npz(
+            FLAGS.output, source.batches(), FLAGS.count, overwrite=FLAGS.overwrite
+        )
+    else:
+        image_files.write_folder(
+            FLAGS.output,
+            source.batches(),
+            FLAGS.count,
+            num_classes=teacher.num_classes,
+            overwrite=FLAGS.overwrite,
+        )
+    print(f'{FLAGS.output}: {FLAGS.count} images')
+
+
+run = functools.partial(app.run, __name__, main)
+
+if __name__ == '__main__':
+    run()

@@ -1,0 +1,36 @@
+"""Trains a conditional generator against a float classifier, without data (ZS-CGAN).
+
+A workdir that holds an interrupted training goes on where it stopped.
+
+  bin/train_generator.py --teacher=model.h5 --workdir=runs/model
+"""
+
+import functools
+
+from absl import flags
+
+from zscgan_tf.commands import app, common_flags
+
+FLAGS = flags.FLAGS
+
+common_flags.define_teacher_flags()
+common_flags.define_run_flags()
+common_flags.define_generator_flags()
+
+
+def main():
+    from zscgan_tf import training_loop
+
+    folder = common_flags.workdir()
+    common_flags.train_generator(common_flags.load_teacher(), folder)
+    last = training_loop.last_metrics(folder)
+    losses = ', '.join(
+        f'{name} {last[name]:.4g}' for name in ('class_loss', 'bns_loss', 'class_accuracy')
+    )
+    print(f'{folder}: trained for {last["step"]} steps ({losses}); images in classes.png')
+
+
+run = functools.partial(app.run, __name__, main)
+
+if __name__ == '__main__':
+    run()

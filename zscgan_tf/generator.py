@@ -1,0 +1,182 @@
+"""The conditional generator: the U-Net-type network of [22] with conditional batch norms [3, 23].
+
+Paper, section 3: "we adopt the U-Net architecture used in [22] and replace batch normalization
+with conditional batch normalization". Noise and images have the same size; each scale halves it
+and doubles it again, beside a thin skip. The label acts through the γ and β of every batch norm,
+and in no other way.
+"""
+
+import math
+
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.batch_norm import batch_moments
+
+layers = tf_keras.layers
+
+
+class ConditionalBatchNormalization(layers.Layer):
+    """Batch norm whose γ and β are looked up by class [3, 23].
+
+    The moments are always those of the (global) batch, in training and when images are made
+    (design: an image depends on its batch), so nothing is stored but the two tables.
+    """
+
+    def __init__(self, num_classes, epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        shape = (self.num_classes, input_shape[0][-1])
+        self.gamma = self.add_weight('gamma', shape, initializer='ones')
+        self.beta = self.add_weight('beta', shape, initializer='zeros')
+
+    def call(self, inputs):
+        """Normalizes x, [B, H, W, C], with the rows of labels, [B]."""
+        x, labels = inputs
+        gamma, beta = (tf.gather(table, labels) for table in (self.gamma, self.beta))
+        x = self._standardize(x)
+        return x * tf.cast(gamma, x.dtype)[:, None, None] + tf.cast(beta, x.dtype)[:, None, None]
+
+    def _standardize(self, x):
+        replicas = tf.distribute.get_replica_context()
+        if replicas.num_replicas_in_sync == 1:  # the fused op is three times as fast on a CPU
+            channels = x.shape[-1]
+            return tf.compat.v1.nn.fused_batch_norm(
+                x, tf.ones([channels]), tf.zeros([channels]), epsilon=self.epsilon
+            )[0]
+        mean, variance = batch_moments(x, replicas)
+        scale = tf.math.rsqrt(variance + self.epsilon)
+        return x * tf.cast(scale, x.dtype) - tf.cast(mean * scale, x.dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            'num_classes': self.num_classes,
+            'epsilon': self.epsilon,
+        }
+
+
+class Upsample(layers.Layer):
+    """Nearest upsampling by two, cropped to (height, width).
+
+    By repeating: XLA does not compile the gradient of the resizing op.
+    """
+
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = tuple(size)
+
+    def call(self, x):
+        x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+        return x[:, : self.size[0], : self.size[1]]
+
+    def get_config(self):
+        return {**super().get_config(), 'size': self.size}
+
+
+def default_scales(image_size):
+    """As many scales as leave at least four pixels of the shorter side, five at most."""
+    return max(1, min(5, int(math.log2(min(image_size))) - 2))
+
+
+def build_generator(
+    image_shape,
+    num_classes,
+    *,
+    scales=None,
+    channels=128,
+    skip_channels=4,
+    z_channels=32,
+    output_stride=1,
+    dtype='float32',
+):
+    """The generator as a functional tf_keras model.
+
+    Args:
+        image_shape: (H, W, C) of the pixels that it makes.
+        num_classes: rows of the conditional batch norms.
+        scales: how often the size is halved; None: `default_scales`.
+        channels: channels of every scale, or a list with those of each scale.
+        skip_channels: channels of the 1x1 skips.
+        z_channels: channels of the noise map.
+        output_stride: the network works at 1 / output_stride of the image size, and its output is
+            upsampled bilinearly.
+        dtype: 'float32' or 'bfloat16' (moments, variables and the output stay float32).
+
+    Returns:
+        A model, [z, labels] -> pixels in [0, 1], [B, H, W, C]; z: `noise_shape`, labels: [B] int32.
+
+    Raises:
+        UserError: the image is too small for the number of scales.
+    """
+    height, width, image_channels = image_shape
+    size = (-(-height // output_stride), -(-width // output_stride))
+    scales = scales or default_scales(size)
+    if min(size) < 2**scales:
+        raise UserError(
+            f'--generator_scales={scales} halves {size[0]}x{size[1]} pixels below one: '
+            f'pass at most {int(math.log2(min(size)))}.'
+        )
+    widths = [channels] * scales if isinstance(channels, int) else list(channels)
+    if len(widths) != scales:
+        raise UserError(
+            f'--generator_channels has {len(widths)} values for {scales} scales: pass one, or one '
+            f'a scale.'
+        )
+    policy = tf_keras.mixed_precision.Policy('float32' if dtype == 'float32' else f'mixed_{dtype}')
+    labels = layers.Input((), dtype='int32', name='labels')
+    z = layers.Input((*size, z_channels), name='z')
+
+    def norm(x):
+        x = ConditionalBatchNormalization(num_classes, dtype=policy)([x, labels])
+        return layers.LeakyReLU(0.2, dtype=policy)(x)
+
+    def conv(x, filters, kernel_size, strides=1):
+        x = layers.Conv2D(
+            filters, kernel_size, strides, padding='same', use_bias=False, dtype=policy
+        )(x)
+        return norm(x)
+
+    def scale(x, index):
+        skip = conv(x, skip_channels, 1) if skip_channels else None
+        x_size = x.shape[1:3]
+        x = conv(x, widths[index], 3, strides=2)
+        x = conv(x, widths[index], 3)
+        if index + 1 < scales:
+            x = scale(x, index + 1)
+        x = Upsample(x_size, dtype=policy)(x)
+        if skip is not None:
+            x = layers.Concatenate(dtype=policy)([skip, x])
+        x = ConditionalBatchNormalization(num_classes, dtype=policy)([x, labels])
+        x = conv(x, widths[index], 3)
+        return conv(x, widths[index], 1)
+
+    x = scale(z, 0)
+    x = layers.Conv2D(image_channels, 1, dtype=policy)(x)
+    if output_stride > 1:
+        x = layers.UpSampling2D(output_stride, interpolation='bilinear', dtype=policy)(x)
+        x = layers.Lambda(lambda x: x[:, :height, :width])(x)
+    x = layers.Activation('sigmoid', dtype='float32')(x)
+    return tf_keras.Model([z, labels], x, name='generator')
+
+
+def draw_noise(generator, batch_size, seed):
+    """z ~ N(0, 1) for a batch: the list of the generator's noise inputs.
+
+    Args:
+        generator: the model of `build_generator`.
+        batch_size: number of images.
+        seed: a stateless seed, [2].
+    """
+    shapes = [tuple(shape[1:]) for shape in generator.input_shape[:-1]]
+    fold = tf.random.experimental.stateless_fold_in
+    return [
+        tf.random.stateless_normal(
+            (batch_size, *shape), fold(seed, number, alg='philox'), alg='philox'
+        )
+        for number, shape in enumerate(shapes)
+    ]

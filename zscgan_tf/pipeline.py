@@ -1,0 +1,133 @@
+"""The whole job behind the generator: calibrate, convert, audit, write, and say how good it is."""
+
+from zscgan_tf import audit, evaluation, export
+from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers import ptq
+from zscgan_tf.sources import take
+
+
+def quantize(
+    teacher,
+    source,
+    output,
+    *,
+    calibration_images,
+    check_images=1000,
+    evaluate_on=None,
+    input_type='int8',
+    output_type='int8',
+    per_channel=True,
+    output_head='model',
+    allow_float_ops=False,
+    overwrite=False,
+):
+    """Quantizes a teacher by TFLite's post-training quantization (DF-PTQ with a generator).
+
+    Args:
+        teacher: a `Teacher`.
+        source: where the calibration images come from, such as `train_generator` returns.
+        output: the `.tflite` to write.
+        calibration_images: how many; the source's first ones.
+        check_images: on how many of the source's next images, which did not calibrate, the
+            agreement with the teacher is measured.
+        evaluate_on: a source with `one_pass` of real images to evaluate on too, or None.
+        input_type, output_type, per_channel, output_head: see `ptq.convert`.
+        allow_float_ops: write a file that is not integer throughout too.
+        overwrite: replace the output if it exists.
+
+    Returns:
+        A dict: `output`, `report` (an `AuditReport`), `clipped_input_share`, `fresh` (what
+        `evaluate` says of the source's next images), `real` (of `evaluate_on`, or None),
+        `teacher_weight_bytes`, `tflite_file_bytes`, `latency_ms`.
+
+    Raises:
+        UserError: see `export.check_output`, `ptq.convert` and `audit.audit`; nothing is written.
+    """
+    export.check_output(output, overwrite)
+    if calibration_images < 1:
+        raise UserError(f'--calibration_images={calibration_images}: pass at least 1.')
+    data = ptq.convert(
+        teacher,
+        (pixels for pixels, _ in take(source.batches(), calibration_images)),
+        total=calibration_images,
+        input_type=input_type,
+        output_type=output_type,
+        per_channel=per_channel,
+        output_head=output_head,
+    )
+    report = audit.audit(data, allow_float_ops=allow_float_ops)
+    export.write_atomically(output, data, overwrite)
+
+    tflite = evaluation.TfliteModel(output)
+    used = -(-calibration_images // source.batch_size)
+    fresh = take(source.batches(start=used), check_images)
+    return {
+        'output': str(output),
+        'report': report,
+        'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
+        'fresh': evaluation.evaluate(tflite, teacher, _unlabelled(fresh), total=check_images),
+        'real': evaluate_on
+        and evaluation.evaluate(
+            tflite, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
+        ),
+        **evaluation.sizes(teacher, tflite),
+        'latency_ms': evaluation.latency(tflite),
+    }
+
+
+def summary(teacher, result):
+    """The result of `quantize` as a short table of text."""
+    report = result['report']
+    ops = f'{report.integer_op_count} of {report.op_count} ops are integer'
+    if report.float_ops:
+        ops += f'; in float: {"; ".join(report.float_ops)}'
+    kinds = ', '.join(f'{count} {name}' for name, count in report.ops.items())
+    fresh, real = result['fresh'], result['real']
+    size, before = result['tflite_file_bytes'], result['teacher_weight_bytes']
+    rows = [
+        ('output', result['output']),
+        ('size', f'{_size(before)} of float weights -> {_size(size)} ({before / size:.1f} times)'),
+        ('integer', f'{ops} ({kinds})'),
+        ('weights', f'{report.weights}, {", ".join(report.weight_types)}'),
+        ('input', _end(report.input)),
+        ('', f'preprocessing as before: {teacher.input_spec.describe()}'),
+        ('', f'its scale clips {100 * result["clipped_input_share"]:.1f} % of the legal range'),
+        ('output type', _end(report.output)),
+        (
+            'agreement',
+            f'{fresh["agreement"]:.2f} % with the float model on {fresh["images"]} fresh images '
+            f'of the source',
+        ),
+        *(evaluation_rows(real) if real else []),
+        ('latency', f'{result["latency_ms"]:.2f} ms an image (LiteRT, this machine)'),
+    ]
+    return '\n'.join(f'{name:<12} {text}' for name, text in rows)
+
+
+def evaluation_rows(result):
+    """What `evaluate` returned, as (name, text) rows."""
+    rows = [('agreement', f'{result["agreement"]:.2f} % on {result["images"]} real images')]
+    if 'accuracy' in result:
+        rows.append(
+            ('accuracy', f'{result["accuracy"]:.2f} % (float: {result["float_accuracy"]:.2f} %)')
+        )
+    if 'top5' in result:
+        rows.append(('top-5', f'{result["top5"]:.2f} % (float: {result["float_top5"]:.2f} %)'))
+    if result['ties']:
+        rows.append(('ties', f'{result["ties"]:.2f} % of the top-1 classes; the lowest counts'))
+    return rows
+
+
+def _unlabelled(batches):
+    # A generator's labels are what it aimed at, not what the images show.
+    return ((pixels, None) for pixels, _ in batches)
+
+
+def _end(tensor):
+    if tensor.scale is None:
+        return tensor.type
+    return f'{tensor.type}, scale {tensor.scale:.6g}, zero point {tensor.zero_point}'
+
+
+def _size(count):
+    return f'{count / 1e6:.2f} MB' if count >= 1e5 else f'{count / 1e3:.1f} kB'

@@ -1,0 +1,81 @@
+"""A recipe's result file: metrics with a value a seed, and what they were made with."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.export import check_output, write_atomically
+
+PACKAGES = (
+    'tensorflow',
+    'tf_keras',
+    'keras',
+    'tensorflow-model-optimization',
+    'ai-edge-litert',
+    'numpy',
+)
+
+
+def add(path, seed, metrics, minutes, **common):
+    """Adds one seed's result to a file, in place of an earlier one of that seed.
+
+    Args:
+        path: the JSON file; made if it is not there.
+        seed: of the run.
+        metrics: dict of numbers.
+        minutes: of training.
+        **common: what all seeds share, such as `float_accuracy`, `images`, `steps`.
+
+    Raises:
+        UserError: the file holds the results of another configuration, or can't be written.
+    """
+    found = read(path) if os.path.exists(path) else {}
+    kept = {key: found[key] for key in common if key in found}
+    if found and kept != json.loads(json.dumps(common)):
+        raise UserError(
+            f'--result_json={path} holds results of another configuration ({kept}, not {common}): '
+            f'remove it, or pass another name.'
+        )
+    runs = {
+        old: {
+            'minutes': found['minutes'][i],
+            'metrics': {name: values[i] for name, values in found['metrics'].items()},
+        }
+        for i, old in enumerate(found.get('seeds', []))
+    }
+    runs[seed] = {'minutes': round(minutes, 2), 'metrics': metrics}
+    seeds = sorted(runs)
+    names = [name for name in metrics if all(name in runs[s]['metrics'] for s in seeds)]
+    result = {
+        'metrics': {name: [round(runs[s]['metrics'][name], 4) for s in seeds] for name in names},
+        **common,
+        'minutes': [runs[s]['minutes'] for s in seeds],
+        'seeds': seeds,
+        'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+        'machine': f'{os.cpu_count()} cores, {platform.system()} {platform.machine()}',
+    }
+    write_atomically(path, (json.dumps(result, indent=1) + '\n').encode(), overwrite=True)
+
+
+def check(path):
+    """Refuses a result file that could not be written in the end; called before any work."""
+    check_output(path, overwrite=True)
+    if os.path.exists(path):
+        read(path)
+
+
+def read(path):
+    """A result file, a dict.
+
+    Raises:
+        UserError: it is no result file.
+    """
+    try:
+        result = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+        result['metrics'], result['seeds'], result['minutes']
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: not a result file ({error}).') from error
+    return result

@@ -1,0 +1,201 @@
+"""A TensorFlow dataset (tfds) that is on this machine already: nothing is ever downloaded.
+
+Its TFRecord files are read at random: a record is a length (8 bytes), a checksum of it (4), the
+data, and a checksum of them (4), so the positions of all records are found by reading lengths.
+"""
+
+import concurrent.futures
+import os
+import struct
+
+import numpy as np
+import tensorflow as tf
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.sources import fitting, order
+
+_LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
+
+
+class DatasetSource:
+    """Images of one split of a tfds dataset.
+
+    Images are read, decoded and fitted to the teacher's size (see `fitting.fit`) when their batch
+    is asked for. `batches` runs through seeded permutations of the whole split, in which the
+    classes take turns; for that it reads all labels, once, when it is first called (and so every
+    byte of the split: pass a part of a large one, as `train[:10000]`).
+
+    Args:
+        name: of the dataset, as `cifar10` or `name/config:version`.
+        split: as `test` or `train[:5000]`.
+        data_dir: the folder that tfds keeps datasets in; None for its default.
+        input_spec: the teacher's `InputSpec`.
+        batch_size: images a batch.
+        seed: of the permutations.
+        resize_short_side: see `fitting.fit`; None for 256/224 of the teacher's short side, or just
+            this where it is below 64.
+
+    `num_classes` is what the dataset says, or None.
+
+    Raises:
+        UserError: no such dataset, split or feature here; or, later, a damaged file.
+    """
+
+    def __init__(
+        self, name, split, data_dir, input_spec, batch_size=32, seed=0, resize_short_side=None
+    ):
+        order.check_batch_size(batch_size)
+        self.image_shape = input_spec.image_shape
+        self.batch_size = batch_size
+        self._seed = seed
+        self._short_side = fitting.check_short_side(resize_short_side, input_spec.image_size)
+        info = _builder(name, data_dir).info
+        self._image_key, self._label_key = _keys(name, info)
+        self._image_feature = info.features[self._image_key]
+        self._records = _find_records(_shards(name, split, info))
+        self._labels = None
+        label_feature = info.features[self._label_key] if self.has_labels else None
+        self.num_classes = getattr(label_feature, 'num_classes', None)
+
+    @property
+    def has_labels(self):
+        """Whether the classes of the images are known."""
+        return self._label_key is not None
+
+    @property
+    def image_count(self):
+        """How many images there are."""
+        return len(self._records)
+
+    def batches(self, start=0):
+        """Endless (pixels [B, H, W, C], labels [B] or None), from batch number `start`."""
+        if self._labels is None and self.has_labels:
+            self._labels = np.array([self._label(example) for example in self._examples()])
+        return self._load(
+            order.index_batches(self.image_count, self._labels, self.batch_size, self._seed, start)
+        )
+
+    def one_pass(self):
+        """Every image once, in stored order; the last batch may be short."""
+        return self._load(order.consecutive_batches(self.image_count, self.batch_size))
+
+    def _load(self, index_batches):
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for indices in index_batches:
+                pixels, labels = zip(*pool.map(self._read, indices), strict=True)
+                labels = tf.constant(labels, tf.int32) if self.has_labels else None
+                yield tf.constant(np.stack(pixels)), labels
+
+    def _read(self, index):
+        path, _, _ = self._records[index]
+        example = self._example(self._records[index])
+        try:
+            encoded = example.features.feature[self._image_key].bytes_list.value[0]
+            image = self._image_feature.decode_example(encoded).numpy()
+            pixels = fitting.fit(image, self.image_shape, self._short_side)
+        except (UserError, tf.errors.InvalidArgumentError) as error:
+            reason = str(error).split('\n')[0]
+            raise UserError(f'{path}, image {index} of the split: {reason}') from error
+        return pixels, self._label(example) if self.has_labels else None
+
+    def _examples(self):
+        return (self._example(record) for record in self._records)
+
+    def _example(self, record):
+        path, offset, length = record
+        try:
+            with open(path, 'rb', buffering=0) as file:
+                data = os.pread(file.fileno(), length, offset)
+            return tf.train.Example.FromString(data)
+        except (OSError, ValueError) as error:
+            raise UserError(f'{path}: not a readable TFRecord file ({error}).') from error
+
+    def _label(self, example):
+        return example.features.feature[self._label_key].int64_list.value[0]
+
+
+def _builder(name, data_dir):
+    # Private modules of tfds: its public `builder` runs the dataset's code, and may look for it on
+    # the network; this one reads files.
+    from tensorflow_datasets.core import naming, read_only_builder, registered
+
+    try:
+        parsed, options = naming.parse_builder_name_kwargs(name, data_dir=data_dir)
+        return read_only_builder.builder_from_files(str(parsed), **options)
+    except (registered.DatasetNotFoundError, ValueError, OSError) as error:
+        where = data_dir or 'the default folder of tfds'
+        raise UserError(
+            f'--dataset={name}: no such dataset in {where}: pass its name, as `cifar10`, and the '
+            f'--data_dir that tfds prepared it in (nothing is downloaded here).'
+        ) from error
+
+
+def _keys(name, info):
+    """The names of the features that hold images and labels (None where there are no labels)."""
+    from tensorflow_datasets import features
+
+    image_key, label_key = info.supervised_keys or ('image', 'label')
+    found = info.features
+    image = found[image_key] if image_key in found else None
+    if not isinstance(image, features.Image) or image.np_dtype != np.uint8:
+        raise UserError(
+            f'--dataset={name}: no feature {image_key!r} of 8-bit images; it has '
+            f'{", ".join(sorted(found))}.'
+        )
+    if label_key not in found:
+        return image_key, None
+    if found[label_key].shape != () or np.dtype(found[label_key].np_dtype).kind not in 'iu':
+        raise UserError(f'--dataset={name}: the feature {label_key!r} is not a class number.')
+    return image_key, label_key
+
+
+def _shards(name, split, info):
+    """The files of a split, as tfds' (filename, skip, take)."""
+    from tensorflow_datasets.core.file_adapters import FileFormat
+
+    if info.file_format != FileFormat.TFRECORD:
+        raise UserError(
+            f'--dataset={name}: stored as {info.file_format.value}; only tfrecord can be read: '
+            f'prepare it with file_format="tfrecord".'
+        )
+    try:
+        shards = info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f'--split={split}: --dataset={name} has the splits {", ".join(info.splits)} '
+            f'(a part of one is written as `{next(iter(info.splits), "train")}[:1000]`).'
+        ) from error
+    if not shards:
+        raise UserError(f'--split={split}: there are no images in it.')
+    return shards
+
+
+def _find_records(shards):
+    """(path, offset, length) of every record of a split, in stored order."""
+    records = []
+    for shard in shards:
+        path = os.fspath(shard.filename)
+        try:
+            positions = _record_positions(path, shard.skip + shard.take)
+        except OSError as error:
+            raise UserError(f'{path}: not a readable file ({error.strerror}).') from error
+        if len(positions) < shard.skip + shard.take:
+            raise UserError(f'{path}: damaged: it has fewer images than its dataset says.')
+        records.extend((path, *position) for position in positions[shard.skip :])
+    return records
+
+
+def _record_positions(path, count):
+    """(offset, length) of the first records of a file, `count` at most."""
+    positions, offset = [], 0
+    with open(path, 'rb', buffering=0) as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        while len(positions) < count and offset < file_bytes:
+            header = os.pread(file.fileno(), _LENGTH_BYTES, offset)
+            length = struct.unpack('<Q', header.ljust(_LENGTH_BYTES, b'\xff'))[0]
+            offset += _LENGTH_BYTES + _CHECKSUM_BYTES
+            if offset + length + _CHECKSUM_BYTES > file_bytes:
+                break
+            positions.append((offset, length))
+            offset += length + _CHECKSUM_BYTES
+    return positions

@@ -1,0 +1,63 @@
+"""Images of a trained ZS-CGAN generator as a source."""
+
+import numpy as np
+import tensorflow as tf
+
+from zscgan_tf.generator import draw_noise
+from zscgan_tf.sources.order import index_batches
+
+
+class GeneratorSource:
+    """Batches of a generator's images with the classes that they were made for.
+
+    The generator normalizes by the batch (its batch norms have no other moments), so an image
+    depends on its batch; a batch depends on the seed and its number alone.
+
+    Args:
+        generator: the model of `build_generator`.
+        num_classes: number of classes.
+        batch_size: images a batch; best the one that it was trained with.
+        seed: other seeds give other images.
+    """
+
+    has_labels = True
+
+    def __init__(self, generator, num_classes, batch_size, seed=0):
+        self.generator = generator
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.seed = seed
+        self.image_shape = tuple(generator.output_shape[1:])
+        self._make = tf.function(self._make_batch)
+
+    def _make_batch(self, labels, index):
+        noise = draw_noise(self.generator, self.batch_size, tf.stack([self.seed, index]))
+        return self.generator([*noise, labels], training=True)
+
+    def batches(self, start=0):
+        """Endless (pixels [B, H, W, C], labels [B] int32) from batch number `start`."""
+        for index, labels in enumerate(self._labels(start), start):
+            labels = tf.constant(labels, tf.int32)
+            yield self._make(labels, tf.constant(index)), labels
+
+    def _labels(self, start=0):
+        # Permutations of all classes, cut into batches: any number of images is balanced.
+        return index_batches(self.num_classes, None, self.batch_size, self.seed, start)
+
+    def images_of(self, classes):
+        """Pixels, [N, H, W, C] NumPy, of a list of N classes, always the same ones.
+
+        Batches are filled up with other classes, and the classes asked for are spread over them,
+        because an image depends on its batch.
+        """
+        order = np.random.default_rng(self.seed).permutation(len(classes))
+        others = self._labels()
+        pixels = np.empty((len(classes), *self.image_shape), np.float32)
+        wanted = max(1, self.batch_size // 2)
+        for index, start in enumerate(range(0, len(classes), wanted)):
+            places = order[start : start + wanted]
+            labels = next(others)
+            labels[: len(places)] = np.asarray(classes)[places]
+            batch = self._make(tf.constant(labels, tf.int32), tf.constant(index)).numpy()
+            pixels[places] = batch[: len(places)]
+        return pixels

@@ -1,0 +1,247 @@
+"""Loads a trained classifier and makes it a `Teacher`.
+
+    teacher = load_teacher('model.h5')
+
+Formats: Keras 2 `.h5`, `.keras` and SavedModel, Keras 3 `.keras` and `.h5`, model objects, and
+functions that return one. What a file names is checked before anything is deserialized.
+"""
+
+import importlib
+import os
+import pathlib
+import re
+import sys
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.batch_norm import batch_norm_inputs
+from zscgan_tf.teacher.files import load_file
+from zscgan_tf.teacher.fingerprint import fingerprint
+from zscgan_tf.teacher.flatten import flatten
+from zscgan_tf.teacher.head import split_head
+from zscgan_tf.teacher.input_spec import (
+    InputSpec,
+    merge_fields,
+    read_fields,
+    resolve_image_shape,
+    resolve_input_spec,
+)
+from zscgan_tf.teacher.teacher import Teacher
+
+# Largest difference between the flat model's answers and the original's, as a share of the
+# deviation of the original's: float32 rounding stays well below, another function well above.
+_SAME = 1e-3
+# The same for an original that computes in 16 bits; its flat copy computes in 32.
+_SAME_IN_HALF = 0.3
+_HALF_TYPES = ('bfloat16', 'float16')
+
+
+def load_teacher(source, *, input_spec=None, allow_code=False):
+    """A trained classifier as a `Teacher`.
+
+    Args:
+        source: a path (Keras 2 `.h5`, `.keras` or SavedModel directory, Keras 3 `.keras` or
+            `.h5`), `package.module:function` for a function that returns a model, or a tf_keras or
+            Keras 3 model.
+        input_spec: an `InputSpec`; or a dict of its fields as flags give them, of `image_size`,
+            `channels`, `mean`, `std`, `bgr`, `preprocessing`; missing ones come from the JSON
+            beside the file (`model.json` for `model.h5`), from the model's input shape, or from
+            a Rescaling that the model starts with.
+        allow_code: lets the source bring Python code: Lambda layers, or the function named.
+
+    Returns:
+        The `Teacher`.
+
+    Raises:
+        UserError: the source is no classifier that can be quantized; the message says why.
+    """
+    if isinstance(input_spec, InputSpec):
+        explicit = input_spec.to_dict()
+    else:
+        explicit = {k: v for k, v in (input_spec or {}).items() if v is not None}
+    model, label, name, stored = _open(source, allow_code)
+    fields = merge_fields(explicit, stored)
+    if _is_keras3(model):
+        model_shape = _keras3_image_shape(model, label)
+    else:
+        model_shape = _image_shape(model, label)
+    image_shape = resolve_image_shape(model_shape, fields, label)
+    plain = _translate(model, model_shape, image_shape) if _is_keras3(model) else model
+    flat = flatten(plain, image_shape, label)
+    _check_weights(flat, label)
+    spec = resolve_input_spec(image_shape, fields, flat, label)
+    _check_same(model, flat, spec, label)
+    logits_model, head = split_head(flat, spec, label)
+    return Teacher(
+        model=flat,
+        logits_model=logits_model,
+        input_spec=spec,
+        num_classes=logits_model.output_shape[1],
+        head=head,
+        fingerprint=fingerprint(flat),
+        name=name,
+    )
+
+
+def _open(source, allow_code):
+    """(model, name for messages, short name, fields of the JSON beside it) of a source."""
+    if isinstance(source, (str, os.PathLike)):
+        path = pathlib.Path(source)
+        if path.exists():
+            beside = path.parent / f'{path.name if path.is_dir() else path.stem}.json'
+            stored = read_fields(beside) if beside.exists() else {}
+            return load_file(path, _load_keras3, allow_code), str(path), path.stem, stored
+        if re.fullmatch(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*', str(source)):
+            return _call(str(source), allow_code), str(source), str(source).split(':')[1], {}
+        raise UserError(f'{source}: no such file or directory.')
+    if _is_model(source):
+        return source, source.name, source.name, {}
+    raise UserError(
+        f'{type(source).__name__} is no teacher: pass a path, package.module:function, or a '
+        f'tf_keras or Keras 3 model.'
+    )
+
+
+def _call(source, allow_code):
+    """The model that the function `package.module:function` returns."""
+    if not allow_code:
+        raise UserError(
+            f'{source} is Python code; pass --allow_code if you trust it. (There is no file of '
+            f'that name.)'
+        )
+    module_name, function_name = source.split(':')
+    if '' not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f'{source}: {error}.') from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserError(f'{source}: {module_name} has no function {function_name}.')
+    model = function()
+    if not _is_model(model):
+        raise UserError(
+            f'{source} returned a {type(model).__name__}: it must return a tf_keras or Keras 3 '
+            f'model.'
+        )
+    return model
+
+
+# Kinds of models
+
+
+def _is_keras3(model):
+    keras = sys.modules.get('keras')
+    return keras is not None and isinstance(model, getattr(keras, 'Model', ()))
+
+
+def _is_model(model):
+    return isinstance(model, tf_keras.Model) or _is_keras3(model)
+
+
+def _image_shape(model, label):
+    """(height, width, channels) that a tf_keras model names, None where it is open."""
+    if not model.built:
+        raise UserError(
+            f'{label} has no weights yet: call it on a batch of images before it is passed.'
+        )
+    outputs = getattr(model, 'outputs', None)
+    if model.inputs is not None:
+        inputs = [tuple(x.shape) for x in model.inputs]
+    elif model.save_spec() is not None:
+        inputs = [tuple(x.shape) for x in tf.nest.flatten(model.save_spec())]
+    else:
+        return None
+    return _checked_shape(inputs, outputs, label)
+
+
+def _keras3_image_shape(model, label):
+    """`_image_shape` of a Keras 3 model."""
+    if not model.built:
+        raise UserError(
+            f'{label} has no weights yet: call it on a batch of images before it is passed.'
+        )
+    try:
+        inputs, outputs = model.inputs, model.outputs
+    except AttributeError:
+        inputs = outputs = None
+    if not inputs:
+        shapes = getattr(model, '_build_shapes_dict', None)
+        inputs = list(shapes.values()) if shapes else None
+        return None if inputs is None else _checked_shape(inputs, None, label)
+    return _checked_shape([tuple(x.shape) for x in inputs], outputs, label)
+
+
+def _checked_shape(inputs, outputs, label):
+    if len(inputs) != 1:
+        raise UserError(f'{label} has {len(inputs)} inputs: a classifier takes images alone.')
+    if outputs is not None and len(outputs) != 1:
+        raise UserError(
+            f'{label} has {len(outputs)} outputs: make a model of the one that classifies.'
+        )
+    shape = tuple(inputs[0])
+    if len(shape) != 4:
+        raise UserError(
+            f'{label} takes inputs of shape {shape}: a classifier of images takes [batch, height, '
+            f'width, channels].'
+        )
+    return shape[1:]
+
+
+def _load_keras3(path, allow_code):
+    """The Keras 3 model of a file, its configuration checked before."""
+    import keras
+
+    return keras.saving.load_model(path, compile=False, safe_mode=not allow_code)
+
+
+def _translate(model, model_shape, image_shape):
+    """The tf_keras model of a Keras 3 model, for images of a given shape."""
+    import keras
+
+    from zscgan_tf.teacher.keras3 import translate
+
+    images = keras.Input(image_shape)
+    if model_shape is not None and None in model_shape and hasattr(model, '_functional'):
+        model = keras.Model(images, model(images), name=model.name)
+    return translate(model, images)
+
+
+# Checks
+
+
+def _check_weights(flat, label):
+    """Refuses weights that are not finite, and models without batch norm."""
+    for layer in flat.layers:
+        if not all(np.all(np.isfinite(weight)) for weight in layer.get_weights()):
+            raise UserError(
+                f"{label}: layer '{layer.name}' has weights that are not finite: train the model "
+                f'again, or load a checkpoint from before it diverged.'
+            )
+    if not batch_norm_inputs(flat):
+        raise UserError(
+            f'{label} has no batch normalization: ZS-CGAN makes images from the means and '
+            f'variances that batch norms store, so there is nothing to make them from.'
+        )
+
+
+def _check_same(model, flat, spec, label):
+    """Refuses a flat model that answers differently from the original."""
+    low, high = spec.input_range
+    rng = np.random.default_rng(0)
+    images = rng.uniform(low, high, (2, *spec.image_shape)).astype(np.float32)
+    # Whole numbers: the original may take uint8.
+    images = np.rint(images) if np.max(high - low) > 100 else images
+    expected = np.asarray(tf.nest.flatten(model(images, training=False))[0], np.float32)
+    found = flat(images, training=False).numpy()
+    difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
+    half = any(layer.compute_dtype in _HALF_TYPES for layer in model._flatten_layers())
+    if not difference <= (_SAME_IN_HALF if half else _SAME) * max(expected.std(), 1e-6):
+        raise UserError(
+            f'{label} can not be taken apart: its copy of plain layers gives other answers (by '
+            f"{difference:.2g}); does a layer work differently from its class's name?"
+        )

@@ -1,0 +1,35 @@
+"""The teacher: the frozen float classifier that everything else works on."""
+
+import dataclasses
+
+import tf_keras
+
+from zscgan_tf.teacher.input_spec import InputSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A float classifier as one flat, frozen, functional tf_keras model.
+
+    Attributes:
+        model: inputs -> what the user's model returned; the `.tflite` ends like this.
+        logits_model: inputs -> logits, [B, K]; shares its layers with `model`.
+        input_spec: what the first layer takes.
+        num_classes: K.
+        head: 'logits', 'softmax', 'probabilities' (no softmax was found; the logits are log p) or
+            'sigmoid' (one unit: the logits are (0, z)).
+        fingerprint: SHA-256 over structure and weights.
+        name: a short name for messages.
+    """
+
+    model: tf_keras.Model
+    logits_model: tf_keras.Model
+    input_spec: InputSpec
+    num_classes: int
+    head: str
+    fingerprint: str
+    name: str
+
+    def logits(self, pixels):
+        """Logits, [B, K], of pixels in [0, 1], [B, H, W, C]."""
+        return self.logits_model(self.input_spec.to_inputs(pixels), training=False)

@@ -1,0 +1,76 @@
+"""A run's folder: which teacher and configuration it belongs to (`config.json`)."""
+
+import json
+import pathlib
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.export import write_atomically
+
+
+def claim(workdir, config):
+    """Makes the workdir this configuration's, or checks that it already is.
+
+    Args:
+        workdir: folder; made if it is not there.
+        config: dict of JSON values: all that shapes the result, the teacher's fingerprint included.
+
+    Raises:
+        UserError: the workdir belongs to another teacher or configuration, or can't be written.
+    """
+    path = pathlib.Path(workdir) / 'config.json'
+    config = json.loads(json.dumps(config))
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f'--workdir={workdir} can not be made ({error.strerror}): pass a folder that can '
+                f'be written.'
+            ) from error
+        write_atomically(path, (json.dumps(config, indent=1) + '\n').encode())
+        return
+    found = read(workdir)
+    if found.get('fingerprint') != config['fingerprint']:
+        raise UserError(
+            f'--workdir={workdir} belongs to another teacher ({found.get("teacher", "unknown")}): '
+            f'pass another --workdir.'
+        )
+    different = sorted(
+        f'{key} {_short(found.get(key))}, not {_short(config.get(key))}'
+        for key in found.keys() | config.keys()
+        if found.get(key) != config.get(key)
+    )
+    if different:
+        raise UserError(
+            f'--workdir={workdir} holds a run of another configuration ({"; ".join(different)}): '
+            f'pass the flags that it was made with, or another --workdir.'
+        )
+
+
+def read(workdir):
+    """The configuration that a workdir was made with, a dict.
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    path = pathlib.Path(workdir) / 'config.json'
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError as error:
+        raise UserError(
+            f'--workdir={workdir} holds no run (no config.json): train a generator there first.'
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'{path} can not be read ({error}): remove the folder, or pass another --workdir.'
+        ) from error
+    if not isinstance(config, dict):
+        raise UserError(
+            f'{path} is no configuration: remove the folder, or pass another --workdir.'
+        )
+    return config
+
+
+def _short(value):
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + '...'

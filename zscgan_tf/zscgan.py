@@ -1,0 +1,277 @@
+"""ZS-CGAN: zero-shot learning of a conditional generator (paper, section 2.2, eq. 2)."""
+
+import pathlib
+
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf import presets, training_loop
+from zscgan_tf import workdir as workdirs
+from zscgan_tf.errors import UserError
+from zscgan_tf.generator import build_generator, draw_noise
+from zscgan_tf.report.figures import write_grid
+from zscgan_tf.sources.generator import GeneratorSource
+from zscgan_tf.teacher.batch_norm import batch_moments, build_tap
+
+GRID_CLASSES, GRID_IMAGES = 10, 8
+
+
+def gaussian_kl(mean, variance, stored_mean, stored_variance):
+    """KL divergence of N(mean, variance) from N(stored_mean, stored_variance), elementwise.
+
+    The D_N of section 2.2: ((μ̂ - μ)² + σ̂²) / 2σ² - log(σ̂ / σ) - 1/2.
+    """
+    ratio = variance / stored_variance
+    distance = tf.square(mean - stored_mean) / stored_variance
+    return 0.5 * (distance + ratio - tf.math.log(ratio) - 1)
+
+
+def bns_loss(moments, stored):
+    """L_BNS of eq. 2: the KL divergence summed over batch norms and channels.
+
+    Batch norm's own ε is added to both variances, as batch norm does itself: dead channels
+    (stored variance 0) stay finite.
+
+    Args:
+        moments: a list of (mean [C], variance [C]) of the batch, one a batch norm.
+        stored: the list of `StoredMoments` to match.
+    """
+    return tf.add_n(
+        [
+            tf.reduce_sum(gaussian_kl(mean, variance + s.epsilon, s.mean, s.variance + s.epsilon))
+            for (mean, variance), s in zip(moments, stored, strict=True)
+        ]
+    )
+
+
+def class_loss(labels, logits):
+    """The cross-entropy of eq. 2, H(y, T(G(z, y))), mean over the batch."""
+    return tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
+    )
+
+
+def make_step(
+    generator,
+    optimizer,
+    tap,
+    stored,
+    input_spec,
+    *,
+    batch_size,
+    class_loss_weight=1.0,
+    bns_loss_weight=1.0,
+    seed=0,
+):
+    """The training step of eq. 2, as `training_loop.run` takes it.
+
+    Labels are drawn uniformly (the paper's p(y)) and z from N(0, 1), for the global batch from the
+    seed and the number of the step; each replica takes its slice, so replicas change nothing.
+
+    Args:
+        generator: the model of `build_generator`.
+        optimizer: a tf_keras optimizer, built for the generator's variables.
+        tap, stored: what `build_tap` returned.
+        input_spec: the teacher's `InputSpec`.
+        batch_size: global batch size.
+        class_loss_weight, bns_loss_weight: weights of the two terms; 0 switches one off (it is
+            still measured).
+        seed: of labels and noise.
+    """
+    num_classes = tap.output_shape[0][-1]
+    variables = generator.trainable_variables
+
+    def step(index):
+        replicas = tf.distribute.get_replica_context()
+        labels = tf.random.stateless_uniform(
+            [batch_size],
+            training_loop.fold_seed(seed, index, 0),
+            maxval=num_classes,
+            dtype=tf.int32,
+            alg='philox',
+        )
+        noise = draw_noise(generator, batch_size, training_loop.fold_seed(seed, index, 1))
+        labels, *noise = (training_loop.replica_slice(t, replicas) for t in (labels, *noise))
+        with tf.GradientTape() as tape:
+            pixels = generator([*noise, labels], training=True)
+            logits, *inputs = tap(input_spec.to_inputs(pixels), training=False)
+            moments = [batch_moments(x, replicas) for x in inputs]
+            losses = {
+                'class_loss': class_loss(labels, logits),
+                # Every replica has the moments of the global batch, so the same BNS loss.
+                'bns_loss': bns_loss(moments, stored),
+            }
+            share = 1 / replicas.num_replicas_in_sync
+            losses = {name: share * loss for name, loss in losses.items()}
+            loss = tf.add_n(
+                [
+                    weight * losses[name]
+                    for name, weight in (
+                        ('class_loss', class_loss_weight),
+                        ('bns_loss', bns_loss_weight),
+                    )
+                    if weight
+                ]
+            )
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
+        return {**losses, 'class_accuracy': share * tf.reduce_mean(tf.cast(right, tf.float32))}
+
+    return step
+
+
+def make_optimizer(learning_rate, steps, variables):
+    """Adam with β1 0.5 and a cosine from `learning_rate` to zero (paper, section 3), built."""
+    schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    optimizer = tf_keras.optimizers.Adam(schedule, beta_1=0.5)
+    optimizer.build(variables)
+    return optimizer
+
+
+def train_generator(
+    teacher,
+    workdir,
+    *,
+    preset='small',
+    seed=0,
+    strategy=None,
+    jit_compile=False,
+    checkpoint_every=500,
+    images_every=500,
+    **options,
+):
+    """Trains a conditional generator against a teacher, without data (eq. 2).
+
+    A workdir that holds such a training goes on where it stopped; a finished one is reused.
+
+    Args:
+        teacher: a `Teacher`.
+        workdir: the run's folder.
+        preset: 'small' (fits two cores) or 'paper' (section 3): defaults of the options.
+        seed: of the generator's first weights, labels and noise.
+        strategy: a `tf.distribute.Strategy`, or None for one device.
+        jit_compile: compile the step with XLA.
+        checkpoint_every, images_every: steps between two checkpoints, two grids.
+        **options: any of `presets.OPTIONS`, in place of the preset's value.
+
+    Returns:
+        A `GeneratorSource` of the trained generator.
+
+    Raises:
+        UserError: an option is out of range, the workdir belongs to another run, a loss is not
+            finite.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    options = presets.resolve(preset, teacher, options)
+    batch_size, steps = options['batch_size'], options['steps']
+    if batch_size % strategy.num_replicas_in_sync:
+        raise UserError(
+            f'--batch_size={batch_size} can not be shared by {strategy.num_replicas_in_sync} '
+            f'replicas: pass a multiple of {strategy.num_replicas_in_sync}.'
+        )
+    workdirs.claim(workdir, _config(teacher, options, seed))
+    with strategy.scope():
+        generator = _build(teacher, options, seed)
+        optimizer = make_optimizer(options['learning_rate'], steps, generator.trainable_variables)
+        tap, stored = build_tap(teacher.logits_model, options['compute_dtype'])
+    step = make_step(
+        generator,
+        optimizer,
+        tap,
+        stored,
+        teacher.input_spec,
+        batch_size=batch_size,
+        class_loss_weight=options['class_loss_weight'],
+        bns_loss_weight=options['bns_loss_weight'],
+        seed=seed,
+    )
+    source = GeneratorSource(generator, teacher.num_classes, batch_size, seed)
+
+    def write_images(done):
+        labels, pixels = class_grid(source, teacher.num_classes)
+        write_grid(pathlib.Path(workdir) / 'classes.png', pixels, GRID_IMAGES, row_labels=labels)
+        return {'classes': pixels}
+
+    training_loop.run(
+        step,
+        {'generator': generator, 'optimizer': optimizer},
+        steps,
+        workdir=workdir,
+        images_per_step=batch_size,
+        strategy=strategy,
+        jit_compile=jit_compile,
+        checkpoint_every=checkpoint_every,
+        write_images=write_images,
+        images_every=images_every,
+        name='generator',
+    )
+    return source
+
+
+def load_generator(teacher, workdir, *, batch_size=None, seed=0):
+    """The trained generator of a workdir, as a `GeneratorSource`.
+
+    Args:
+        teacher: the `Teacher` that it was trained against.
+        workdir: the run's folder.
+        batch_size: images a batch; None: that of the training, which the images are best with.
+        seed: of the images.
+
+    Raises:
+        UserError: no generator, an unfinished one, or one of another teacher.
+    """
+    config = workdirs.read(workdir)
+    if config.get('fingerprint') != teacher.fingerprint:
+        raise UserError(
+            f'--workdir={workdir} holds a generator of another teacher '
+            f'({config.get("teacher", "unknown")}): pass the workdir of this one.'
+        )
+    generator = _build(teacher, config, config['seed'])
+    done = training_loop.restore({'generator': generator}, workdir)
+    if done < config['steps']:
+        raise UserError(
+            f'--workdir={workdir}: its generator was trained for {done} of {config["steps"]} '
+            f'steps: run the training again to finish it.'
+        )
+    return GeneratorSource(generator, teacher.num_classes, batch_size or config['batch_size'], seed)
+
+
+def class_grid(source, num_classes):
+    """Images for a grid, a row a class: up to ten classes, spread evenly, of eight images.
+
+    Args:
+        source: a `GeneratorSource`.
+        num_classes: number of the teacher's classes.
+
+    Returns:
+        The rows' classes, a list, and the pixels, [rows * 8, H, W, C].
+    """
+    rows = min(GRID_CLASSES, num_classes)
+    classes = [row * num_classes // rows for row in range(rows)]
+    return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])
+
+
+def _config(teacher, options, seed):
+    """What a workdir belongs to: the teacher, its preprocessing, and all that shapes the result."""
+    return {
+        'teacher': teacher.name,
+        'fingerprint': teacher.fingerprint,
+        'input_spec': teacher.input_spec.to_dict(),
+        **options,
+        'seed': seed,
+    }
+
+
+def _build(teacher, options, seed):
+    # The first weights come from the global seed: the initializers of tf_keras know no other.
+    tf_keras.utils.set_random_seed(seed)
+    return build_generator(
+        teacher.input_spec.image_shape,
+        teacher.num_classes,
+        scales=options['generator_scales'],
+        channels=options['generator_channels'],
+        skip_channels=options['skip_channels'],
+        z_channels=options['z_channels'],
+        output_stride=options['output_stride'],
+        dtype=options['compute_dtype'],
+    )
