@@ -91,6 +91,7 @@ def build_generator(
     channels=128,
     skip_channels=4,
     z_channels=32,
+    noise_scales=1,
     output_stride=1,
     dtype='float32',
 ):
@@ -102,16 +103,20 @@ def build_generator(
         scales: how often the size is halved; None: `default_scales`.
         channels: channels of every scale, or a list with those of each scale.
         skip_channels: channels of the 1x1 skips.
-        z_channels: channels of the noise map.
+        z_channels: channels of a noise map.
+        noise_scales: at how many scales noise enters, each with a map of its own; 1: at full
+            resolution only, where the strided convolutions average most of it away.
         output_stride: the network works at 1 / output_stride of the image size, and its output is
             upsampled bilinearly.
         dtype: 'float32' or 'bfloat16' (moments, variables and the output stay float32).
 
     Returns:
-        A model, [z, labels] -> pixels in [0, 1], [B, H, W, C]; z: `noise_shape`, labels: [B] int32.
+        A model, [noise maps..., labels] -> pixels in [0, 1], [B, H, W, C]; the noise maps are
+        [B, height, width, z_channels] of their scales, labels are [B] int32.
 
     Raises:
-        UserError: the image is too small for the number of scales.
+        UserError: the image is too small for the number of scales, or there are more noise maps or
+            channels than scales.
     """
     height, width, image_channels = image_shape
     size = (-(-height // output_stride), -(-width // output_stride))
@@ -121,6 +126,10 @@ def build_generator(
             f'--generator_scales={scales} halves {size[0]}x{size[1]} pixels below one: '
             f'pass at most {int(math.log2(min(size)))}.'
         )
+    if noise_scales > scales:
+        raise UserError(
+            f'--noise_scales={noise_scales}: the generator has {scales} scales; pass at most that.'
+        )
     widths = [channels] * scales if isinstance(channels, int) else list(channels)
     if len(widths) != scales:
         raise UserError(
@@ -129,7 +138,11 @@ def build_generator(
         )
     policy = tf_keras.mixed_precision.Policy('float32' if dtype == 'float32' else f'mixed_{dtype}')
     labels = layers.Input((), dtype='int32', name='labels')
-    z = layers.Input((*size, z_channels), name='z')
+    noise = []
+
+    def noise_map(map_size):
+        noise.append(layers.Input((*map_size, z_channels), name=f'z{len(noise)}'))
+        return noise[-1]
 
     def norm(x):
         x = ConditionalBatchNormalization(num_classes, dtype=policy)([x, labels])
@@ -144,6 +157,8 @@ def build_generator(
     def scale(x, index):
         skip = conv(x, skip_channels, 1) if skip_channels else None
         x_size = x.shape[1:3]
+        if 0 < index < noise_scales:
+            x = layers.Concatenate(dtype=policy)([x, noise_map(x_size)])
         x = conv(x, widths[index], 3, strides=2)
         x = conv(x, widths[index], 3)
         if index + 1 < scales:
@@ -155,13 +170,13 @@ def build_generator(
         x = conv(x, widths[index], 3)
         return conv(x, widths[index], 1)
 
-    x = scale(z, 0)
+    x = scale(noise_map(size), 0)
     x = layers.Conv2D(image_channels, 1, dtype=policy)(x)
     if output_stride > 1:
         x = layers.UpSampling2D(output_stride, interpolation='bilinear', dtype=policy)(x)
-        x = layers.Lambda(lambda x: x[:, :height, :width])(x)
+        x = layers.Cropping2D(((0, x.shape[1] - height), (0, x.shape[2] - width)), dtype=policy)(x)
     x = layers.Activation('sigmoid', dtype='float32')(x)
-    return tf_keras.Model([z, labels], x, name='generator')
+    return tf_keras.Model([*noise, labels], x, name='generator')
 
 
 def draw_noise(generator, batch_size, seed):

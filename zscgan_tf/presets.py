@@ -13,28 +13,38 @@ _PAPER = {
     'generator_channels': 128,
     'skip_channels': 4,
     'z_channels': 32,
+    'noise_scales': 1,
     'output_stride': 1,
     'batch_size': 128,
     'steps': 200_000,
     'learning_rate': 1e-3,
     'class_loss_weight': 1.0,
     'bns_loss_weight': 1.0,
+    'entropy_loss_weight': 0.0,
     'compute_dtype': 'float32',
 }
 
-# Two cores and minutes instead of GPUs and days.
+# Two cores and minutes instead of GPUs and days. Lists are cut to the number of scales.
 _SMALL = {
     **_PAPER,
-    'generator_channels': 32,
+    'generator_channels': [32, 32, 32, 32, 32],
+    'z_channels': 8,  # drawing 32 maps costs time, and neither loss is lower for it
+    'noise_scales': 5,  # at full resolution alone, z hardly changes an image
     'batch_size': 64,
-    'steps': 1500,
+    'steps': 1000,
 }
 _SMALL_FROM_96_PIXELS = {
     **_SMALL,
-    'output_stride': 2,  # most of the generator's cost is at full resolution
-    'batch_size': 16,
-    'steps': 4000,
+    # Most of the cost is at full resolution, most of what tells classes apart at the low ones.
+    'output_stride': 2,
+    'generator_channels': [16, 48, 96, 192, 192],
+    'batch_size': 16,  # more steps help more than more images a step
+    'steps': 3000,
+    'learning_rate': 2e-3,  # few steps: both losses fall faster than at 1e-3
 }
+# From here on a short training does not learn the classes (see `zscgan.entropy_loss`).
+_MANY_CLASSES = 100
+_SMALL_MANY_CLASSES = {'entropy_loss_weight': 10.0}
 
 OPTIONS = ('generator_scales', *_PAPER)
 
@@ -55,35 +65,53 @@ def resolve(preset, teacher, overrides):
         options = dict(_PAPER)
     elif preset == 'small':
         options = dict(_SMALL if min(size) < 96 else _SMALL_FROM_96_PIXELS)
+        if teacher.num_classes >= _MANY_CLASSES:
+            options |= _SMALL_MANY_CLASSES
     else:
         raise UserError(f'--preset={preset} is unknown: pass one of {", ".join(PRESETS)}.')
     unknown = sorted(set(overrides) - set(OPTIONS))
     if unknown:
         raise UserError(f'unknown option {unknown[0]}: the options are {", ".join(OPTIONS)}.')
-    options |= {name: value for name, value in overrides.items() if value is not None}
-    for name in ('batch_size', 'steps', 'z_channels', 'output_stride', 'generator_scales'):
+    given = {name: value for name, value in overrides.items() if value is not None}
+    options |= given
+    for name in ('batch_size', 'steps', 'z_channels', 'noise_scales', 'output_stride'):
         _check(options, name, lambda v: isinstance(v, numbers.Integral) and v >= 1, 'at least 1')
+    _check(options, 'generator_scales', lambda v: v >= 1, 'at least 1')
     _check(options, 'skip_channels', lambda v: v >= 0, '0 (no skips) or more')
     _check(options, 'learning_rate', lambda v: 0 < v < float('inf'), 'positive')
-    for name in ('class_loss_weight', 'bns_loss_weight'):
+    for name in ('class_loss_weight', 'bns_loss_weight', 'entropy_loss_weight'):
         _check(options, name, lambda v: 0 <= v < float('inf'), '0 (switched off) or more')
     if not options['class_loss_weight'] and not options['bns_loss_weight']:
         raise UserError(
             '--class_loss_weight=0 and --bns_loss_weight=0 leave nothing to train: keep one.'
         )
     _check(options, 'compute_dtype', lambda v: v in ('float32', 'bfloat16'), 'float32 or bfloat16')
-    channels = options['generator_channels']
-    widths = [channels] if isinstance(channels, int) else list(channels)
+    return options | _fit_to_scales(options, given, size)
+
+
+def _fit_to_scales(options, given, size):
+    """Number of scales, their channels, and the scales that noise enters, fitting together."""
+    widths = options['generator_channels']
+    widths = [widths] if isinstance(widths, int) else list(widths)
     if not widths or min(widths) < 1:
-        raise UserError(f'--generator_channels={channels} must be at least 1.')
-    options['generator_channels'] = widths[0] if len(widths) == 1 else widths
-    if 'generator_scales' not in options:
-        options['generator_scales'] = (
-            default_scales([-(-side // options['output_stride']) for side in size])
-            if len(widths) == 1
-            else len(widths)
-        )
-    return options
+        raise UserError(f'--generator_channels={widths} must be at least 1.')
+    if 'generator_channels' in given and len(widths) > 1:
+        scales = options.get('generator_scales', len(widths))
+    else:
+        working_size = [-(-side // options['output_stride']) for side in size]
+        scales = options.get('generator_scales', default_scales(working_size))
+    if len(widths) == 1:
+        widths = widths * scales
+    elif 'generator_channels' not in given:  # the preset's list, as far as there are scales
+        widths = (widths + widths[-1:] * scales)[:scales]
+    noise_scales = options['noise_scales']
+    if 'noise_scales' not in given:
+        noise_scales = min(noise_scales, scales)
+    return {
+        'generator_scales': scales,
+        'generator_channels': widths,
+        'noise_scales': noise_scales,
+    }
 
 
 def _check(options, name, is_legal, legal):

@@ -54,10 +54,17 @@ def add(path, seed, metrics, minutes, **common):
         **common,
         'minutes': [runs[s]['minutes'] for s in seeds],
         'seeds': seeds,
+        **made_with(),
+    }
+    write_atomically(path, (json.dumps(result, indent=1) + '\n').encode(), overwrite=True)
+
+
+def made_with():
+    """The versions and the machine that a result was made with, as it stands in its file."""
+    return {
         'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
         'machine': f'{os.cpu_count()} cores, {platform.system()} {platform.machine()}',
     }
-    write_atomically(path, (json.dumps(result, indent=1) + '\n').encode(), overwrite=True)
 
 
 def check(path):

@@ -51,6 +51,18 @@ def class_loss(labels, logits):
     )
 
 
+def entropy_loss(logits):
+    """The entropy of the teacher's answers, mean over the batch ([14]; not in the paper).
+
+    With a thousand classes a short training can't learn which image is which class, and the class
+    loss is lowest where the teacher is unsure of all of them: the logits, which no batch norm
+    guards, then stay far below those of real images. This term asks for sure answers.
+    """
+    log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+    entropies = -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)  # [B]
+    return tf.reduce_mean(entropies)
+
+
 def make_step(
     generator,
     optimizer,
@@ -61,6 +73,7 @@ def make_step(
     batch_size,
     class_loss_weight=1.0,
     bns_loss_weight=1.0,
+    entropy_loss_weight=0.0,
     seed=0,
 ):
     """The training step of eq. 2, as `training_loop.run` takes it.
@@ -76,6 +89,7 @@ def make_step(
         batch_size: global batch size.
         class_loss_weight, bns_loss_weight: weights of the two terms; 0 switches one off (it is
             still measured).
+        entropy_loss_weight: weight of `entropy_loss`, which the paper does not have.
         seed: of labels and noise.
     """
     num_classes = tap.output_shape[0][-1]
@@ -100,6 +114,7 @@ def make_step(
                 'class_loss': class_loss(labels, logits),
                 # Every replica has the moments of the global batch, so the same BNS loss.
                 'bns_loss': bns_loss(moments, stored),
+                'entropy_loss': entropy_loss(logits),
             }
             share = 1 / replicas.num_replicas_in_sync
             losses = {name: share * loss for name, loss in losses.items()}
@@ -109,6 +124,7 @@ def make_step(
                     for name, weight in (
                         ('class_loss', class_loss_weight),
                         ('bns_loss', bns_loss_weight),
+                        ('entropy_loss', entropy_loss_weight),
                     )
                     if weight
                 ]
@@ -126,6 +142,37 @@ def make_optimizer(learning_rate, steps, variables):
     optimizer = tf_keras.optimizers.Adam(schedule, beta_1=0.5)
     optimizer.build(variables)
     return optimizer
+
+
+def build_training(teacher, options, seed):
+    """What a training is made of; called in the strategy's scope.
+
+    Args:
+        teacher: a `Teacher`.
+        options: dict, as `presets.resolve` returns it.
+        seed: of the first weights, labels and noise.
+
+    Returns:
+        The generator, its optimizer, and the step of `make_step`.
+    """
+    generator = _build(teacher, options, seed)
+    optimizer = make_optimizer(
+        options['learning_rate'], options['steps'], generator.trainable_variables
+    )
+    tap, stored = build_tap(teacher.logits_model, options['compute_dtype'])
+    step = make_step(
+        generator,
+        optimizer,
+        tap,
+        stored,
+        teacher.input_spec,
+        batch_size=options['batch_size'],
+        class_loss_weight=options['class_loss_weight'],
+        bns_loss_weight=options['bns_loss_weight'],
+        entropy_loss_weight=options['entropy_loss_weight'],
+        seed=seed,
+    )
+    return generator, optimizer, step
 
 
 def train_generator(
@@ -171,20 +218,7 @@ def train_generator(
         )
     workdirs.claim(workdir, _config(teacher, options, seed))
     with strategy.scope():
-        generator = _build(teacher, options, seed)
-        optimizer = make_optimizer(options['learning_rate'], steps, generator.trainable_variables)
-        tap, stored = build_tap(teacher.logits_model, options['compute_dtype'])
-    step = make_step(
-        generator,
-        optimizer,
-        tap,
-        stored,
-        teacher.input_spec,
-        batch_size=batch_size,
-        class_loss_weight=options['class_loss_weight'],
-        bns_loss_weight=options['bns_loss_weight'],
-        seed=seed,
-    )
+        generator, optimizer, step = build_training(teacher, options, seed)
     source = GeneratorSource(generator, teacher.num_classes, batch_size, seed)
 
     def write_images(done):
@@ -272,6 +306,7 @@ def _build(teacher, options, seed):
         channels=options['generator_channels'],
         skip_channels=options['skip_channels'],
         z_channels=options['z_channels'],
+        noise_scales=options['noise_scales'],
         output_stride=options['output_stride'],
         dtype=options['compute_dtype'],
     )

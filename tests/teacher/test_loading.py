@@ -255,6 +255,23 @@ def test_modules_from_outside_of_keras_are_refused(tmp_path):
     refusal(path, 'not part of Keras')
 
 
+def test_optimizers_of_nested_models_are_no_obstacle(tmp_path):
+    inner = tf_keras.Sequential(
+        [layers.Conv2D(4, 3, input_shape=(8, 8, 3)), layers.BatchNormalization()]
+    )
+    inner.compile('adam', 'mse', metrics=['mae'])
+    model = randomize(tf_keras.Sequential([inner, layers.Flatten(), layers.Dense(3)]))
+    model(images())
+    model.compile(tf_keras.optimizers.SGD(), 'mse')
+    model.save(tmp_path / 'model.keras')
+    assert_loads_as(model, tmp_path / 'model.keras')
+
+
+def test_what_keras3_can_not_read_back(tmp_path):
+    classifier3(before_the_head=lambda x: x + 1.0).save(tmp_path / 'model.h5')
+    refusal(tmp_path / 'model.h5', 'operation Add', 'model.save("model.keras")')
+
+
 # Damaged files and things that are no models
 
 
@@ -455,6 +472,23 @@ def test_the_json_beside_the_file(tmp_path):
         refusal(tmp_path / form, beside.name, input_spec=None)
         beside.write_text('{"image_size": [8, 9], "preprocessing": "tf"}')
         refusal(tmp_path / form, '8x8x3', '8x9', input_spec=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['MobileNetV3Small', 'EfficientNetB0'])
+@pytest.mark.parametrize('package', [tf_keras, keras], ids=['tf_keras', 'keras'])
+def test_applications_that_scale_their_own_images(tmp_path, name, package):
+    model = getattr(package.applications, name)(weights=None, input_shape=(64, 64, 3), classes=9)
+    if package is tf_keras:
+        randomize(model)
+    model.save(tmp_path / 'model.keras')
+    teacher = load_teacher(tmp_path / 'model.keras')
+    assert (teacher.head, teacher.num_classes) == ('softmax', 9)
+    x = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    expected = np.log(np.asarray(model(x, training=False)))
+    found = np.log(teacher.model(x).numpy())
+    assert np.abs(found - expected).max() <= 1e-5 * max(expected.std(), 1e-2)
+    np.testing.assert_allclose(teacher.input_spec.std, 1 / 255)
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def _fail(message):
 def _guarded(main, _):
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(python_logging.Formatter('%(message)s'))
+    logging.set_verbosity(logging.WARNING)  # of TensorFlow and tfds
     python_logging.getLogger('zscgan_tf').setLevel(python_logging.INFO)
     try:
         _import_tensorflow()

@@ -78,6 +78,9 @@ def define_generator_flags():
     flags.DEFINE_float('learning_rate', None, "Adam's first rate; a cosine to 0. Paper: 1e-3.")
     flags.DEFINE_float('class_loss_weight', None, 'Weight of the cross-entropy. Paper: 1.')
     flags.DEFINE_float('bns_loss_weight', None, 'Weight of the BNS loss. Paper: 1.')
+    flags.DEFINE_float(
+        'entropy_loss_weight', None, "Weight of the entropy of the teacher's answers. Paper: 0."
+    )
     flags.DEFINE_list('generator_channels', None, 'Channels of all scales, or of each. Paper: 128.')
     flags.DEFINE_integer(
         'generator_scales',
@@ -86,6 +89,7 @@ def define_generator_flags():
     )
     flags.DEFINE_integer('skip_channels', None, 'Channels of the skips, 0 for none. Paper: 4.')
     flags.DEFINE_integer('z_channels', None, 'Channels of the noise map. Paper: 32.')
+    flags.DEFINE_integer('noise_scales', None, 'Scales at which noise enters. Paper: 1.')
     flags.DEFINE_integer(
         'output_stride', None, 'The generator works at 1/stride of the image size. Paper: 1.'
     )

@@ -76,6 +76,18 @@ def check_configuration(config, path, operations, allow_code=False):
             pending.extend((value, layer) for value in part)
 
 
+def dicts_in(value):
+    """All dicts in a parsed JSON value."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            yield part
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+
+
 def _check_class(part, layer, path, operations, allow_code):
     """Refuses one `class_name` of a configuration, and what stands beside it."""
     name = part['class_name']
@@ -92,12 +104,10 @@ def _check_class(part, layer, path, operations, allow_code):
     if name == 'function':
         _check_function(part, where, path, allow_code)
         return
-    registered = part.get('registered_name')
     if (
         not isinstance(name, str)
         or not isinstance(module, str)
-        or not _is_known(name.split('>')[-1], module)
-        or not _is_registered_by_us_or_keras(name, registered)
+        or not _is_known(name, module, part.get('registered_name'))
     ):
         shown = f'{module}.{name}' if module and not _is_keras(module) else str(name)
         raise UserError(
@@ -125,26 +135,24 @@ def _check_function(part, where, path, allow_code):
         )
 
 
-def _is_known(name, module):
+def _is_known(name, module, registered):
+    """Whether Keras or this project brings the class."""
+    if _is_keras(module) and any(part in _HARMLESS_MODULES for part in module.split('.')):
+        return True
+    # `package>name` stands for a class that was registered: a user's, if not ours.
+    for registration in (name, registered):
+        package, separator, _ = str(registration or '').rpartition('>')
+        if separator and package not in ('zscgan_tf', 'keras'):
+            return False
+    name = name.rpartition('>')[2]
     if module in ('', 'builtins'):
         return name in _LAYERS | _MODELS | _VALUES | _LEGACY_HARMLESS
     if module.startswith('zscgan_tf.'):
         return name in _LAYERS
     if not _is_keras(module):
         return False
-    parts = module.split('.')
-    return (
-        name in _LAYERS | _MODELS | _VALUES
-        or any(part in _HARMLESS_MODULES for part in parts)
-        or module.startswith('keras.src.ops.')
-    )
+    return name in _LAYERS | _MODELS | _VALUES or module.startswith('keras.src.ops.')
 
 
 def _is_keras(module):
     return any(module == p or module.startswith(f'{p}.') for p in _KERAS_PACKAGES)
-
-
-def _is_registered_by_us_or_keras(name, registered):
-    """Whether a registered name is the class's own: others stand for classes of a user's."""
-    registered = [r for r in (name, registered) if isinstance(r, str) and '>' in r]
-    return all(r.split('>')[0] in ('zscgan_tf', 'keras', 'Keras') for r in registered)

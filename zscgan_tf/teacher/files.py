@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from tf_keras.protobuf import saved_metadata_pb2
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.configuration import check_configuration
+from zscgan_tf.teacher.configuration import check_configuration, dicts_in
 from zscgan_tf.teacher.operations import HANDLERS
 
 _FORMATS = 'pass a Keras .keras or .h5 file, or a SavedModel directory written by tf_keras'
@@ -80,6 +80,8 @@ def _load_hdf5(path, load_keras3, allow_code):
             f'{path} holds weights alone, without the model: save the whole model with '
             f'model.save().'
         )
+    if _is_keras3_version(version):
+        _refuse_operations(config, path)
     _check(config, path, allow_code)
     try:
         if _is_keras3_version(version):
@@ -88,6 +90,21 @@ def _load_hdf5(path, load_keras3, allow_code):
             return tf_keras.models.load_model(file, compile=False)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
+
+
+def _refuse_operations(config, path):
+    """Refuses what Keras 3 writes to .h5 but can't read back: operations such as x + 1."""
+    for part in dicts_in(config):
+        inner = part.get('config')
+        if 'inbound_nodes' not in part or not isinstance(inner, dict):
+            continue
+        # Only layers have a dtype, and only models have layers.
+        if 'dtype' not in inner and 'layers' not in inner:
+            raise UserError(
+                f"{path}: '{inner.get('name')}' is the operation {part.get('class_name')}, which "
+                f'Keras 3 can not read back from an .h5 file: save the model with '
+                f'model.save("model.keras").'
+            )
 
 
 def _load_keras_zip(path, load_keras3, allow_code):
@@ -180,6 +197,12 @@ def _text(value):
 
 def _damaged(path, error):
     """The error of a file that can't be read, in one line."""
+    return UserError(
+        f'{path} can not be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
+    )
+
+
+def _reason(error):
+    """The first line of another library's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    why = lines[0][:200].rstrip('.') if lines else type(error).__name__
-    return UserError(f'{path} can not be read, it may be damaged or cut off ({why}): {_FORMATS}.')
+    return lines[0][:200].rstrip('.') if lines else type(error).__name__

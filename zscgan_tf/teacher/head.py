@@ -57,10 +57,11 @@ def split_head(model, input_spec, name):
         logits, head = _vector(model.output), _probe(model, input_spec)
     if head == 'probabilities':
         if classes == 1:
-            logits, head = _two_classes(logits, [[-1.0, 1.0]], [1.0, 0.0]), 'sigmoid'
+            logits = _two_classes(logits, [[-1.0, 1.0]], [1.0, 0.0])
         logits = LogProbabilities(name='log_probabilities', dtype='float32')(logits)
     elif classes == 1:
         logits = _two_classes(logits, [[0.0, 1.0]], [0.0, 0.0])
+    head = 'sigmoid' if classes == 1 else head
     logits_model = tf_keras.Model(model.input, logits, name='teacher_logits')
     logits_model.trainable = False
     return logits_model, head

@@ -93,7 +93,8 @@ def _open(source, allow_code):
         if path.exists():
             beside = path.parent / f'{path.name if path.is_dir() else path.stem}.json'
             stored = read_fields(beside) if beside.exists() else {}
-            return load_file(path, _load_keras3, allow_code), str(path), path.stem, stored
+            model = load_file(path, _load_keras3, allow_code)
+            return model, str(path), beside.stem, stored
         if re.fullmatch(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*', str(source)):
             return _call(str(source), allow_code), str(source), str(source).split(':')[1], {}
         raise UserError(f'{source}: no such file or directory.')
@@ -153,7 +154,8 @@ def _image_shape(model, label):
     if model.inputs is not None:
         inputs = [tuple(x.shape) for x in model.inputs]
     elif model.save_spec() is not None:
-        inputs = [tuple(x.shape) for x in tf.nest.flatten(model.save_spec())]
+        called_with = tf.nest.flatten(model.save_spec())
+        inputs = [tuple(x.shape) for x in called_with if isinstance(x, tf.TensorSpec)]
     else:
         return None
     return _checked_shape(inputs, outputs, label)
@@ -236,7 +238,9 @@ def _check_same(model, flat, spec, label):
     images = rng.uniform(low, high, (2, *spec.image_shape)).astype(np.float32)
     # Whole numbers: the original may take uint8.
     images = np.rint(images) if np.max(high - low) > 100 else images
-    expected = np.asarray(tf.nest.flatten(model(images, training=False))[0], np.float32)
+    # One by one: the original may be made for one image at a time.
+    answers = [model(images[i : i + 1], training=False) for i in range(len(images))]
+    expected = np.concatenate([np.asarray(tf.nest.flatten(y)[0], np.float32) for y in answers])
     found = flat(images, training=False).numpy()
     difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
     half = any(layer.compute_dtype in _HALF_TYPES for layer in model._flatten_layers())

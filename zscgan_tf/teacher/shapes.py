@@ -28,7 +28,8 @@ def reshape(at, tensor, shape):
     if -1 in target:
         known = math.prod(side for side in target if side != -1)
         target = [math.prod(sides) // known if side == -1 else side for side in target]
-    if shape[0] not in (None, -1) or None in target or math.prod(target) != math.prod(sides):
+    # A model of one image at a time says 1 for its batch.
+    if shape[0] not in (None, -1, 1) or None in target or math.prod(target) != math.prod(sides):
         at.refuse(f'tf.reshape from {tuple(tensor.shape)} to {shape}')
     return _reshape(at, tensor, target)
 

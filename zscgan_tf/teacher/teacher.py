@@ -17,7 +17,8 @@ class Teacher:
         input_spec: what the first layer takes.
         num_classes: K.
         head: 'logits', 'softmax', 'probabilities' (no softmax was found; the logits are log p) or
-            'sigmoid' (one unit: the logits are (0, z)).
+            'sigmoid' (one unit, a linear one too: two classes, the logits are (0, z); several
+            units: their logits z).
         fingerprint: SHA-256 over structure and weights.
         name: a short name for messages.
     """

@@ -1,0 +1,198 @@
+"""The benchmark: its arithmetic, its turns, its file; never a time."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_teacher
+from zscgan_tf import benchmark, results
+from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers import ptq
+
+
+@pytest.fixture(scope='module')
+def teacher():
+    return tiny_teacher()
+
+
+@pytest.fixture(scope='module')
+def teacher_file(teacher, tmp_path_factory):
+    path = tmp_path_factory.mktemp('teacher') / 'tiny.h5'
+    teacher.model.save(path)
+    path.with_suffix('.json').write_text(json.dumps(teacher.input_spec.to_dict()))
+    return path
+
+
+def check(result, unit, repeats):
+    assert result['unit'] == unit and result['repeats'] == repeats
+    for name in ('ratio', 'numerator', 'denominator'):
+        assert math.isfinite(result[name]) and result[name] > 0
+
+
+def test_calls_take_turns_and_the_first_pair_warms_up():
+    calls = []
+    seconds = benchmark.interleaved(lambda: calls.append('A'), lambda: calls.append('B'), 3)
+    assert calls == list('ABABABAB')
+    assert [len(side) for side in seconds] == [3, 3]
+    calls.clear()
+    benchmark.interleaved(lambda: calls.append('A'), lambda: calls.append('B'), 1, warm_up=False)
+    assert calls == list('AB')
+
+
+def test_the_ratio_is_the_median_over_pairs_and_so_free_of_drift():
+    result = benchmark.summarize([2.0, 20.0, 300.0], [1.0, 10.0, 100.0], 'ms', 1000, images=7)
+    assert result == {
+        'ratio': 2.0,
+        'unit': 'ms',
+        'numerator': 20_000.0,
+        'denominator': 10_000.0,
+        'repeats': 3,
+        'images': 7,
+    }
+
+
+def test_step_over_bare(teacher):
+    check(benchmark.step_over_bare(teacher, 3, batch_size=4), 'ms', 3)
+
+
+def test_bare_passes_return_the_gradients_of_the_step(teacher):
+    """The optimizer of a step gets what the bare passes return for the same noise and labels."""
+    import tensorflow as tf
+
+    from zscgan_tf import training_loop, zscgan
+    from zscgan_tf.generator import draw_noise
+
+    options = benchmark._options(teacher, batch_size=4)
+    generator, optimizer, step = zscgan.build_training(teacher, options, seed=0)
+    labels = tf.random.stateless_uniform(
+        [4], training_loop.fold_seed(0, 0, 0), maxval=7, dtype=tf.int32, alg='philox'
+    )
+    noise = draw_noise(generator, 4, training_loop.fold_seed(0, 0, 1))
+    bare = benchmark._bare_passes(teacher, generator, options)(noise, labels)
+    seen = []
+    optimizer.apply_gradients = lambda pairs: seen.extend(gradient for gradient, _ in pairs)
+    step(tf.constant(0, tf.int64))
+    assert len(bare) == len(seen) == len(generator.trainable_variables)
+    scale = max(np.abs(gradient).max() for gradient in seen)
+    for one, other in zip(bare, seen, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_loop_and_direct_steps_take_turns(teacher, monkeypatch):
+    order = []
+    real_run, real_compiled = benchmark.training_loop.run, benchmark._compiled
+
+    def run(step, state, steps, *, write_images, **options):
+        def turns(done):
+            order.append('loop')
+            return write_images(done)
+
+        return real_run(step, state, steps, write_images=turns, **options)
+
+    def compiled(step):
+        function = real_compiled(step)
+        return lambda: (order.append('direct'), function())
+
+    monkeypatch.setattr(benchmark.training_loop, 'run', run)
+    monkeypatch.setattr(benchmark, '_compiled', compiled)
+    check(benchmark.loop_over_step(teacher, 2, batch_size=4, steps_per_turn=3), 'ms', 2)
+    assert order == ['loop', *['direct'] * 3] * 3
+
+
+def test_bfloat16_speedup(teacher):
+    result = benchmark.bfloat16_speedup(teacher, 2, batch_size=4)
+    check(result, 'ms', 2)
+    assert result['batch_size'] == 4
+
+
+def test_ptq_over_converter(teacher):
+    check(benchmark.ptq_over_converter(teacher, 1, images=70), 'ms', 1)
+
+
+def test_the_converter_alone_makes_the_same_file(teacher):
+    pixels = np.random.default_rng(0).uniform(size=(20, *teacher.input_spec.image_shape))
+    pixels = pixels.astype(np.float32)
+    inputs = teacher.input_spec.to_inputs(pixels).numpy()
+    assert benchmark.convert_in_memory(teacher, inputs) == ptq.convert(teacher, [pixels])
+
+
+def test_peak_memory_is_that_of_the_child():
+    """Not of this process, which holds TensorFlow, and not of the small one in between."""
+    small = benchmark.peak_memory([sys.executable, '-c', 'pass'])
+    large = benchmark.peak_memory([sys.executable, '-c', 'x = b"1" * 200_000_000'])
+    assert 1e6 < small < 60e6
+    assert 190e6 < large - small < 230e6
+
+
+def test_peak_memory_names_what_failed():
+    with pytest.raises(UserError, match='no such thing'):
+        benchmark.peak_memory([sys.executable, '-c', 'raise SystemExit("no such thing")'])
+
+
+@pytest.mark.slow
+def test_peak_memory_of_the_real_program(teacher_file):
+    result = benchmark.peak_memory_images(teacher_file, 1, images=(16, 32))
+    check(result, 'MB', 1)
+    assert result['images'] == [16, 32]
+    result = benchmark.peak_memory_steps(teacher_file, 1, steps=(2, 4))
+    check(result, 'MB', 1)
+    assert result['steps'] == [2, 4]
+
+
+def program(*arguments):
+    return subprocess.run(
+        [sys.executable, os.path.join('bin', 'benchmark.py'), *arguments],
+        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_partial_run_updates_its_entry_and_keeps_the_others(teacher_file, tmp_path):
+    path = tmp_path / 'benchmark.json'
+    kept = {'unit': 'ms', 'numerator': 3.0, 'denominator': 2.0, 'repeats': 1}
+    stale = {**kept, 'batch_size': 999}
+    path.write_text(
+        json.dumps(
+            {
+                'ratios': {'loop_over_step': 1.5, 'zscgan_step_over_bare': 1.5},
+                'details': {'loop_over_step': kept, 'zscgan_step_over_bare': stale},
+                **results.made_with(),
+            }
+        )
+    )
+    flags = (f'--teacher={teacher_file}', f'--result_json={path}', '--repeats=2', '--batch_size=4')
+    done = program(*flags, '--only=zscgan_step_over_bare', '--overwrite')
+    assert done.returncode == 0, done.stderr
+    assert 'zscgan_step_over_bare' in done.stdout and '<= 1.10' in done.stdout
+    found = json.loads(path.read_text())
+    assert set(found) == {'ratios', 'details', 'versions', 'machine'}
+    assert found['ratios']['loop_over_step'] == 1.5
+    assert found['details']['loop_over_step'] == kept
+    new = found['details']['zscgan_step_over_bare']
+    check({'ratio': found['ratios']['zscgan_step_over_bare'], **new}, 'ms', 2)
+    assert new['batch_size'] == 4
+    assert os.listdir(tmp_path) == ['benchmark.json']
+
+
+def test_mistakes_are_one_line_and_the_file_stays(teacher_file, tmp_path):
+    path = tmp_path / 'benchmark.json'
+    path.write_text(json.dumps({'ratios': {}, 'details': {}, 'versions': {}, 'machine': 'a'}))
+    before = path.read_text()
+    flags = (f'--teacher={teacher_file}', f'--result_json={path}')
+    for arguments, message in (
+        (flags, 'pass --overwrite'),
+        ((*flags, '--overwrite', '--only=loop_over_step'), 'run without --only'),
+        ((*flags, '--only=speed'), '--only=speed is unknown'),
+        ((*flags, '--only=peak_memory_steps'), 'pass the --large_teacher'),
+    ):
+        done = program(*arguments)
+        assert done.returncode == 1
+        lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+        assert len(lines) == 1 and message in lines[0]
+    assert path.read_text() == before

@@ -1,0 +1,159 @@
+"""The conditional U-Net: conditional batch norm against plain ones, shapes, sizes, the paper's."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.generator import (
+    ConditionalBatchNormalization,
+    Upsample,
+    build_generator,
+    default_scales,
+    draw_noise,
+)
+
+TINY = {'scales': 2, 'channels': 4, 'skip_channels': 2, 'z_channels': 3}
+
+
+def images(count, shape, seed=0):
+    return np.random.default_rng(seed).normal(2, 3, (count, *shape)).astype(np.float32)
+
+
+def conditional_norm(num_classes, channels):
+    layer = ConditionalBatchNormalization(num_classes)
+    layer.build([(None, None, None, channels), (None,)])
+    rng = np.random.default_rng(1)
+    layer.gamma.assign(rng.uniform(0.5, 2, (num_classes, channels)))
+    layer.beta.assign(rng.normal(size=(num_classes, channels)))
+    return layer
+
+
+def test_conditional_norm_is_a_plain_one_with_the_rows_gamma_and_beta():
+    """Each image of a mixed batch is what a plain batch norm of the whole batch makes of it."""
+    x, labels = images(6, (5, 4, 3)), np.array([0, 1, 1, 0, 0, 1])
+    layer = conditional_norm(2, 3)
+    y = layer([x, labels])
+    for row in range(2):
+        plain = tf_keras.layers.BatchNormalization(epsilon=layer.epsilon)
+        plain.build(x.shape)
+        plain.gamma.assign(layer.gamma[row])
+        plain.beta.assign(layer.beta[row])
+        np.testing.assert_allclose(
+            y[labels == row], plain(x, training=True)[labels == row], atol=1e-5
+        )
+
+
+def test_gradients_of_the_tables_are_those_of_plain_batch_norm():
+    x, labels = images(6, (5, 4, 3)), np.array([0, 1, 1, 0, 0, 1])
+    layer = conditional_norm(2, 3)
+    weights = images(6, (5, 4, 3), seed=2)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer([x, labels]) * weights)
+    gamma, beta = (tf.convert_to_tensor(g) for g in tape.gradient(loss, [layer.gamma, layer.beta]))
+    normalized = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + layer.epsilon)
+    for row in range(2):
+        own = labels == row
+        np.testing.assert_allclose(
+            gamma[row], (normalized * weights)[own].sum((0, 1, 2)), rtol=1e-3, atol=1e-3
+        )
+        np.testing.assert_allclose(beta[row], weights[own].sum((0, 1, 2)), rtol=1e-3, atol=1e-3)
+
+
+def test_upsample_repeats_and_crops():
+    x = images(2, (3, 4, 2))
+    expected = x.repeat(2, axis=1).repeat(2, axis=2)[:, :5, :7]
+    np.testing.assert_array_equal(Upsample((5, 7))(x), expected)
+
+
+@pytest.mark.parametrize(
+    'shape, options',
+    [
+        ((8, 8, 3), {}),
+        ((7, 9, 1), {}),
+        ((33, 17, 4), {}),
+        ((8, 8, 3), {'skip_channels': 0}),
+        ((7, 9, 3), {'output_stride': 2, 'scales': 1}),
+        ((33, 17, 1), {'output_stride': 2}),
+        ((12, 20, 2), {'channels': [3, 5]}),
+        ((9, 9, 3), {'dtype': 'bfloat16'}),
+    ],
+)
+def test_shapes_and_range(shape, options):
+    generator = build_generator(shape, 3, **{**TINY, **options})
+    pixels = generator(
+        [*draw_noise(generator, 4, tf.constant([0, 1])), tf.constant([0, 1, 2, 0])], training=True
+    )
+    assert pixels.dtype == tf.float32
+    assert pixels.shape == (4, *shape) == (4, *generator.output_shape[1:])
+    assert 0 <= np.min(pixels) < np.max(pixels) <= 1
+    assert all(v.dtype == tf.float32 for v in generator.variables)
+
+
+def test_output_stride_halves_the_noise():
+    generator = build_generator((7, 9, 3), 2, **{**TINY, 'scales': 1}, output_stride=2)
+    assert [x.shape for x in draw_noise(generator, 2, tf.constant([0, 0]))] == [(2, 4, 5, 3)]
+
+
+def test_label_and_noise_matter():
+    generator = build_generator((8, 8, 3), 2, **TINY)
+    for variable in generator.trainable_variables:
+        if 'gamma' in variable.name or 'beta' in variable.name:
+            shift = np.random.default_rng(0).normal(0, 0.5, variable.shape)
+            variable.assign_add(shift.astype('f'))
+    first, second = (draw_noise(generator, 4, tf.constant([0, i])) for i in range(2))
+    labels = tf.constant([0, 1, 0, 1])
+    pixels = generator([*first, labels]).numpy()
+    changed = generator([*first, tf.constant([0, 1, 0, 0])]).numpy()
+    # Only the image whose label changed is much different: the others share its batch moments.
+    difference = np.abs(changed - pixels).mean((1, 2, 3))
+    assert difference[3] > 3 * difference[:3].max()
+    assert np.abs(generator([*second, labels]).numpy() - pixels).mean() > 0.01
+
+
+def test_noise_is_normal_and_of_its_seed():
+    generator = build_generator((16, 16, 3), 2, **TINY)
+    (z,) = draw_noise(generator, 64, tf.constant([3, 4]))
+    assert np.mean(z) == pytest.approx(0, abs=0.02) and np.std(z) == pytest.approx(1, abs=0.02)
+    np.testing.assert_array_equal(z, draw_noise(generator, 64, tf.constant([3, 4]))[0])
+    assert np.any(z != draw_noise(generator, 64, tf.constant([3, 5]))[0])
+
+
+def test_the_papers_network():
+    """At 224 pixels: 5 scales of 128, 30 conditional batch norms of 3240 channels in all."""
+    generator = build_generator((224, 224, 3), 2)
+    norms = [x for x in generator.layers if isinstance(x, ConditionalBatchNormalization)]
+    assert len(norms) == 30
+    assert sum(norm.gamma.shape[-1] for norm in norms) == 3240
+    strided = [
+        layer
+        for layer in generator.layers
+        if isinstance(layer, tf_keras.layers.Conv2D) and layer.strides == (2, 2)
+    ]
+    assert [layer.output_shape[1] for layer in strided] == [112, 56, 28, 14, 7]
+    assert generator.input_shape == [(None, 224, 224, 32), (None,)]
+    # The label has no other way in.
+    consumers = {node.outbound_layer for node in generator.get_layer('labels')._outbound_nodes}
+    assert consumers == set(norms)
+
+
+@pytest.mark.parametrize(
+    'size, scales', [((224, 224), 5), ((32, 32), 3), ((33, 17), 2), ((8, 8), 1), ((2, 9), 1)]
+)
+def test_default_scales(size, scales):
+    assert default_scales(size) == scales
+    build_generator((*size, 1), 2, **{**TINY, 'scales': None})
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'scales': 4}, '--generator_scales=4 halves 8x8 pixels below one: pass at most 3'),
+        ({'scales': 3, 'output_stride': 2}, '4x4 pixels below one: pass at most 2'),
+        ({'channels': [4, 4, 4]}, '--generator_channels has 3 values for 2 scales'),
+    ],
+)
+def test_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        build_generator((8, 8, 3), 2, **{**TINY, **options})

@@ -1,0 +1,76 @@
+"""Presets: the paper's values, what overrides change, and what is out of range."""
+
+import types
+
+import pytest
+
+from zscgan_tf import presets
+from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.input_spec import InputSpec
+
+
+def teacher(size):
+    return types.SimpleNamespace(input_spec=InputSpec((size, size), 3, (0.5,), (0.5,)))
+
+
+def test_paper_is_section_3():
+    options = presets.resolve('paper', teacher(224), {})
+    assert options['steps'] == 200 * 1000 and options['batch_size'] == 128
+    assert options['generator_scales'] == 5 and options['generator_channels'] == 128
+    assert options['learning_rate'] == 1e-3 and options['output_stride'] == 1
+    assert options['class_loss_weight'] == options['bns_loss_weight'] == 1
+    assert presets.calibration_images('paper') == 10_000
+
+
+def test_small_is_smaller():
+    for size in (8, 32, 224):
+        small, paper = (presets.resolve(p, teacher(size), {}) for p in ('small', 'paper'))
+        assert small.keys() == paper.keys() == set(presets.OPTIONS)
+        assert small['steps'] * small['batch_size'] < paper['steps'] * paper['batch_size']
+    assert presets.calibration_images('small') < presets.calibration_images('paper')
+
+
+def test_overrides():
+    options = presets.resolve(
+        'small', teacher(32), {'steps': 7, 'batch_size': None, 'generator_channels': [4]}
+    )
+    assert options['steps'] == 7 and options['generator_channels'] == 4
+    assert options['batch_size'] == presets.resolve('small', teacher(32), {})['batch_size']
+    options = presets.resolve('small', teacher(32), {'generator_channels': [4, 8, 8, 16]})
+    assert options['generator_scales'] == 4 and options['generator_channels'] == [4, 8, 8, 16]
+
+
+def test_scales_fit_the_size_that_the_network_works_at():
+    assert presets.resolve('paper', teacher(32), {})['generator_scales'] == 3
+    assert presets.resolve('paper', teacher(32), {'output_stride': 2})['generator_scales'] == 2
+
+
+@pytest.mark.parametrize(
+    'overrides, message',
+    [
+        ({'batch_size': 0}, '--batch_size=0 must be at least 1.'),
+        ({'batch_size': 2.5}, '--batch_size=2.5 must be at least 1.'),
+        ({'steps': -1}, '--steps=-1 must be at least 1.'),
+        ({'z_channels': 0}, '--z_channels=0 must be at least 1.'),
+        ({'output_stride': 0}, '--output_stride=0 must be at least 1.'),
+        ({'generator_scales': 0}, '--generator_scales=0 must be at least 1.'),
+        ({'generator_channels': [4, 0]}, r'--generator_channels=\[4, 0\] must be at least 1.'),
+        ({'generator_channels': []}, r'--generator_channels=\[\] must be at least 1.'),
+        ({'skip_channels': -1}, '--skip_channels=-1 must be 0 .no skips. or more.'),
+        ({'learning_rate': 0.0}, '--learning_rate=0.0 must be positive.'),
+        ({'learning_rate': float('nan')}, '--learning_rate=nan must be positive.'),
+        ({'learning_rate': float('inf')}, '--learning_rate=inf must be positive.'),
+        ({'bns_loss_weight': -1.0}, '--bns_loss_weight=-1.0 must be 0 .switched off. or more.'),
+        ({'class_loss_weight': 0, 'bns_loss_weight': 0}, 'leave nothing to train: keep one.'),
+        ({'compute_dtype': 'float16'}, 'must be float32 or bfloat16.'),
+        ({'epochs': 3}, 'unknown option epochs: the options are generator_scales, '),
+    ],
+)
+def test_out_of_range(overrides, message):
+    with pytest.raises(UserError, match=message):
+        presets.resolve('small', teacher(32), overrides)
+
+
+def test_unknown_preset():
+    with pytest.raises(UserError, match='--preset=big is unknown: pass one of small, paper.'):
+        presets.resolve('big', teacher(32), {})

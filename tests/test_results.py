@@ -1,0 +1,70 @@
+"""Result files: a value a seed, merged, never mixed."""
+
+import json
+
+import pytest
+
+from zscgan_tf import results
+from zscgan_tf.errors import UserError
+
+
+def add(path, seed, accuracy, minutes=1.0, **common):
+    common = {'float_accuracy': 90.0, 'images': 512, 'steps': 100, **common}
+    results.add(path, seed, {'accuracy': accuracy, 'agreement': 99.0 + seed}, minutes, **common)
+
+
+def test_seeds_are_merged_in_order(tmp_path):
+    path = tmp_path / 'ptq.json'
+    add(path, 2, 80.123456, minutes=1.239)
+    add(path, 0, 81)
+    add(path, 1, 82)
+    add(path, 0, 83, minutes=5)  # in place of the first one
+    result = results.read(path)
+    assert result == json.loads(path.read_text())
+    assert result['seeds'] == [0, 1, 2]
+    assert result['metrics'] == {'accuracy': [83, 82, 80.1235], 'agreement': [99, 100, 101]}
+    assert result['minutes'] == [5, 1, 1.24]
+    assert result['float_accuracy'] == 90 and result['images'] == 512 and result['steps'] == 100
+    assert result['versions']['tensorflow'].startswith('2.') and 'cores' in result['machine']
+
+
+def test_only_metrics_that_every_seed_has(tmp_path):
+    path = tmp_path / 'ptq.json'
+    results.add(path, 0, {'accuracy': 1, 'top5': 2}, 0, steps=1)
+    results.add(path, 1, {'accuracy': 3}, 0, steps=1)
+    assert results.read(path)['metrics'] == {'accuracy': [1, 3]}
+
+
+@pytest.mark.parametrize('other', [{'steps': 200}, {'images': 64}, {'float_accuracy': 91.0}])
+def test_other_configurations_are_refused(tmp_path, other):
+    path = tmp_path / 'ptq.json'
+    add(path, 0, 80)
+    before = path.read_text()
+    with pytest.raises(UserError, match='holds results of another configuration'):
+        add(path, 1, 81, **other)
+    assert path.read_text() == before
+
+
+def test_a_seed_without_real_images_does_not_join_those_with(tmp_path):
+    path = tmp_path / 'ptq.json'
+    add(path, 0, 80)
+    with pytest.raises(UserError, match='holds results of another configuration'):
+        results.add(path, 1, {'agreement': 99}, 1, images=512, steps=100)
+    assert results.read(path)['float_accuracy'] == 90
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"metrics": {}}', 'no JSON'])
+def test_other_files_are_refused(tmp_path, text):
+    path = tmp_path / 'ptq.json'
+    path.write_text(text)
+    for use in (results.read, results.check, lambda p: add(p, 0, 1)):
+        with pytest.raises(UserError, match='not a result file'):
+            use(path)
+    assert path.read_text() == text
+
+
+def test_check_is_called_before_any_work(tmp_path):
+    results.check(tmp_path / 'new.json')
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match='does not exist'):
+        results.check(tmp_path / 'missing' / 'new.json')

@@ -1,0 +1,477 @@
+"""The one loop: resume to the bit, signals, damaged checkpoints, full disks, NaN, replicas."""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf import training_loop
+from zscgan_tf.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+class Walk:
+    """A training without a model: Adam on a noisy quadratic, its noise from the step's number."""
+
+    def __init__(self, size=3, spoil_at=None):
+        self.weights = tf.Variable(np.linspace(1, 2, size), dtype=tf.float32)
+        self.optimizer = tf_keras.optimizers.Adam(0.05, beta_1=0.5)
+        self.optimizer.build([self.weights])
+        self.spoil_at = spoil_at
+        self.state = {'weights': self.weights, 'optimizer': self.optimizer}
+
+    def step(self, index):
+        seed = training_loop.fold_seed(0, index, 0)
+        noise = tf.random.stateless_normal(self.weights.shape, seed, alg='philox')
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(self.weights - noise))
+        self.optimizer.apply_gradients([(tape.gradient(loss, self.weights), self.weights)])
+        if self.spoil_at is not None:
+            loss = tf.where(index + 1 == self.spoil_at, np.nan, loss)
+        return {'loss': loss, 'index': index}
+
+    def run(self, workdir, steps=20, **options):
+        options = {'checkpoint_every': 5, 'images_per_step': 4, **options}
+        return training_loop.run(self.step, self.state, steps, workdir=workdir, **options)
+
+
+def read_metrics(workdir):
+    text = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def saved_steps(workdir):
+    return sorted(int(p.stem[5:]) for p in (workdir / 'checkpoints').glob('ckpt-*.index'))
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    walk = Walk()
+    walk.run(tmp_path_factory.mktemp('walk'))
+    return walk.weights.numpy()
+
+
+def check_log(workdir, steps=20):
+    """Every step stands once in the log, in order."""
+    lines = read_metrics(workdir)
+    done = [0] + [line['step'] for line in lines]
+    assert done == sorted(set(done)) and done[-1] == steps
+    for before, line in zip(done[:-1], lines, strict=True):
+        # `index` is the mean of the numbers of the steps that the line tells of.
+        assert line['index'] == pytest.approx((before + line['step'] - 1) / 2)
+
+
+# Runs that end.
+
+
+def test_steps_are_those_of_a_plain_loop(uninterrupted, tmp_path):
+    walk = Walk()
+    for index in range(20):
+        walk.step(tf.constant(index, tf.int64))
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+
+
+def test_log_checkpoints_and_what_is_returned(tmp_path):
+    last = Walk().run(tmp_path, 23)
+    lines = read_metrics(tmp_path)
+    check_log(tmp_path, 23)
+    assert saved_steps(tmp_path) == [20, 23]  # the last two, the end among them
+    assert last == {key: lines[-1][key] for key in last} and set(last) == {'loss', 'index'}
+    assert all(line['images_per_second'] > 0 for line in lines)
+    seconds = [line['seconds'] for line in lines]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert training_loop.last_metrics(tmp_path) == lines[-1]
+
+
+def test_how_steps_are_cut_into_calls_changes_nothing(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, 'MAX_STEPS_PER_CALL', 1)
+    walk = Walk()
+    walk.run(tmp_path)
+    assert len(read_metrics(tmp_path)) == 20
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+
+
+def test_a_finished_run_does_nothing(tmp_path):
+    Walk().run(tmp_path)
+    before = (tmp_path / 'metrics.jsonl').read_text()
+    walk = Walk()
+    assert walk.run(tmp_path) == {}
+    assert (tmp_path / 'metrics.jsonl').read_text() == before
+    assert training_loop.restore({'weights': Walk().weights}, tmp_path) == 20
+
+
+def test_tensorboard_has_scalars_and_grids(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def write_images(done):
+        return {'classes': np.full((2, 4, 4, 3), done / 20, np.float32)}
+
+    Walk().run(tmp_path, write_images=write_images, images_every=10)
+    events = EventAccumulator(str(tmp_path / 'tensorboard'), {'tensors': 0}).Reload()
+    names = set(events.Tags()['tensors'])
+    assert {'loss', 'images_per_second', 'classes'} <= names
+    assert [event.step for event in events.Tensors('classes')] == [10, 20]
+    lines = read_metrics(tmp_path)
+    assert [event.step for event in events.Tensors('loss')] == [line['step'] for line in lines]
+    values = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors('loss')]
+    np.testing.assert_allclose(values, [line['loss'] for line in lines], rtol=1e-6)
+
+
+def test_the_time_is_told(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, 'zscgan_tf'):
+        Walk().run(tmp_path, 50)
+    told = [r.getMessage() for r in caplog.records if 'images/s: about' in r.getMessage()]
+    assert len(told) == 1 and 'of 50 steps left' in told[0] and 'seconds' in told[0]
+
+
+@pytest.mark.parametrize(
+    'seconds, text',
+    [(12, '12 seconds'), (600, '10 minutes'), (9000, '2.5 hours'), (1e6, '11.6 days')],
+)
+def test_durations(seconds, text):
+    assert training_loop._duration(seconds) == text
+
+
+# Runs that are interrupted.
+
+
+def interrupt_at(step, number=signal.SIGINT):
+    def write_images(done):
+        if done == step:
+            os.kill(os.getpid(), number)
+        return {}
+
+    return {'write_images': write_images, 'images_every': 1}
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('step', [1, 13])
+def test_a_signal_saves_and_the_same_call_resumes(uninterrupted, tmp_path, capfd, number, step):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match=f'after step {step} of 20; the same .* resumes'):
+        Walk().run(tmp_path, **interrupt_at(step, number))
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert saved_steps(tmp_path)[-1] == step
+    assert 'once more to stop at once' in capfd.readouterr().err
+    walk = Walk()
+    walk.run(tmp_path)
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+    check_log(tmp_path)
+
+
+def test_a_signal_in_the_last_step_is_not_lost(uninterrupted, tmp_path):
+    """The program stops, as it was told to, and the training counts as done."""
+    with pytest.raises(KeyboardInterrupt, match='after step 20 of 20'):
+        Walk().run(tmp_path, **interrupt_at(20))
+    walk = Walk()
+    assert walk.run(tmp_path) == {}
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    def write_images(done):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        raise AssertionError('still running')
+
+    with pytest.raises(KeyboardInterrupt):
+        Walk().run(tmp_path, write_images=write_images, images_every=1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_runs_in_other_threads_too(uninterrupted, tmp_path):
+    walk = Walk()
+    thread = threading.Thread(target=walk.run, args=(tmp_path,))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+
+
+def test_seconds_of_an_interrupted_run_count(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Walk().run(tmp_path, **interrupt_at(13))
+    before = training_loop.last_metrics(tmp_path)['seconds']
+    Walk().run(tmp_path)
+    assert read_metrics(tmp_path)[-1]['seconds'] > before
+
+
+SLOW_WALK = """
+import pathlib, sys, time
+from tests.test_training_loop import Walk
+
+walk = Walk()
+walk.run(pathlib.Path(sys.argv[1]), write_images=lambda done: time.sleep(0.05) or {}, images_every=1)
+"""
+
+
+def test_a_killed_process_resumes_to_the_bit(uninterrupted, tmp_path):
+    """SIGKILL after the second checkpoint; then with a log line that was cut off."""
+    process = subprocess.Popen([sys.executable, '-c', SLOW_WALK, tmp_path], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'checkpoints' / 'ckpt-10.index').exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.1)  # it goes on logging behind the checkpoint
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert saved_steps(tmp_path)[-1] < 20
+    with open(tmp_path / 'metrics.jsonl', 'a') as file:
+        file.write('{"step": 1')
+    walk = Walk()
+    walk.run(tmp_path)
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+    check_log(tmp_path)
+
+
+# Checkpoints that are damaged, or can't be written.
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def garble(path):
+    data = bytearray(path.read_bytes())
+    for i in range(0, len(data), 7):
+        data[i] ^= 0xFF
+    path.write_bytes(data)
+
+
+def empty(path):
+    path.write_bytes(b'')
+
+
+@pytest.mark.parametrize('damage', [truncate, garble, empty, os.remove])
+@pytest.mark.parametrize('part', ['data-00000-of-00001', 'index'])
+def test_a_damaged_checkpoint_falls_back(uninterrupted, tmp_path, caplog, damage, part):
+    with pytest.raises(KeyboardInterrupt):
+        Walk().run(tmp_path, **interrupt_at(13))
+    assert saved_steps(tmp_path) == [10, 13]
+    damage(tmp_path / 'checkpoints' / f'ckpt-13.{part}')
+    walk = Walk()
+    with caplog.at_level(logging.INFO, 'zscgan_tf'):
+        walk.run(tmp_path)
+    messages = [record.getMessage() for record in caplog.records]
+    assert any('ckpt-13 is damaged' in m and 'the one before' in m for m in messages)
+    assert any('resuming after step 10' in m for m in messages)
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+    check_log(tmp_path)
+
+
+@pytest.mark.parametrize('part', ['data-00000-of-00001', 'index'])
+def test_nothing_but_damaged_checkpoints(tmp_path, part):
+    with pytest.raises(KeyboardInterrupt):
+        Walk().run(tmp_path, **interrupt_at(13))
+    for step in (10, 13):
+        garble(tmp_path / 'checkpoints' / f'ckpt-{step}.{part}')
+    for again in (lambda: Walk().run(tmp_path), lambda: training_loop.restore({}, tmp_path)):
+        with pytest.raises(UserError, match='none of its checkpoints can be read; remove'):
+            again()
+
+
+@pytest.mark.parametrize('damage', [truncate, garble, empty, os.remove])
+def test_a_damaged_list_of_checkpoints_loses_nothing(uninterrupted, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        Walk().run(tmp_path, **interrupt_at(13))
+    damage(tmp_path / 'checkpoints' / 'checkpoint')
+    walk = Walk()
+    walk.run(tmp_path)
+    assert min(line['step'] for line in read_metrics(tmp_path)) == 1
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+    check_log(tmp_path)
+    assert saved_steps(tmp_path) == [15, 20]
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path):
+    Walk(size=3).run(tmp_path)
+    with pytest.raises(UserError, match='none of its checkpoints can be read'):
+        Walk(size=4).run(tmp_path, 40)
+
+
+def test_restoring_needs_the_variables(tmp_path):
+    """A part of what was saved will do; what was not saved will not."""
+    Walk().run(tmp_path)
+    weights = tf.Variable(np.zeros(3), dtype=tf.float32)
+    assert training_loop.restore({'weights': weights}, tmp_path) == 20
+    assert np.all(weights.numpy() != 0)
+    with pytest.raises(UserError, match='none of its checkpoints'):
+        training_loop.restore({'other': tf.Variable([1.0])}, tmp_path)
+    assert training_loop.restore({'weights': weights}, tmp_path / 'nothing') == 0
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """A stand-in for a full disk: writing past `size` bytes fails."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_full_disk_while_saving(tmp_path):
+    """The checkpoint before stays whole, and the same call goes on when there is room."""
+    with pytest.raises(KeyboardInterrupt):
+        Walk(size=5000).run(tmp_path, **interrupt_at(6))
+    with files_of_at_most(30_000), pytest.raises(UserError, match='could not be written .*space'):
+        Walk(size=5000).run(tmp_path)
+    assert 6 in saved_steps(tmp_path)
+    walk, other = Walk(size=5000), Walk(size=5000)
+    walk.run(tmp_path)
+    other.run(tmp_path / 'other')
+    np.testing.assert_array_equal(walk.weights, other.weights)
+    check_log(tmp_path)
+
+
+def test_a_full_disk_while_logging(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Walk().run(tmp_path, **interrupt_at(6))
+    size = (tmp_path / 'metrics.jsonl').stat().st_size
+    with files_of_at_most(size + 40), pytest.raises(UserError, match='metrics.jsonl.*space'):
+        Walk().run(tmp_path)
+    Walk().run(tmp_path)
+    check_log(tmp_path)
+
+
+# Losses that are not finite.
+
+
+@pytest.mark.parametrize('step', [1, 7, 20])
+def test_stops_where_a_loss_is_not_finite(tmp_path, step):
+    with pytest.raises(UserError, match=f'stopped: loss is nan at step {step};'):
+        Walk(spoil_at=step).run(tmp_path)
+    assert all(saved < step for saved in saved_steps(tmp_path))
+    assert all(line['step'] < step for line in read_metrics(tmp_path)) if step > 1 else True
+
+
+# Strategies.
+
+
+def test_strategies_by_name():
+    assert training_loop.make_strategy('default') is tf.distribute.get_strategy()
+    assert isinstance(training_loop.make_strategy('mirrored'), tf.distribute.MirroredStrategy)
+    with pytest.raises(UserError, match='--strategy=many is unknown: pass one of default,'):
+        training_loop.make_strategy('many')
+
+
+def test_mirrored_on_one_device_is_the_default(uninterrupted, tmp_path):
+    strategy = training_loop.make_strategy('mirrored')
+    with strategy.scope():
+        walk = Walk()
+    walk.run(tmp_path, strategy=strategy)
+    np.testing.assert_allclose(walk.weights.numpy(), uninterrupted, rtol=1e-6)
+
+
+def test_xla_traces_the_step_once(uninterrupted, tmp_path):
+    walk, traced = Walk(), []
+
+    def step(index):
+        traced.append(index)
+        return walk.step(index)
+
+    training_loop.run(step, walk.state, 20, workdir=tmp_path, images_per_step=1, jit_compile=True)
+    assert len(traced) == 1
+    np.testing.assert_allclose(walk.weights, uninterrupted, rtol=1e-4)
+
+
+def test_replica_slices_make_up_the_whole():
+    class Replica:
+        num_replicas_in_sync = 3
+
+        def __init__(self, index):
+            self.replica_id_in_sync_group = index
+
+    x = tf.range(12)
+    parts = [training_loop.replica_slice(x, Replica(i)) for i in range(3)]
+    np.testing.assert_array_equal(tf.concat(parts, 0), x)
+
+
+def test_seeds_differ_by_seed_step_and_stream():
+    seeds = {
+        tuple(training_loop.fold_seed(seed, tf.constant(index, tf.int64), stream).numpy())
+        for seed in range(3)
+        for index in range(3)
+        for stream in range(3)
+    }
+    assert len(seeds) == 27
+
+
+# Ten steps of ZS-CGAN on one and two logical devices: prints both histories and the weights' sums.
+TWO_DEVICES = """
+import json, sys, tempfile
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices('CPU')[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from tests.tiny import tiny_teacher
+from zscgan_tf import training_loop, zscgan
+from zscgan_tf.generator import ConditionalBatchNormalization
+from zscgan_tf.teacher.batch_norm import batch_moments
+
+training_loop.MAX_STEPS_PER_CALL = 1
+options = dict(steps=10, batch_size=8, generator_scales=1, generator_channels=6, skip_channels=2,
+               z_channels=4, learning_rate=float(sys.argv[1]))
+result = {}
+for name in ('default', 'mirrored'):
+    strategy = training_loop.make_strategy(name)
+    folder = tempfile.mkdtemp(dir=sys.argv[2])
+    source = zscgan.train_generator(tiny_teacher(5), folder, strategy=strategy, **options)
+    lines = [json.loads(line) for line in open(folder + '/metrics.jsonl')]
+    result[name] = {key: [line[key] for line in lines]
+                    for key in ('class_loss', 'bns_loss', 'class_accuracy')}
+    result[name]['replicas'] = strategy.num_replicas_in_sync
+    result[name]['image'] = float(np.mean(next(source.batches())[0]))
+
+strategy = training_loop.make_strategy('mirrored')
+with strategy.scope():
+    layer = ConditionalBatchNormalization(2)
+    layer.build([(None, 3, 3, 2), (None,)])
+x = tf.random.stateless_normal((8, 3, 3, 2), (0, 0)) * tf.reshape(tf.range(1.0, 9.0), (8, 1, 1, 1))
+labels = tf.constant([0, 1] * 4)
+
+def normalize():
+    replicas = tf.distribute.get_replica_context()
+    return layer([training_loop.replica_slice(t, replicas) for t in (x, labels)])
+
+parts = strategy.experimental_local_results(strategy.run(normalize))
+result['norm'] = float(np.abs(np.concatenate(parts) - layer([x, labels]).numpy()).max())
+print(json.dumps(result))
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_have_the_losses_of_one(tmp_path):
+    """To 1e-4 relative over ten steps, with the same global batch."""
+    process = subprocess.run(
+        [sys.executable, '-c', TWO_DEVICES, '0.002', tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout.splitlines()[-1])
+    one, two = result['default'], result['mirrored']
+    assert (one['replicas'], two['replicas']) == (1, 2)
+    for key in ('class_loss', 'bns_loss', 'class_accuracy'):
+        assert len(one[key]) == 10
+        np.testing.assert_allclose(two[key], one[key], rtol=1e-4)
+    assert one['bns_loss'][-1] < one['bns_loss'][0]  # it did learn in between
+    assert two['image'] == pytest.approx(one['image'], rel=1e-3)
+    assert result['norm'] < 1e-5

@@ -1,0 +1,71 @@
+"""A workdir belongs to one teacher and one configuration."""
+
+import json
+
+import pytest
+
+from zscgan_tf import workdir
+from zscgan_tf.errors import UserError
+
+CONFIG = {'teacher': 'net', 'fingerprint': 'abc', 'channels': [4, 8], 'rate': 1e-3, 'seed': 0}
+
+
+def test_claims_a_new_folder_and_its_own_again(tmp_path):
+    folder = tmp_path / 'new' / 'run'
+    workdir.claim(folder, CONFIG)
+    assert workdir.read(folder) == CONFIG == json.loads((folder / 'config.json').read_text())
+    workdir.claim(folder, {**CONFIG, 'channels': (4, 8)})  # equal as JSON
+    workdir.claim(str(folder), dict(reversed(CONFIG.items())))
+    assert [path.name for path in folder.iterdir()] == ['config.json']
+
+
+def test_another_teacher_is_refused(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    with pytest.raises(UserError, match='belongs to another teacher .net.: pass another --workdir'):
+        workdir.claim(tmp_path, {**CONFIG, 'fingerprint': 'xyz', 'seed': 3})
+    assert workdir.read(tmp_path) == CONFIG
+
+
+def test_another_configuration_is_refused_by_the_names_that_differ(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    other = {**CONFIG, 'rate': 2e-3, 'new': list(range(100))}
+    del other['seed']
+    with pytest.raises(UserError) as error:
+        workdir.claim(tmp_path, other)
+    message = str(error.value)
+    assert 'rate 0.001, not 0.002' in message
+    assert 'seed 0, not null' in message
+    assert 'new null, not [0, 1, 2,' in message and '...' in message and '99' not in message
+    assert 'channels' not in message and 'fingerprint' not in message and '\n' not in message
+    assert workdir.read(tmp_path) == CONFIG
+
+
+def test_folders_that_can_not_be_made(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='can not be made .*: pass a folder that can be written'):
+        workdir.claim(tmp_path / 'file' / 'run', CONFIG)
+    with pytest.raises(UserError, match='can not be made'):
+        workdir.claim(tmp_path / 'file', CONFIG)
+    with pytest.raises(UserError, match='can not be made'):
+        workdir.claim('/proc/run', CONFIG)
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('{"teacher": ', 'can not be read'),
+        ('[1, 2]', 'is no configuration'),
+        ('\udcff', 'can not be read'),
+    ],
+)
+def test_broken_configurations(tmp_path, text, words):
+    (tmp_path / 'config.json').write_bytes(text.encode(errors='surrogateescape'))
+    for use in (lambda: workdir.read(tmp_path), lambda: workdir.claim(tmp_path, CONFIG)):
+        with pytest.raises(UserError, match=words):
+            use()
+
+
+def test_no_run(tmp_path):
+    for folder in (tmp_path, tmp_path / 'missing'):
+        with pytest.raises(UserError, match='holds no run .no config.json.: train a generator'):
+            workdir.read(folder)

@@ -1,0 +1,171 @@
+"""Measures what the project's own code costs, as ratios within one run.
+
+Prints a table and writes the ratios to a JSON file. Takes half an hour with both teachers.
+
+  bin/benchmark.py --teacher=resnet20.h5 --large_teacher=mobilenet.h5 --result_json=benchmark.json
+"""
+
+import functools
+import json
+import math
+import os
+import pathlib
+
+from absl import flags
+
+from zscgan_tf.commands import app, common_flags
+from zscgan_tf.errors import UserError
+
+FLAGS = flags.FLAGS
+
+# name: (target or None, what it means).
+MEASUREMENTS = {
+    'zscgan_step_over_bare': (1.10, 'a training step / its bare forward and backward passes'),
+    'loop_over_step': (1.03, 'a step in the training loop / the same step called directly'),
+    'bfloat16_speedup': (None, 'a step in float32 / the same step in bfloat16'),
+    'ptq_over_converter': (1.15, 'synthetic images to a file / the converter with them in memory'),
+    'peak_memory_images': (1.05, 'quantize.py, large teacher: many images / few'),
+    'peak_memory_steps': (1.05, 'quantize.py, large teacher: many training steps / few'),
+}
+
+common_flags.define_teacher_flags()
+common_flags.define_overwrite_flag()
+flags.DEFINE_string(
+    'large_teacher',
+    None,
+    'A second classifier, of large images, for bfloat16_speedup and peak_memory. Not measured '
+    'where none is passed.',
+)
+flags.DEFINE_string('result_json', None, 'The file to write.')
+flags.DEFINE_list(
+    'only',
+    None,
+    f'What to measure, of {", ".join(MEASUREMENTS)}; the other entries of --result_json are kept.',
+)
+flags.DEFINE_integer('repeats', 20, 'Pairs of steps, of which the median counts.', lower_bound=1)
+flags.DEFINE_integer(
+    'long_repeats', 3, 'Pairs of what takes minutes: the last three measurements.', lower_bound=1
+)
+flags.DEFINE_integer('batch_size', 64, 'Images a step, of --teacher.', lower_bound=2)
+flags.DEFINE_integer(
+    'large_batch', None, "Images a step, of --large_teacher. Default: the preset's.", lower_bound=2
+)
+flags.DEFINE_integer('ptq_images', 10_000, 'Images of ptq_over_converter.', lower_bound=1)
+
+
+def main():
+    from zscgan_tf import export
+
+    chosen = _chosen()
+    results = {}
+    made_with = {}
+    if FLAGS.result_json:
+        export.check_output(FLAGS.result_json, FLAGS.overwrite)
+        results, made_with = _kept()
+    print(f'{"":<44}{"ratio":>8}{"target":>8}{"medians":>22}  meaning')
+    try:
+        for name, result in _measure(chosen):
+            results[name] = result
+            print(_row(name, result), flush=True)
+            if FLAGS.result_json:
+                _write(results, made_with)
+    except KeyboardInterrupt:
+        where = f'; {FLAGS.result_json} holds what was measured' if made_with else ''
+        raise KeyboardInterrupt(f'interrupted{where}') from None
+
+
+def _chosen():
+    chosen = FLAGS.only or list(MEASUREMENTS)
+    for name in chosen:
+        if name not in MEASUREMENTS:
+            raise UserError(f'--only={name} is unknown: pass some of {", ".join(MEASUREMENTS)}.')
+        if FLAGS.only and name.startswith('peak_memory') and not FLAGS.large_teacher:
+            raise UserError(f'--only={name}: pass the --large_teacher to measure it with.')
+    return chosen
+
+
+def _measure(chosen):
+    """Yields (name of the ratio, result) of each measurement that was chosen."""
+    from zscgan_tf import benchmark
+    from zscgan_tf.teacher.loading import load_teacher
+
+    teacher = common_flags.load_teacher()
+    few, many = FLAGS.long_repeats, FLAGS.repeats
+    if 'zscgan_step_over_bare' in chosen:
+        yield (
+            'zscgan_step_over_bare',
+            benchmark.step_over_bare(teacher, many, FLAGS.batch_size),
+        )
+    if 'loop_over_step' in chosen:
+        # A turn of the loop is many steps.
+        turns = math.ceil(many / 2)
+        yield 'loop_over_step', benchmark.loop_over_step(teacher, turns, FLAGS.batch_size)
+    if 'bfloat16_speedup' in chosen:
+        result = benchmark.bfloat16_speedup(teacher, many, FLAGS.batch_size)
+        yield f'bfloat16_speedup_{teacher.name}', result
+        if FLAGS.large_teacher:
+            large = load_teacher(FLAGS.large_teacher, allow_code=FLAGS.allow_code)
+            result = benchmark.bfloat16_speedup(large, math.ceil(many / 2), FLAGS.large_batch)
+            yield f'bfloat16_speedup_{large.name}', result
+    if 'ptq_over_converter' in chosen:
+        yield 'ptq_over_converter', benchmark.ptq_over_converter(teacher, few, FLAGS.ptq_images)
+    if FLAGS.large_teacher:
+        for name in ('peak_memory_images', 'peak_memory_steps'):
+            if name in chosen:
+                yield name, getattr(benchmark, name)(FLAGS.large_teacher, few)
+
+
+def _row(name, result):
+    """A line of the table."""
+    kind = 'bfloat16_speedup' if name.startswith('bfloat16_speedup') else name
+    target, meaning = MEASUREMENTS[kind]
+    medians = f'{result["numerator"]:,.1f} / {result["denominator"]:,.1f} {result["unit"]}'
+    target = f'<= {target:.2f}' if target else '-'
+    return f'{name:<44}{result["ratio"]:>8.3f}{target:>8}{medians:>22}  {meaning}'
+
+
+def _kept():
+    """With --only: the entries that the file holds, if they come from here; else nothing."""
+    from zscgan_tf import results
+
+    made_with = results.made_with()
+    path = pathlib.Path(FLAGS.result_json)
+    if not FLAGS.only or not os.path.exists(path):
+        return {}, made_with
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+        kept = {name: {'ratio': found['ratios'][name], **found['details'][name]}
+                for name in found['ratios']}  # fmt: skip
+        others = {key: found[key] for key in made_with}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'--result_json={path} is no result of this program ({error!r}).'
+        ) from error
+    if others != made_with:
+        raise UserError(
+            f'--result_json={path} was made with other versions or on another machine: '
+            f'run without --only.'
+        )
+    return kept, made_with
+
+
+def _write(results, made_with):
+    from zscgan_tf.export import write_atomically
+
+    result = {
+        'ratios': {name: found['ratio'] for name, found in results.items()},
+        'details': {
+            name: {key: value for key, value in found.items() if key != 'ratio'}
+            for name, found in results.items()
+        },
+        **made_with,
+    }
+    data = (json.dumps(result, indent=1) + '\n').encode()
+    # Written after every measurement; whether it may be replaced was asked before the first.
+    write_atomically(FLAGS.result_json, data, overwrite=True)
+
+
+run = functools.partial(app.run, __name__, main)
+
+if __name__ == '__main__':
+    run()
