@@ -35,7 +35,7 @@ class Walk:
 
     def step(self, index):
         seed = training_loop.fold_seed(0, index, 0)
-        noise = tf.random.stateless_normal(self.weights.shape, seed, alg='philox')
+        noise = tf.random.stateless_uniform(self.weights.shape, seed, -2, 2, alg='philox')
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.square(self.weights - noise))
         self.optimizer.apply_gradients([(tape.gradient(loss, self.weights), self.weights)])
@@ -214,7 +214,8 @@ import pathlib, sys, time
 from tests.test_training_loop import Walk
 
 walk = Walk()
-walk.run(pathlib.Path(sys.argv[1]), write_images=lambda done: time.sleep(0.05) or {}, images_every=1)
+wait = lambda done: time.sleep(0.05) or {}
+walk.run(pathlib.Path(sys.argv[1]), write_images=wait, images_every=1)
 """
 
 
@@ -293,7 +294,17 @@ def test_a_damaged_list_of_checkpoints_loses_nothing(uninterrupted, tmp_path, da
     assert min(line['step'] for line in read_metrics(tmp_path)) == 1
     np.testing.assert_array_equal(walk.weights, uninterrupted)
     check_log(tmp_path)
-    assert saved_steps(tmp_path) == [15, 20]
+    assert saved_steps(tmp_path)[-2:] == [15, 20]
+
+
+def test_a_workdir_may_be_moved(uninterrupted, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Walk().run(tmp_path / 'old', **interrupt_at(13))
+    os.rename(tmp_path / 'old', tmp_path / 'new')
+    walk = Walk()
+    walk.run(tmp_path / 'new')
+    np.testing.assert_array_equal(walk.weights, uninterrupted)
+    check_log(tmp_path / 'new')
 
 
 def test_checkpoints_of_another_training_are_refused(tmp_path):

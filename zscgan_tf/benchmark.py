@@ -294,9 +294,12 @@ def _bare_passes(teacher, generator, options):
         with tf.GradientTape() as tape:
             pixels = generator([*noise, labels], training=True)
             logits, *inputs = tap(teacher.input_spec.to_inputs(pixels), training=False)
-            bns_loss = zscgan.bns_loss([batch_moments(x) for x in inputs], stored)
-            loss = options['class_loss_weight'] * zscgan.class_loss(labels, logits)
-            loss += options['bns_loss_weight'] * bns_loss
+            terms = {
+                'class_loss_weight': zscgan.class_loss(labels, logits),
+                'bns_loss_weight': zscgan.bns_loss([batch_moments(x) for x in inputs], stored),
+                'entropy_loss_weight': zscgan.entropy_loss(logits),
+            }
+            loss = tf.add_n([options[name] * term for name, term in terms.items() if options[name]])
         return tape.gradient(loss, generator.trainable_variables)
 
     return passes

@@ -61,18 +61,23 @@ def quantize(
     tflite = evaluation.TfliteModel(output)
     used = -(-calibration_images // source.batch_size)
     fresh = take(source.batches(start=used), check_images)
-    return {
-        'output': str(output),
-        'report': report,
-        'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
-        'fresh': evaluation.evaluate(tflite, teacher, _unlabelled(fresh), total=check_images),
-        'real': evaluate_on
-        and evaluation.evaluate(
-            tflite, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
-        ),
-        **evaluation.sizes(teacher, tflite),
-        'latency_ms': evaluation.latency(tflite),
-    }
+    try:
+        return {
+            'output': str(output),
+            'report': report,
+            'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
+            'fresh': evaluation.evaluate(tflite, teacher, _unlabelled(fresh), total=check_images),
+            'real': evaluate_on
+            and evaluation.evaluate(
+                tflite, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
+            ),
+            **evaluation.sizes(teacher, tflite),
+            'latency_ms': evaluation.latency(tflite),
+        }
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            f'interrupted while evaluating; {output} is written and whole'
+        ) from interrupt
 
 
 def summary(teacher, result):
@@ -104,9 +109,9 @@ def summary(teacher, result):
     return '\n'.join(f'{name:<12} {text}' for name, text in rows)
 
 
-def evaluation_rows(result):
-    """What `evaluate` returned, as (name, text) rows."""
-    rows = [('agreement', f'{result["agreement"]:.2f} % on {result["images"]} real images')]
+def evaluation_rows(result, images='real images'):
+    """What `evaluate` returned for these images, as (name, text) rows."""
+    rows = [('agreement', f'{result["agreement"]:.2f} % on {result["images"]} {images}')]
     if 'accuracy' in result:
         rows.append(
             ('accuracy', f'{result["accuracy"]:.2f} % (float: {result["float_accuracy"]:.2f} %)')

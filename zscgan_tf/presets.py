@@ -39,12 +39,13 @@ _SMALL_FROM_96_PIXELS = {
     'output_stride': 2,
     'generator_channels': [16, 48, 96, 192, 192],
     'batch_size': 16,  # more steps help more than more images a step
-    'steps': 3000,
+    'steps': 2500,
     'learning_rate': 2e-3,  # few steps: both losses fall faster than at 1e-3
 }
 # From here on a short training does not learn the classes (see `zscgan.entropy_loss`).
 _MANY_CLASSES = 100
-_SMALL_MANY_CLASSES = {'entropy_loss_weight': 10.0}
+# At 30 the BNS loss falls as fast as at 10, and the entropy below 2 nats instead of to 4.
+_SMALL_MANY_CLASSES = {'entropy_loss_weight': 30.0}
 
 OPTIONS = ('generator_scales', *_PAPER)
 

@@ -33,7 +33,8 @@ def add(path, seed, metrics, minutes, **common):
         UserError: the file holds the results of another configuration, or can't be written.
     """
     found = read(path) if os.path.exists(path) else {}
-    kept = {key: found[key] for key in common if key in found}
+    own = {'metrics', 'minutes', 'seeds', *made_with()}
+    kept = {key: value for key, value in found.items() if key not in own}
     if found and kept != json.loads(json.dumps(common)):
         raise UserError(
             f'--result_json={path} holds results of another configuration ({kept}, not {common}): '

@@ -160,7 +160,7 @@ def run(
             if done % checkpoint_every == 0 or done == steps or stop():
                 checkpoints.save(done)
                 writer.flush()
-            if stop() and done < steps:
+            if stop():
                 raise KeyboardInterrupt(
                     f'{name} was interrupted after step {done} of {steps}; '
                     f'the same command resumes it from {workdir}.'
@@ -265,8 +265,15 @@ class _Checkpoints:
     def __init__(self, folder, state):
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._checkpoint = tf.train.Checkpoint(step=self._step, **state)
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=2)
         self._folder = folder
+        try:
+            self._manager = self._make_manager()
+        except ValueError:  # TensorFlow's list of checkpoints is damaged; `_paths` needs none
+            os.remove(folder / 'checkpoint')
+            self._manager = self._make_manager()
+
+    def _make_manager(self):
+        return tf.train.CheckpointManager(self._checkpoint, str(self._folder), max_to_keep=2)
 
     def restore(self, partly=False):
         """Restores the newest readable checkpoint and returns its number of steps, or 0.
@@ -274,15 +281,15 @@ class _Checkpoints:
         Args:
             partly: the state is a part of what was saved.
         """
-        paths = list(reversed(self._manager.checkpoints))
+        paths = self._paths()
         for path in paths:
             try:
-                status = self._checkpoint.restore(path)
+                status = self._checkpoint.restore(str(path))
                 status.assert_existing_objects_matched()
                 if partly:
                     status.expect_partial()
                 return int(self._step.numpy())
-            except (tf.errors.OpError, AssertionError, ValueError, KeyError) as error:
+            except (tf.errors.OpError, AssertionError, ValueError, LookupError) as error:
                 logger.warning(
                     'checkpoint %s is damaged (%s); falling back to the one before',
                     path, type(error).__name__,
@@ -293,6 +300,13 @@ class _Checkpoints:
                 f'again, or pass another --workdir.'
             )
         return 0
+
+    def _paths(self):
+        # TensorFlow's list of them may be damaged, and is of the place where the folder was made.
+        names = {pathlib.Path(path).name for path in self._manager.checkpoints}
+        names |= {path.stem for path in self._folder.glob('ckpt-*.index')}
+        newest_first = sorted(names, key=lambda name: int(name.split('-')[1]), reverse=True)
+        return [self._folder / name for name in newest_first]
 
     def save(self, done):
         """Writes a checkpoint after `done` steps."""
@@ -317,7 +331,9 @@ def _stop_on_signal():
 
     def handler(number, frame):
         if caught:
-            signal.default_int_handler(number, frame)
+            raise KeyboardInterrupt(
+                'interrupted at once; the same command goes on from the last checkpoint'
+            )
         caught.append(number)
         print('\nstopping after this step; once more to stop at once', file=sys.stderr)
 
@@ -345,8 +361,14 @@ def _check_finite(history, done, name):
 
 
 def _write_metrics(path, done, metrics):
-    with open(path, 'a', encoding='utf-8') as file:
-        file.write(json.dumps({'step': done, **metrics}) + '\n')
+    try:
+        with open(path, 'a', encoding='utf-8') as file:
+            file.write(json.dumps({'step': done, **metrics}) + '\n')
+    except OSError as error:
+        raise UserError(
+            f'{path}: could not be written ({error.strerror}). Free some space and run the same '
+            f'command again: it goes on from the last checkpoint.'
+        ) from error
     for key, value in metrics.items():
         tf.summary.scalar(key, value, step=done)
 

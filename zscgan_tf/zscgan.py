@@ -216,9 +216,10 @@ def train_generator(
             f'--batch_size={batch_size} can not be shared by {strategy.num_replicas_in_sync} '
             f'replicas: pass a multiple of {strategy.num_replicas_in_sync}.'
         )
-    workdirs.claim(workdir, _config(teacher, options, seed))
     with strategy.scope():
         generator, optimizer, step = build_training(teacher, options, seed)
+    # Claimed when all options are known to be right.
+    workdirs.claim(workdir, _config(teacher, options, seed))
     source = GeneratorSource(generator, teacher.num_classes, batch_size, seed)
 
     def write_images(done):

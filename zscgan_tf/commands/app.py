@@ -36,6 +36,8 @@ def _parse(arguments):
         rest = FLAGS(arguments)[1:]
     except (flags.Error, OSError) as error:
         _fail(str(error).replace('\n', ' '))
+    except SystemExit:  # absl leaves --help with status 1
+        sys.exit(0)
     if rest:
         _fail(f'unexpected argument {rest[0]!r}: every value belongs to a --flag; see --help.')
     return arguments[:1]

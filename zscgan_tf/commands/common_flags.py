@@ -1,10 +1,16 @@
 """Flags that several programs share, each defined once, and what is made of them."""
 
+import os
+import sys
+
 from absl import flags
 
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
+
+# NumPy's global seed and the int32 of a batch's seed end soon above.
+MAX_SEED = 2_000_000_000
 
 
 def define_teacher_flags():
@@ -54,7 +60,9 @@ def define_run_flags():
         'Folder of the run: checkpoints, logs, grids; a run that was interrupted goes on there. '
         '"{seed}" stands for the seed.',
     )
-    flags.DEFINE_integer('seed', 0, 'Seed of everything random.', lower_bound=0)
+    flags.DEFINE_integer(
+        'seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=MAX_SEED
+    )
 
 
 def workdir(default=None):
@@ -118,7 +126,7 @@ def train_generator(teacher, folder):
     if FLAGS.generator_channels:
         options['generator_channels'] = _numbers('generator_channels')
     jit_compile = FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
-    return zscgan.train_generator(
+    source = zscgan.train_generator(
         teacher,
         folder,
         preset=FLAGS.preset,
@@ -129,6 +137,17 @@ def train_generator(teacher, folder):
         images_every=FLAGS.images_every,
         **options,
     )
+    write_flags(folder)
+    return source
+
+
+def write_flags(folder):
+    """Writes the flags of this run into its workdir, as a --flagfile: `flags.cfg`."""
+    from zscgan_tf.export import write_atomically
+
+    lines = [flag.serialize() for flag in FLAGS.get_key_flags_for_module(sys.argv[0])]
+    text = ''.join(f'{line}\n' for line in sorted(lines) if line)
+    write_atomically(os.path.join(folder, 'flags.cfg'), text.encode(), overwrite=True)
 
 
 def define_real_images_flags():

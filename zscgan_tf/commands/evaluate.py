@@ -41,6 +41,7 @@ def main():
     tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
     teacher = common_flags.load_teacher()
     source = common_flags.real_images(teacher, FLAGS.split, FLAGS.batch_size)
+    images = 'real images' if source else 'fresh images of the generator'
     if source is not None:
         count = min(FLAGS.count or source.image_count, source.image_count)
         batches = take(source.one_pass(), count)
@@ -58,7 +59,7 @@ def main():
         )
         batches = ((pixels, None) for pixels, _ in take(source.batches(), count))
     result = evaluation.evaluate(tflite, teacher, batches, total=count)
-    rows = pipeline.evaluation_rows(result)
+    rows = pipeline.evaluation_rows(result, images)
     if tflite:
         sizes = evaluation.sizes(teacher, tflite)
         result |= {**sizes, 'latency_ms': evaluation.latency(tflite)}
