@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zscgan_tf.report.figures import draw_grid, write_grid
+from zscgan_tf.report.figures import draw_grid, main, write_grid
 
 
 def random_pixels(count, shape):
@@ -51,3 +51,12 @@ def test_values_outside_of_the_range():
     grid = np.asarray(draw_grid(pixels, 1, row_labels=[]))
     assert grid[9, 9].tolist() == [0, 0, 0] and grid[9, 60].tolist() == [0, 0, 0]
     assert grid[60, 9].tolist() == [255, 255, 255]
+
+
+def test_grids_are_joined_beside_each_other(tmp_path):
+    for name, value in (('dark', 0.0), ('light', 1.0)):
+        write_grid(tmp_path / f'{name}.png', np.full((4, 8, 8, 3), value, np.float32), 2)
+    main([str(tmp_path / 'both.png'), *(f'{n}={tmp_path / n}.png' for n in ('dark', 'light'))])
+    joined = np.asarray(Image.open(tmp_path / 'both.png').convert('L'), np.float32)
+    middle = joined.shape[1] // 2
+    assert joined[:, :middle].mean() < joined[:, middle:].mean() - 50

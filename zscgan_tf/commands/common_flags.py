@@ -32,8 +32,8 @@ def define_teacher_flags():
     flags.DEFINE_enum(
         'preprocessing',
         None,
-        ['tf', 'torch', 'caffe', 'raw'],
-        'Instead of --mean and --std: that of tf_keras.applications; raw: 0...255.',
+        ['tf', 'torch', 'caffe', 'raw', 'unit'],
+        'Instead of --mean and --std: that of tf_keras.applications; raw: 0...255; unit: [0, 1].',
     )
 
 

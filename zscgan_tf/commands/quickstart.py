@@ -39,7 +39,7 @@ def main():
     teacher = load_teacher(str(folder / 'digits.keras'), input_spec={'mean': [0.0], 'std': [1.0]})
     real = FileSource(held_out, teacher.input_spec, batch_size=100)
     generator = zscgan.train_generator(
-        teacher, folder / 'generator', seed=FLAGS.seed, steps=FLAGS.steps, batch_size=64
+        teacher, folder / 'generator', seed=FLAGS.seed, steps=FLAGS.steps, batch_size=64, generator_scales=2
     )
     noise = NoiseSource(teacher.input_spec, batch_size=64, seed=FLAGS.seed)
     results = {
@@ -80,7 +80,7 @@ def train_classifier(path, held_out, seed):
     for filters, strides in ((16, 1), (32, 2), (64, 2)):
         x = layers.Conv2D(filters, 3, strides, padding='same', use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization()(x))
-    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Flatten()(x)
     model = tf_keras.Model(inputs, layers.Dense(10, activation='softmax')(x))
     model.compile('adam', 'sparse_categorical_crossentropy')
     model.fit(images[train], labels[train], batch_size=32, epochs=30, verbose=0)

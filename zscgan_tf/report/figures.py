@@ -1,11 +1,16 @@
-"""Pictures of generated images."""
+"""Pictures of generated images.
+
+  python -m zscgan_tf.report.figures grids.png 'class loss=a/classes.png' 'both=b/classes.png'
+"""
 
 import io
 import math
+import sys
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from zscgan_tf.errors import UserError
 from zscgan_tf.export import write_atomically
 
 # Smaller images are enlarged by a whole number, pixel by pixel: what is seen is what there is.
@@ -61,9 +66,52 @@ def write_grid(path, pixels, columns, row_labels=None):
     write_atomically(path, file.getvalue(), overwrite=True)
 
 
+def join_grids(grids, height=560):
+    """Grids of several runs beside each other under their titles, as a Pillow image.
+
+    Args:
+        grids: list of (title, path of a PNG file).
+        height: of every grid, in pixels.
+
+    Raises:
+        UserError: a file is no picture.
+    """
+    pictures = []
+    for _, path in grids:
+        try:
+            picture = Image.open(path).convert('RGB')
+        except OSError as error:
+            raise UserError(f'{path}: not a readable picture ({error}).') from error
+        pictures.append(picture.resize((round(picture.width * height / picture.height), height)))
+    font = ImageFont.load_default(size=16)
+    top = 16 + 2 * _MARGIN
+    width = sum(picture.width for picture in pictures)
+    joined = Image.new('RGB', (width, height + top), _BACKGROUND)
+    draw = ImageDraw.Draw(joined)
+    left = 0
+    for (title, _), picture in zip(grids, pictures, strict=True):
+        middle = left + picture.width // 2
+        draw.text((middle, top // 2), title, fill=_INK, font=font, anchor='mm')
+        joined.paste(picture, (left, top))
+        left += picture.width
+    return joined
+
+
+def main(arguments):
+    """Joins grids: the file to write, then `title=path` of each."""
+    output, *grids = arguments
+    file = io.BytesIO()
+    join_grids([grid.split('=', 1) for grid in grids]).save(file, 'PNG', optimize=True)
+    write_atomically(output, file.getvalue(), overwrite=True)
+
+
 def _to_rgb(pixels):
     """Pixels [N, H, W, C] of any number of channels as uint8 [N, H, W, 3]; NaN is black."""
     if pixels.shape[-1] < 3:
         pixels = np.repeat(pixels.mean(-1, keepdims=True), 3, axis=-1)
     pixels = np.clip(np.nan_to_num(pixels[..., :3]), 0, 1)
     return np.uint8(pixels * 255 + 0.5)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

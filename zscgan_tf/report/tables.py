@@ -78,7 +78,7 @@ def render(readme, flags_folder):
             lines = result_table(flags_folder / name)
         return '\n'.join([f'<!-- table {name} -->', *lines, '<!-- end -->'])
 
-    return re.sub(r'<!-- table (\w+) -->\n.*?<!-- end -->', table, readme, flags=re.DOTALL)
+    return re.sub(r'<!-- table ([\w-]+) -->\n.*?<!-- end -->', table, readme, flags=re.DOTALL)
 
 
 def main():

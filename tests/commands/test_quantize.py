@@ -1,0 +1,230 @@
+"""bin/quantize.py: the whole job in one command."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+from tests.commands.conftest import TRAINING
+from tests.commands.programs import full_disk_from, interrupt_in, interrupt_soon_after
+from zscgan_tf import audit
+
+NOISE = [
+    '--teacher=tiny.h5',
+    '--source=noise_uniform',
+    '--calibration_images=20',
+    '--check_images=10',
+]
+
+
+def details(path):
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    return interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+
+def test_the_file_is_integer_and_takes_what_the_teacher_took(finished):
+    report = audit.audit(finished.output.read_bytes())
+    assert not report.float_ops and report.integer_op_count == report.op_count
+    ends = details(finished.output)
+    assert [end['dtype'] for end in ends] == [np.int8, np.int8]
+    assert ends[0]['shape'].tolist() == [1, 8, 8, 3]
+
+
+def test_the_summary(finished):
+    text = finished.result.stdout
+    for words in (
+        'tiny2.tflite',
+        'ops are integer',
+        'of float weights ->',
+        'preprocessing as before: 8x8x3, (pixels in [0, 1] - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]',
+        'of the legal range',
+        '% with the float model on 30 fresh images of the source',
+        '% on 20 real images',
+        '(float: 100.00 %)',
+        'ms an image',
+        'run2/classes.png',
+    ):
+        assert words in text
+    assert 'Traceback' not in finished.result.stderr and 'WARNING' not in finished.result.stderr
+
+
+def test_what_a_run_leaves(finished, programs):
+    """The seed stands in the names, and nothing else lies about."""
+    config = json.loads((finished.workdir / 'config.json').read_text())
+    assert config['seed'] == 2 and config['steps'] == 8 and config['generator_channels'] == 4
+    assert {path.name for path in finished.workdir.iterdir()} == {
+        'checkpoints',
+        'classes.png',
+        'config.json',
+        'metrics.jsonl',
+        'tensorboard',
+    }
+    with Image.open(finished.workdir / 'classes.png') as picture:
+        assert picture.height > 5 * 56
+    assert not list(programs.folder.rglob('*.partial'))
+
+
+def test_the_result_file(finished):
+    result = json.loads(finished.result_json.read_text())
+    assert result['seeds'] == [2] and result['images'] == 20 and result['steps'] == 8
+    assert result['float_accuracy'] == 100
+    metrics = result['metrics']
+    assert 0 <= metrics['agreement'][0] <= 100 and metrics['accuracy'] == metrics['agreement']
+    assert metrics['bns_loss'][0] > 0 and 0 <= metrics['fresh_agreement'][0] <= 100
+    assert result['minutes'][0] >= 0 and 'ai-edge-litert' in result['versions']
+
+
+def test_the_same_command_again_refuses_then_reuses(finished, programs):
+    command = [
+        'quantize',
+        '--teacher=tiny.h5',
+        '--workdir=run2',
+        '--output=tiny2.tflite',
+        '--seed=2',
+        *TRAINING,
+        '--calibration_images=20',
+        '--check_images=30',
+    ]
+    before = finished.output.read_bytes()
+    message = programs.run(*command).error
+    assert 'tiny2.tflite: exists already: pass --overwrite' in message
+    log = (finished.workdir / 'metrics.jsonl').read_text()
+    again = programs.run(*command, '--overwrite')
+    assert again.status == 0, again.stderr
+    assert (finished.workdir / 'metrics.jsonl').read_text() == log
+    assert finished.output.read_bytes() == before  # the same images, the same file
+
+
+def test_result_files_collect_seeds(programs):
+    for seed in (1, 0):
+        result = programs.run(
+            'quantize',
+            *NOISE,
+            '--output=noise{seed}.tflite',
+            '--result_json=noise.json',
+            f'--seed={seed}',
+            '--evaluation_images=real',
+        )
+        assert result.status == 0, result.stderr
+    result = json.loads((programs.folder / 'noise.json').read_text())
+    assert result['seeds'] == [0, 1] and result['steps'] == 0
+    assert len(result['metrics']['agreement']) == 2 and 'bns_loss' not in result['metrics']
+    assert (programs.folder / 'noise0.tflite').exists() and not list(
+        programs.folder.glob('noise*.workdir')
+    )
+
+
+@pytest.mark.parametrize('kind, dtype', [('uint8', np.uint8), ('float32', np.float32)])
+def test_types_of_the_ends_and_logits(programs, kind, dtype):
+    output = programs.folder / f'{kind}.tflite'
+    result = programs.run(
+        'quantize',
+        *NOISE,
+        f'--output={output}',
+        f'--input_type={kind}',
+        f'--output_type={kind}',
+        '--output_head=logits',
+        '--noper_channel',
+    )
+    assert result.status == 0, result.stderr
+    assert [end['dtype'] for end in details(output)] == [dtype, dtype]
+    assert 'SOFTMAX' not in audit.audit(output.read_bytes()).ops
+    assert 'per tensor' in result.stdout
+
+
+def test_a_flagfile(programs):
+    """A recipe is a flagfile; flags behind it win."""
+    lines = ['# A recipe.', *NOISE, '--output=flagfile.tflite', '--seed=5']
+    (programs.folder / 'recipe.cfg').write_text('\n'.join(lines))
+    result = programs.run('quantize', '--flagfile=recipe.cfg', '--output=behind.tflite')
+    assert result.status == 0, result.stderr
+    assert (programs.folder / 'behind.tflite').exists()
+    assert not (programs.folder / 'flagfile.tflite').exists()
+
+
+# Ctrl-C, and a disk that is full.
+
+
+@pytest.mark.parametrize(
+    'during',
+    [
+        interrupt_in('zscgan_tf.teacher.loading', 'load_teacher'),
+        interrupt_in('zscgan_tf.quantizers.ptq', 'check_pixels'),
+        interrupt_soon_after('tensorflow.lite.python.lite', 'TFLiteKerasModelV2.convert'),
+        interrupt_in('zscgan_tf.audit', 'audit'),
+    ],
+    ids=['loading', 'calibrating', 'converting', 'auditing'],
+)
+def test_ctrl_c_leaves_no_file(programs, during):
+    output = programs.folder / 'interrupted.tflite'
+    result = programs.run('quantize', *NOISE, f'--output={output}', during=during)
+    assert result.status == 130, result.stderr
+    assert 'interrupted: nothing was written' in result.stderr
+    assert 'Traceback' not in result.stderr
+    assert not list(programs.folder.glob('interrupted*'))
+
+
+def test_ctrl_c_while_evaluating_leaves_the_whole_file(programs):
+    output = programs.folder / 'evaluating.tflite'
+    result = programs.run(
+        'quantize',
+        *NOISE,
+        f'--output={output}',
+        during=interrupt_in('zscgan_tf.evaluation', 'top_class'),
+    )
+    assert result.status == 130 and 'Traceback' not in result.stderr
+    assert f'interrupted while evaluating; {output} is written and whole' in result.stderr
+    audit.audit(output.read_bytes())
+
+
+def test_a_full_disk_leaves_the_old_file(programs):
+    output = programs.folder / 'full.tflite'
+    output.write_bytes(b'old')
+    result = programs.run(
+        'quantize',
+        *NOISE,
+        f'--output={output}',
+        '--overwrite',
+        during=full_disk_from('zscgan_tf.export', 'write_atomically'),
+    )
+    assert 'full.tflite: could not be written' in result.error
+    assert output.read_bytes() == b'old'
+    assert [path.name for path in programs.folder.glob('full*')] == ['full.tflite']
+
+
+# Workdirs that are not this run's.
+
+
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        (['--teacher=other.h5'], 'belongs to another teacher (tiny)'),
+        (['--teacher=tiny.h5', '--learning_rate=0.5'], 'learning_rate 0.001, not 0.5'),
+        (['--teacher=tiny.h5', '--seed=3'], 'seed 2, not 3'),
+        (['--teacher=tiny.h5', '--mean=0.5', '--std=0.5'], 'input_spec {'),
+    ],
+)
+def test_workdirs_are_never_mixed(finished, programs, flags, words):
+    before = sorted((path, path.stat().st_mtime) for path in finished.workdir.rglob('*'))
+    message = programs.run(
+        'quantize', '--workdir=run2', '--output=new.tflite', '--seed=2', *TRAINING, *flags
+    ).error
+    assert words in message
+    assert sorted((path, path.stat().st_mtime) for path in finished.workdir.rglob('*')) == before
+    assert not (programs.folder / 'new.tflite').exists()
+
+
+def test_a_workdir_whose_checkpoints_are_gone_trains_again(finished, programs):
+    folder = programs.folder / 'emptied'
+    shutil.copytree(finished.workdir, folder)
+    shutil.rmtree(folder / 'checkpoints')
+    result = programs.run(
+        'train_generator', '--teacher=tiny.h5', '--workdir=emptied', '--seed=2', *TRAINING
+    )
+    assert result.status == 0, result.stderr
+    steps = [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').open()]
+    assert steps == sorted(set(steps)) and steps[-1] == 8

@@ -1,0 +1,113 @@
+"""The package: instant import, instant help, entry points, recipes."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROGRAMS = ['quantize', 'train_generator', 'synthesize', 'evaluate', 'benchmark']
+HEAVY = ['tensorflow', 'tf_keras', 'keras', 'numpy', 'matplotlib', 'PIL', 'tensorflow_datasets']
+
+
+def python(code, *arguments):
+    return subprocess.run(
+        [sys.executable, '-c', code, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_import_is_lazy():
+    result = python(
+        f'import sys, zscgan_tf; dir(zscgan_tf); print(set({HEAVY}) & set(sys.modules))'
+    )
+    assert result.stdout == 'set()\n', result.stderr
+
+
+def test_public_names_are_there():
+    import zscgan_tf
+
+    assert zscgan_tf.__all__ == sorted(zscgan_tf.__all__) == dir(zscgan_tf)
+    for name in zscgan_tf.__all__:
+        assert getattr(zscgan_tf, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        zscgan_tf.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize('flag', ['--help', '--helpfull'])
+@pytest.mark.parametrize('name', PROGRAMS)
+def test_help_needs_no_tensorflow(name, flag):
+    code = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print('HEAVY', sorted(set({HEAVY}) & set(sys.modules))))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+    result = python(code, str(ROOT / 'bin' / f'{name}.py'), flag)
+    assert result.returncode == 0, result.stderr
+    text, heavy = result.stdout.split('HEAVY')
+    assert heavy.strip() == '[]'
+    assert '--teacher' in text and f'bin/{name}.py --teacher=' in text
+    assert result.stderr == ''
+
+
+def entry_points():
+    tree = ast.parse((ROOT / 'setup.py').read_text())
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return [text for text in texts if isinstance(text, str) and ' = zscgan_tf.' in text]
+
+
+def test_entry_points_are_the_programs():
+    points = dict(point.split(' = ') for point in entry_points())
+    assert sorted(points) == sorted('zscgan-' + name.replace('_', '-') for name in PROGRAMS)
+    for program, place in points.items():
+        module, function = place.split(':')
+        code = f'import {module}; assert callable({module}.{function})'
+        if program == 'zscgan-quantize':  # one is enough for the price of an interpreter
+            assert python(code).returncode == 0
+        assert (ROOT / (module.replace('.', '/') + '.py')).exists()
+
+
+def test_launchers_are_alike():
+    texts = {
+        (ROOT / 'bin' / f'{name}.py')
+        .read_text()
+        .replace(f'.{name} ', '.PROGRAM ')
+        .replace(f'.{name};', '.PROGRAM;')
+        for name in PROGRAMS
+    }
+    assert len(texts) == 1
+
+
+RECIPES = sorted((ROOT / 'flags').glob('*/*.cfg'))
+
+
+def test_recipes_are_those_of_quantize():
+    """Every recipe parses, names its teacher and its files, and is headed by what it is."""
+    code = """
+import sys
+from zscgan_tf.commands.quantize import FLAGS
+for path in sys.argv[1:]:
+    FLAGS.unparse_flags()
+    for name in FLAGS:
+        FLAGS[name].unparse()
+    rest = FLAGS(['quantize', f'--flagfile={path}'])
+    assert rest == ['quantize'], (path, rest)
+    assert FLAGS.teacher and '{seed}' in FLAGS.output, path
+    assert FLAGS.result_json == path[:-len('.cfg')] + '.json', path
+    assert FLAGS.source != 'zscgan' or '{seed}' in FLAGS.workdir, path
+print('parsed', len(sys.argv) - 1)
+"""
+    paths = [str(path.relative_to(ROOT)) for path in RECIPES]
+    result = python(code, *paths)
+    assert result.stdout == f'parsed {len(RECIPES)}\n', result.stderr
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: f'{path.parent.name}/{path.stem}')
+def test_recipes_say_what_they_are(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith('# ') and any('ost' in line for line in lines if line[0] == '#')
+    assert len({line.split('=')[0] for line in lines if line.startswith('--')}) == sum(
+        line.startswith('--') for line in lines
+    )
