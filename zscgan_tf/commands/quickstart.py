@@ -39,7 +39,7 @@ def main():
     teacher = load_teacher(str(folder / 'digits.keras'), input_spec={'mean': [0.0], 'std': [1.0]})
     real = FileSource(held_out, teacher.input_spec, batch_size=100)
     generator = zscgan.train_generator(
-        teacher, folder / 'generator', seed=FLAGS.seed, steps=FLAGS.steps, batch_size=64, generator_scales=2
+        teacher, folder / 'generator', seed=FLAGS.seed, steps=FLAGS.steps, generator_scales=2
     )
     noise = NoiseSource(teacher.input_spec, batch_size=64, seed=FLAGS.seed)
     results = {
