@@ -78,6 +78,8 @@ def test_upsample_repeats_and_crops():
         ((33, 17, 1), {'output_stride': 2}),
         ((12, 20, 2), {'channels': [3, 5]}),
         ((9, 9, 3), {'dtype': 'bfloat16'}),
+        ((9, 9, 3), {'noise_scales': 2}),
+        ((33, 17, 1), {'noise_scales': 3, 'scales': 3, 'output_stride': 2}),
     ],
 )
 def test_shapes_and_range(shape, options):
@@ -94,6 +96,20 @@ def test_shapes_and_range(shape, options):
 def test_output_stride_halves_the_noise():
     generator = build_generator((7, 9, 3), 2, **{**TINY, 'scales': 1}, output_stride=2)
     assert [x.shape for x in draw_noise(generator, 2, tf.constant([0, 0]))] == [(2, 4, 5, 3)]
+
+
+def test_noise_at_several_scales():
+    """A map for each, independent of the others, and each one matters."""
+    generator = build_generator((9, 12, 3), 2, **{**TINY, 'noise_scales': 2})
+    noise = draw_noise(generator, 2, tf.constant([0, 0]))
+    assert [z.shape for z in noise] == [(2, 9, 12, 3), (2, 5, 6, 3)]
+    assert not np.array_equal(noise[0][:, :5, :6], noise[1])
+    labels = tf.constant([0, 1])
+    pixels = generator([*noise, labels]).numpy()
+    for number in range(2):
+        changed = list(noise)
+        changed[number] = -changed[number]
+        assert np.abs(generator([*changed, labels]).numpy() - pixels).max() > 1e-3
 
 
 def test_label_and_noise_matter():
@@ -152,6 +168,7 @@ def test_default_scales(size, scales):
         ({'scales': 4}, '--generator_scales=4 halves 8x8 pixels below one: pass at most 3'),
         ({'scales': 3, 'output_stride': 2}, '4x4 pixels below one: pass at most 2'),
         ({'channels': [4, 4, 4]}, '--generator_channels has 3 values for 2 scales'),
+        ({'noise_scales': 3}, '--noise_scales=3: the generator has 2 scales'),
     ],
 )
 def test_refused(options, words):

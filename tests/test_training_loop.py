@@ -35,7 +35,8 @@ class Walk:
 
     def step(self, index):
         seed = training_loop.fold_seed(0, index, 0)
-        noise = tf.random.stateless_uniform(self.weights.shape, seed, -2, 2, alg='philox')
+        noise = tf.random.stateless_uniform(self.weights.shape, seed, -9, 9, tf.int32, alg='philox')
+        noise = tf.cast(noise, tf.float32)
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.square(self.weights - noise))
         self.optimizer.apply_gradients([(tape.gradient(loss, self.weights), self.weights)])

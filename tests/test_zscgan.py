@@ -22,6 +22,7 @@ TINY_OPTIONS = {
     'generator_channels': 8,
     'skip_channels': 2,
     'z_channels': 4,
+    'noise_scales': 2,
     'batch_size': 16,
     'learning_rate': 0.01,
 }
@@ -132,6 +133,15 @@ def test_class_loss_is_the_mean_cross_entropy():
     assert float(zscgan.class_loss(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_entropy_is_numpys():
+    logits = np.random.default_rng(0).normal(0, 5, (6, 4)).astype(np.float32)
+    logits[0] = [500, 0, -500, 0]  # sure: no NaN of 0 log 0
+    p = np.exp(logits[1:].astype(np.float64))
+    p /= p.sum(1, keepdims=True)
+    expected = -(p * np.log(p)).sum() / 6
+    assert float(zscgan.entropy_loss(tf.constant(logits))) == pytest.approx(expected, rel=1e-5)
+
+
 def test_gradient_with_respect_to_pixels(teacher, tap):
     """Against central differences of the NumPy loss, along random directions."""
     images = tf.constant(pixels(seed=3))
@@ -214,7 +224,7 @@ class Recorder:
             variable.assign_sub(1e-3 * gradient)
 
 
-def make_step(teacher, tap, *, weights=(1.0, 1.0), dtype='float32'):
+def make_step(teacher, tap, *, weights=(1.0, 1.0, 0.0), dtype='float32'):
     tf_keras.utils.set_random_seed(0)
     generator = build_generator((8, 8, 3), 5, **TINY, dtype=dtype)
     optimizer = Recorder()
@@ -226,12 +236,13 @@ def make_step(teacher, tap, *, weights=(1.0, 1.0), dtype='float32'):
         batch_size=8,
         class_loss_weight=weights[0],
         bns_loss_weight=weights[1],
+        entropy_loss_weight=weights[2],
         seed=0,
     )
     return generator, optimizer, step
 
 
-@pytest.mark.parametrize('weights', [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (3.0, 0.5)])
+@pytest.mark.parametrize('weights', [(1, 1, 0), (1, 0, 0), (0, 1, 0), (3.0, 0.5, 2.0)])
 def test_step_has_the_gradient_of_the_weighted_losses(teacher, tap, weights):
     generator, optimizer, step = make_step(teacher, tap, weights=weights)
     labels, noise = drawn(generator, 8, 4)
@@ -243,12 +254,15 @@ def test_step_has_the_gradient_of_the_weighted_losses(teacher, tap, weights):
             )
         )
         bns = bns_of(teacher, tap, images)
-        loss = weights[0] * class_loss + weights[1] * bns
+        p = teacher.model(teacher.input_spec.to_inputs(images))  # its softmax
+        entropy = tf.reduce_mean(-tf.reduce_sum(p * tf.math.log(p), axis=1))
+        loss = weights[0] * class_loss + weights[1] * bns + weights[2] * entropy
     expected = tape.gradient(loss, generator.trainable_variables)
     metrics = {key: float(value) for key, value in step(tf.constant(4, tf.int64)).items()}
 
     assert metrics['class_loss'] == pytest.approx(float(class_loss), rel=1e-4)
     assert metrics['bns_loss'] == pytest.approx(float(bns), rel=1e-4)
+    assert metrics['entropy_loss'] == pytest.approx(float(entropy), rel=1e-4)
     right = np.argmax(teacher.logits(images), axis=1) == labels
     assert metrics['class_accuracy'] == pytest.approx(np.mean(right))
     for one, two in zip(optimizer.gradients[0], expected, strict=True):
@@ -286,7 +300,7 @@ def test_switched_off_losses_do_not_matter(teacher, tap):
     others = [StoredMoments(s.layer, s.mean + 1, s.variance * 2, s.epsilon) for s in stored]
     logits, *inputs = model.outputs
     relabelled = tf_keras.Model(model.inputs, [tf.reverse(logits, [-1]) * 3, *inputs])
-    cases = [((1.0, 0.0), (model, others)), ((0.0, 1.0), (relabelled, stored))]
+    cases = [((1, 0, 0), (model, others)), ((0, 1, 0), (relabelled, stored))]
     for weights, other in cases:
         trained = []
         for used in (tap, other):
@@ -313,13 +327,14 @@ def test_the_teacher_is_frozen(teacher, tap):
 
 
 def test_xla_compiles_the_step_once_and_gives_the_same_numbers(teacher, tap, monkeypatch):
-    """For the same noise: `stateless_normal` has another order of its numbers under XLA."""
+    """For the same noise: XLA makes other floating-point numbers of the same random bits."""
 
-    def uniform_noise(generator, batch_size, seed):
+    def integer_noise(generator, batch_size, seed):
         shape = (batch_size, *generator.input_shape[0][1:])
-        return [tf.random.stateless_uniform(shape, seed, -2, 2, alg='philox')]
+        numbers = tf.random.stateless_uniform(shape, seed, -200, 200, tf.int32, alg='philox')
+        return [tf.cast(numbers, tf.float32) / 100]
 
-    monkeypatch.setattr(zscgan, 'draw_noise', uniform_noise)
+    monkeypatch.setattr(zscgan, 'draw_noise', integer_noise)
     histories = []
     for jit_compile in (False, True):
         _, _, step = make_step(teacher, tap)

@@ -52,7 +52,7 @@ class Programs:
         )
         self._count = 0
 
-    def run(self, name, *flags, during=None, timeout=300):
+    def run(self, name, *flags, during=None, timeout=1800):
         self._count += 1
         printed = [self.folder / f'.{stream}{self._count}' for stream in ('stdout', 'stderr')]
         process = self._context.Process(

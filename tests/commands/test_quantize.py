@@ -60,6 +60,7 @@ def test_what_a_run_leaves(finished, programs):
         'checkpoints',
         'classes.png',
         'config.json',
+        'flags.cfg',
         'metrics.jsonl',
         'tensorboard',
     }
