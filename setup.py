@@ -12,7 +12,6 @@ setup(
         'ai-edge-litert>=2.3,<3',
         'h5py>=3.10',
         'keras>=3.15,<4',
-        'matplotlib>=3.8',
         'numpy>=1.26',
         'pillow>=10.1',
         'tensorboard>=2.20,<3',  # tf.summary writes through it

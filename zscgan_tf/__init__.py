@@ -12,7 +12,10 @@ The functions are imported when they are first used (PEP 562): `import zscgan_tf
 import importlib
 
 _HOMES = {
+    'DatasetSource': 'sources.dataset',
+    'FileSource': 'sources.files',
     'InputSpec': 'teacher.input_spec',
+    'NoiseSource': 'sources.noise',
     'Teacher': 'teacher.teacher',
     'TfliteModel': 'evaluation',
     'UserError': 'errors',
@@ -22,6 +25,8 @@ _HOMES = {
     'quantize': 'pipeline',
     'summary': 'pipeline',
     'train_generator': 'zscgan',
+    'write_folder': 'image_files',
+    'write_npz': 'image_files',
 }
 
 __all__ = sorted(_HOMES)

@@ -179,16 +179,11 @@ def ptq_over_converter(teacher, repeats, images=10_000):
 
 def convert_in_memory(teacher, inputs):
     """The bytes that `ptq.convert` makes, by the converter alone, of inputs [N, H, W, C]."""
-    height, width = teacher.input_spec.image_size
-    size = max(8, ptq.POSITIONS // (height * width))
-    converter = tf.lite.TFLiteConverter.from_keras_model(teacher.model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    size = ptq.slice_size(teacher.input_spec)
+    converter = ptq.make_converter(teacher.model)
     converter.representative_dataset = lambda: (
         [inputs[i : i + size]] for i in range(0, len(inputs), size)
     )
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
     with hidden_output():
         return converter.convert()
 

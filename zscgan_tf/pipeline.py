@@ -37,8 +37,8 @@ def quantize(
 
     Returns:
         A dict: `output`, `report` (an `AuditReport`), `clipped_input_share`, `fresh` (what
-        `evaluate` says of the source's next images), `real` (of `evaluate_on`, or None),
-        `teacher_weight_bytes`, `tflite_file_bytes`, `latency_ms`.
+        `evaluate` says of the source's next images; None where it has no more), `real` (of
+        `evaluate_on`, or None), `teacher_weight_bytes`, `tflite_file_bytes`, `latency_ms`.
 
     Raises:
         UserError: see `export.check_output`, `ptq.convert` and `audit.audit`; nothing is written.
@@ -56,28 +56,34 @@ def quantize(
         output_head=output_head,
     )
     report = audit.audit(data, allow_float_ops=allow_float_ops)
+    tflite = evaluation.TfliteModel(data)
+    result = {
+        'output': str(output),
+        'report': report,
+        'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
+        'fresh': _fresh_agreement(tflite, teacher, source, calibration_images, check_images),
+        'real': evaluate_on
+        and evaluation.evaluate(
+            tflite, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
+        ),
+        **evaluation.sizes(teacher, tflite),
+        'latency_ms': evaluation.latency(tflite),
+    }
     export.write_atomically(output, data, overwrite)
+    return result
 
-    tflite = evaluation.TfliteModel(output)
-    used = -(-calibration_images // source.batch_size)
-    fresh = take(source.batches(start=used), check_images)
-    try:
-        return {
-            'output': str(output),
-            'report': report,
-            'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
-            'fresh': evaluation.evaluate(tflite, teacher, _unlabelled(fresh), total=check_images),
-            'real': evaluate_on
-            and evaluation.evaluate(
-                tflite, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
-            ),
-            **evaluation.sizes(teacher, tflite),
-            'latency_ms': evaluation.latency(tflite),
-        }
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            f'interrupted while evaluating; {output} is written and whole'
-        ) from interrupt
+
+def _fresh_agreement(tflite, teacher, source, used, wanted):
+    """Agreement on images of the source behind the `used` first ones; None if it has no more."""
+    start = -(-used // source.batch_size)
+    stored = getattr(source, 'image_count', None)
+    if stored is not None:  # a source of stored images begins again behind its last one
+        wanted = min(wanted, stored - start * source.batch_size)
+    if wanted < 1:
+        return None
+    # Without labels: a generator's are what it aimed at, not what the images show.
+    fresh = ((pixels, None) for pixels, _ in take(source.batches(start=start), wanted))
+    return evaluation.evaluate(tflite, teacher, fresh, total=wanted)
 
 
 def summary(teacher, result):
@@ -98,11 +104,7 @@ def summary(teacher, result):
         ('', f'preprocessing as before: {teacher.input_spec.describe()}'),
         ('', f'its scale clips {100 * result["clipped_input_share"]:.1f} % of the legal range'),
         ('output type', _end(report.output)),
-        (
-            'agreement',
-            f'{fresh["agreement"]:.2f} % with the float model on {fresh["images"]} fresh images '
-            f'of the source',
-        ),
+        *(evaluation_rows(fresh, 'fresh images of the source') if fresh else []),
         *(evaluation_rows(real) if real else []),
         ('latency', f'{result["latency_ms"]:.2f} ms an image (LiteRT, this machine)'),
     ]
@@ -121,11 +123,6 @@ def evaluation_rows(result, images='real images'):
     if result['ties']:
         rows.append(('ties', f'{result["ties"]:.2f} % of the top-1 classes; the lowest counts'))
     return rows
-
-
-def _unlabelled(batches):
-    # A generator's labels are what it aimed at, not what the images show.
-    return ((pixels, None) for pixels, _ in batches)
 
 
 def _end(tensor):

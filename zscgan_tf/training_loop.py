@@ -33,15 +33,16 @@ def make_strategy(name):
 
     Args:
         name: 'default' (one device), 'mirrored' (all GPUs, or all logical CPUs, of the machine),
-            'multi_worker' (machines of TF_CONFIG), or 'tpu'.
+            or 'tpu'.
+
+    Raises:
+        UserError: an unknown name, or no TPU.
     """
     if name == 'default':
         return tf.distribute.get_strategy()
     if name == 'mirrored':
         gpus = tf.config.list_logical_devices('GPU')
         return tf.distribute.MirroredStrategy(gpus or tf.config.list_logical_devices('CPU'))
-    if name == 'multi_worker':
-        return tf.distribute.MultiWorkerMirroredStrategy()
     if name == 'tpu':
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
@@ -52,9 +53,7 @@ def make_strategy(name):
                 '--strategy=tpu: no TPU was found; pass --strategy=default on this machine.'
             ) from error
         return tf.distribute.TPUStrategy(resolver)
-    raise UserError(
-        f'--strategy={name} is unknown: pass one of default, mirrored, multi_worker, tpu.'
-    )
+    raise UserError(f'--strategy={name} is unknown: pass one of default, mirrored, tpu.')
 
 
 def replica_slice(tensor, replicas):
@@ -263,6 +262,7 @@ class _Checkpoints:
     """The last two checkpoints of a run; a damaged newest one falls back to the one before."""
 
     def __init__(self, folder, state):
+        self._state = state
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._checkpoint = tf.train.Checkpoint(step=self._step, **state)
         self._folder = folder
@@ -309,7 +309,14 @@ class _Checkpoints:
         return [self._folder / name for name in newest_first]
 
     def save(self, done):
-        """Writes a checkpoint after `done` steps."""
+        """Writes a checkpoint after `done` steps, if all that it would hold is finite."""
+        for name, value in self._state.items():
+            for variable in value.variables:
+                if variable.dtype.is_floating and not np.all(np.isfinite(variable.numpy())):
+                    raise UserError(
+                        f'{variable.name} of the {name} is not finite after step {done}; the last '
+                        f'checkpoint is whole. Try a lower --learning_rate with another --workdir.'
+                    )
         self._step.assign(done)
         try:
             self._manager.save(checkpoint_number=done)
@@ -356,7 +363,8 @@ def _check_finite(history, done, name):
         if bad.size:
             raise UserError(
                 f'{name} stopped: {key} is {values[bad[0]]} at step {done + int(bad[0]) + 1}; '
-                f'the last checkpoint is whole. Try a lower --learning_rate, or float32.'
+                f'the last checkpoint is whole. Try a lower --learning_rate, or '
+                f'--compute_dtype=float32, with another --workdir.'
             )
 
 

@@ -7,16 +7,23 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.export import write_atomically
 
 
-def claim(workdir, config):
-    """Makes the workdir this configuration's, or checks that it already is.
+def claim(workdir, config, keep=None):
+    """Makes the workdir this configuration's, or checks that it already is, and keeps texts there.
 
     Args:
         workdir: folder; made if it is not there.
         config: dict of JSON values: all that shapes the result, the teacher's fingerprint included.
+        keep: dict of name -> text of further files, such as a program's flags.
 
     Raises:
         UserError: the workdir belongs to another teacher or configuration, or can't be written.
     """
+    _claim(workdir, config)
+    for name, text in (keep or {}).items():
+        write_atomically(pathlib.Path(workdir) / name, text.encode(), overwrite=True)
+
+
+def _claim(workdir, config):
     path = pathlib.Path(workdir) / 'config.json'
     config = json.loads(json.dumps(config))
     if not path.exists():

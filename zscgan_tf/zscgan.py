@@ -1,5 +1,6 @@
 """ZS-CGAN: zero-shot learning of a conditional generator (paper, section 2.2, eq. 2)."""
 
+import math
 import pathlib
 
 import tensorflow as tf
@@ -51,16 +52,31 @@ def class_loss(labels, logits):
     )
 
 
-def entropy_loss(logits):
-    """The entropy of the teacher's answers, mean over the batch ([14]; not in the paper).
+def entropy_loss(logits, replicas=None):
+    """How unsure the teacher is of each image, and how far a batch is from many classes.
 
-    With a thousand classes a short training can't learn which image is which class, and the class
-    loss is lowest where the teacher is unsure of all of them: the logits, which no batch norm
-    guards, then stay far below those of real images. This term asks for sure answers.
+    Not in the paper; a form of [14]'s instance and batch entropies. In a short training a thousand
+    classes are not learned: the class loss is then lowest where the teacher is unsure of all of
+    them, and the logits, which no batch norm guards, stay far below those of real images. The first
+    term, the mean entropy of the teacher's answers, asks for sure ones. Alone it is lowest where
+    all images are of one class; the second is what the entropy of the batch's mean answer lacks to
+    that of as many classes as there are images (sure images can't show more).
+
+    Args:
+        logits: [B, K] of this replica.
+        replicas: the `tf.distribute.ReplicaContext`, or None for one device.
     """
     log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
-    entropies = -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)  # [B]
-    return tf.reduce_mean(entropies)
+    probabilities = tf.exp(log_probabilities)
+    entropies = -tf.reduce_sum(probabilities * log_probabilities, axis=-1)  # [B]
+    mean = tf.reduce_mean(probabilities, axis=0)  # [K]
+    count = logits.shape[0]
+    if replicas is not None and replicas.num_replicas_in_sync > 1:
+        mean = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        count *= replicas.num_replicas_in_sync
+    batch_entropy = -tf.reduce_sum(mean * tf.math.log(mean + 1e-12))
+    most = math.log(min(count, logits.shape[1]))
+    return tf.reduce_mean(entropies) + tf.nn.relu(most - batch_entropy)
 
 
 def make_step(
@@ -114,7 +130,7 @@ def make_step(
                 'class_loss': class_loss(labels, logits),
                 # Every replica has the moments of the global batch, so the same BNS loss.
                 'bns_loss': bns_loss(moments, stored),
-                'entropy_loss': entropy_loss(logits),
+                'entropy_loss': entropy_loss(logits, replicas),
             }
             share = 1 / replicas.num_replicas_in_sync
             losses = {name: share * loss for name, loss in losses.items()}
@@ -185,6 +201,7 @@ def train_generator(
     jit_compile=False,
     checkpoint_every=500,
     images_every=500,
+    keep=None,
     **options,
 ):
     """Trains a conditional generator against a teacher, without data (eq. 2).
@@ -199,6 +216,7 @@ def train_generator(
         strategy: a `tf.distribute.Strategy`, or None for one device.
         jit_compile: compile the step with XLA.
         checkpoint_every, images_every: steps between two checkpoints, two grids.
+        keep: dict of name -> text of files to keep in the workdir, such as a program's flags.
         **options: any of `presets.OPTIONS`, in place of the preset's value.
 
     Returns:
@@ -219,7 +237,7 @@ def train_generator(
     with strategy.scope():
         generator, optimizer, step = build_training(teacher, options, seed)
     # Claimed when all options are known to be right.
-    workdirs.claim(workdir, _config(teacher, options, seed))
+    workdirs.claim(workdir, _config(teacher, options, seed), keep)
     source = GeneratorSource(generator, teacher.num_classes, batch_size, seed)
 
     def write_images(done):
@@ -261,6 +279,13 @@ def load_generator(teacher, workdir, *, batch_size=None, seed=0):
             f'--workdir={workdir} holds a generator of another teacher '
             f'({config.get("teacher", "unknown")}): pass the workdir of this one.'
         )
+    if config.get('input_spec') != teacher.input_spec.to_dict():
+        raise UserError(
+            f'--workdir={workdir} was made with another preprocessing: pass the one of its '
+            f'config.json, {config.get("input_spec")}.'
+        )
+    if not {*presets.OPTIONS, 'seed'} <= config.keys():
+        raise UserError(f'--workdir={workdir}: its config.json is not complete: train again.')
     generator = _build(teacher, config, config['seed'])
     done = training_loop.restore({'generator': generator}, workdir)
     if done < config['steps']:

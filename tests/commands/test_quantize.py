@@ -55,7 +55,7 @@ def test_the_summary(finished):
 def test_what_a_run_leaves(finished, programs):
     """The seed stands in the names, and nothing else lies about."""
     config = json.loads((finished.workdir / 'config.json').read_text())
-    assert config['seed'] == 2 and config['steps'] == 8 and config['generator_channels'] == 4
+    assert config['seed'] == 2 and config['steps'] == 8 and config['generator_channels'] == [4]
     assert {path.name for path in finished.workdir.iterdir()} == {
         'checkpoints',
         'classes.png',
@@ -155,7 +155,7 @@ def test_a_flagfile(programs):
     [
         interrupt_in('zscgan_tf.teacher.loading', 'load_teacher'),
         interrupt_in('zscgan_tf.quantizers.ptq', 'check_pixels'),
-        interrupt_soon_after('tensorflow.lite.python.lite', 'TFLiteKerasModelV2.convert'),
+        interrupt_soon_after('tensorflow.lite.python.lite', 'TFLiteKerasModelConverterV2.convert'),
         interrupt_in('zscgan_tf.audit', 'audit'),
     ],
     ids=['loading', 'calibrating', 'converting', 'auditing'],

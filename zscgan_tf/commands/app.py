@@ -3,6 +3,7 @@
 Exit status 0: done; 1: a mistake that the user can mend; 130: interrupted by Ctrl-C.
 """
 
+import errno
 import functools
 import logging as python_logging
 import os
@@ -13,6 +14,7 @@ from absl import app, flags, logging
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
+INTERRUPTED = 'interrupted: no output was written; what --workdir holds is kept and used again'
 
 
 def run(module, main):
@@ -58,8 +60,12 @@ def _guarded(main, _):
         return main()
     except UserError as error:
         _fail(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _fail(f'{error.filename or "a file"}: {error.strerror}: make room and run it again.')
     except KeyboardInterrupt as interrupt:
-        print(f'\n{interrupt or "interrupted: nothing was written"}', file=sys.stderr)
+        print(f'\n{str(interrupt) or INTERRUPTED}', file=sys.stderr)
         return 130
 
 

@@ -1,6 +1,5 @@
 """Flags that several programs share, each defined once, and what is made of them."""
 
-import os
 import sys
 
 from absl import flags
@@ -27,6 +26,7 @@ def define_teacher_flags():
     flags.DEFINE_list(
         'image_size', None, 'Height,width, where the model leaves them open; one value for both.'
     )
+    flags.DEFINE_integer('channels', None, 'Channels, where the model leaves them open.')
     flags.DEFINE_list('mean', None, 'Mean of the pixels in [0, 1], one value or one a channel.')
     flags.DEFINE_list('std', None, 'Deviation of the pixels, one value or one a channel.')
     flags.DEFINE_enum(
@@ -44,6 +44,7 @@ def load_teacher():
     require('teacher', 'the file of your float classifier')
     fields = {
         'image_size': _image_size(),
+        'channels': FLAGS.channels,
         'mean': FLAGS.mean and _numbers('mean', float),
         'std': FLAGS.std and _numbers('std', float),
         'preprocessing': FLAGS.preprocessing,
@@ -107,8 +108,8 @@ def define_generator_flags():
     flags.DEFINE_enum(
         'strategy',
         'default',
-        ['default', 'mirrored', 'multi_worker', 'tpu'],
-        'tf.distribute strategy: one device, all GPUs of the machine, several machines, TPU.',
+        ['default', 'mirrored', 'tpu'],
+        'tf.distribute strategy: one device, all GPUs of the machine, or a TPU.',
     )
     flags.DEFINE_boolean(
         'jit_compile', None, 'Compile the step with XLA. Default: with --strategy=tpu only.'
@@ -126,7 +127,7 @@ def train_generator(teacher, folder):
     if FLAGS.generator_channels:
         options['generator_channels'] = _numbers('generator_channels')
     jit_compile = FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
-    source = zscgan.train_generator(
+    return zscgan.train_generator(
         teacher,
         folder,
         preset=FLAGS.preset,
@@ -135,19 +136,15 @@ def train_generator(teacher, folder):
         jit_compile=jit_compile,
         checkpoint_every=FLAGS.checkpoint_every,
         images_every=FLAGS.images_every,
+        keep={'flags.cfg': flags_text()},
         **options,
     )
-    write_flags(folder)
-    return source
 
 
-def write_flags(folder):
-    """Writes the flags of this run into its workdir, as a --flagfile: `flags.cfg`."""
-    from zscgan_tf.export import write_atomically
-
+def flags_text():
+    """The flags of this run as a --flagfile."""
     lines = [flag.serialize() for flag in FLAGS.get_key_flags_for_module(sys.argv[0])]
-    text = ''.join(f'{line}\n' for line in sorted(lines) if line)
-    write_atomically(os.path.join(folder, 'flags.cfg'), text.encode(), overwrite=True)
+    return ''.join(f'{line}\n' for line in sorted(lines) if line)
 
 
 def define_real_images_flags():

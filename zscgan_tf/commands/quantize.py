@@ -127,7 +127,8 @@ def _add_result(result, folder, count):
     metrics = {
         name: real[name] for name in ('accuracy', 'agreement', 'top5', 'ties') if name in real
     }
-    metrics['fresh_agreement'] = result['fresh']['agreement']
+    if result['fresh']:
+        metrics['fresh_agreement'] = result['fresh']['agreement']
     common = {'float_accuracy': round(real['float_accuracy'], 4)} if 'accuracy' in metrics else {}
     log = training_loop.last_metrics(folder) if FLAGS.source == 'zscgan' else {}
     metrics |= {name: log[name] for name in ('class_loss', 'bns_loss') if name in log}

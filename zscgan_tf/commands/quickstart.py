@@ -7,6 +7,7 @@ in the end how good the quantized files are.
 
 import functools
 import pathlib
+import shutil
 
 import numpy as np
 from absl import flags
@@ -36,6 +37,7 @@ def main():
     train_classifier(folder / 'digits.keras', held_out, FLAGS.seed)
 
     # From here on no real digit is seen, but for the evaluation in the last column.
+    shutil.rmtree(folder / 'generator', ignore_errors=True)  # of an earlier classifier
     teacher = load_teacher(str(folder / 'digits.keras'), input_spec={'mean': [0.0], 'std': [1.0]})
     real = FileSource(held_out, teacher.input_spec, batch_size=100)
     generator = zscgan.train_generator(

@@ -25,9 +25,11 @@ def main():
     common_flags.train_generator(common_flags.load_teacher(), folder)
     last = training_loop.last_metrics(folder)
     losses = ', '.join(
-        f'{name} {last[name]:.4g}' for name in ('class_loss', 'bns_loss', 'class_accuracy')
+        f'{name} {last[name]:.4g}'
+        for name in ('class_loss', 'bns_loss', 'class_accuracy')
+        if name in last
     )
-    print(f'{folder}: trained for {last["step"]} steps ({losses}); images in classes.png')
+    print(f'{folder}: trained ({losses}); images in classes.png')
 
 
 run = functools.partial(app.run, __name__, main)

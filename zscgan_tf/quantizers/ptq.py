@@ -73,13 +73,7 @@ def convert(
     batches = itertools.chain([first], batches)
 
     model = teacher.logits_model if output_head == 'logits' else teacher.model
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = TYPES[input_type]
-    converter.inference_output_type = TYPES[output_type]
-    # There is no public switch; the audit tells from the written file what was done.
-    converter._experimental_disable_per_channel = not per_channel
+    converter = make_converter(model, input_type, output_type, per_channel)
 
     with hidden_output() as hidden:
         calibration = _Calibration(batches, teacher.input_spec, total, hidden.stderr)
@@ -95,6 +89,29 @@ def convert(
             ) from error
 
 
+def make_converter(model, input_type='int8', output_type='int8', per_channel=True):
+    """TFLite's converter, set to full integers; what calibrates it is missing yet.
+
+    Args:
+        model: a tf_keras model.
+        input_type, output_type, per_channel: see `convert`.
+    """
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = TYPES[input_type]
+    converter.inference_output_type = TYPES[output_type]
+    # There is no public switch; the audit tells from the written file what was done.
+    converter._experimental_disable_per_channel = not per_channel
+    return converter
+
+
+def slice_size(input_spec):
+    """How many images the calibrator is given at once."""
+    height, width = input_spec.image_size
+    return max(8, POSITIONS // (height * width))
+
+
 class _Calibration:
     """The representative dataset; knows whether an error came out of the images themselves."""
 
@@ -105,8 +122,7 @@ class _Calibration:
         self._progress = {'total': total, 'file': stderr}
 
     def samples(self):
-        height, width = self._input_spec.image_size
-        size = max(8, POSITIONS // (height * width))
+        size = slice_size(self._input_spec)
         with tqdm.tqdm(desc='calibrating', unit=' images', disable=None, **self._progress) as bar:
             try:
                 for pixels in _one_ahead(self._batches):

@@ -27,6 +27,7 @@ def result_table(folder):
     """The table of one teacher: a row a result file of `flags/<teacher>/`, as Markdown lines."""
     folder = pathlib.Path(folder)
     results = {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}
+    results = {name: r for name, r in results.items() if 'accuracy' in r['metrics']}
     lines = [
         '| calibration | recipe | accuracy | agreement | images | training |',
         '| --- | --- | --- | --- | --- | --- |',
