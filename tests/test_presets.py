@@ -60,8 +60,15 @@ def test_a_preset_resolves_to_itself():
 
 
 def test_scales_fit_the_size_that_the_network_works_at():
-    assert presets.resolve('paper', teacher(32), {})['generator_scales'] == 3
-    assert presets.resolve('paper', teacher(32), {'output_stride': 2})['generator_scales'] == 2
+    for preset, size, stride, scales in (
+        ('paper', 32, 1, 5),  # the paper's five, as far as they fit
+        ('paper', 32, 2, 4),
+        ('paper', 8, 1, 3),
+        ('small', 32, 1, 3),  # those that leave four pixels
+        ('small', 32, 2, 2),
+    ):
+        options = presets.resolve(preset, teacher(size), {'output_stride': stride})
+        assert options['generator_scales'] == scales
 
 
 @pytest.mark.parametrize(

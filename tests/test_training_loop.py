@@ -31,7 +31,9 @@ class Walk:
         self.optimizer = tf_keras.optimizers.Adam(0.05, beta_1=0.5)
         self.optimizer.build([self.weights])
         self.spoil_at = spoil_at
-        self.state = {'weights': self.weights, 'optimizer': self.optimizer}
+        self.module = tf.Module()
+        self.module.weights = self.weights
+        self.state = {'walk': self.module, 'optimizer': self.optimizer}
 
     def step(self, index):
         seed = training_loop.fold_seed(0, index, 0)
@@ -111,7 +113,7 @@ def test_a_finished_run_does_nothing(tmp_path):
     walk = Walk()
     assert walk.run(tmp_path) == {}
     assert (tmp_path / 'metrics.jsonl').read_text() == before
-    assert training_loop.restore({'weights': Walk().weights}, tmp_path) == 20
+    assert training_loop.restore({'walk': Walk().module}, tmp_path) == 20
 
 
 def test_tensorboard_has_scalars_and_grids(tmp_path):
@@ -317,12 +319,13 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
 def test_restoring_needs_the_variables(tmp_path):
     """A part of what was saved will do; what was not saved will not."""
     Walk().run(tmp_path)
-    weights = tf.Variable(np.zeros(3), dtype=tf.float32)
-    assert training_loop.restore({'weights': weights}, tmp_path) == 20
-    assert np.all(weights.numpy() != 0)
+    walk = Walk()
+    walk.weights.assign(np.zeros(3))
+    assert training_loop.restore({'walk': walk.module}, tmp_path) == 20
+    assert np.all(walk.weights.numpy() != 0)
     with pytest.raises(UserError, match='none of its checkpoints'):
         training_loop.restore({'other': tf.Variable([1.0])}, tmp_path)
-    assert training_loop.restore({'weights': weights}, tmp_path / 'nothing') == 0
+    assert training_loop.restore({'walk': walk.module}, tmp_path / 'nothing') == 0
 
 
 @contextlib.contextmanager
@@ -369,6 +372,22 @@ def test_stops_where_a_loss_is_not_finite(tmp_path, step):
         Walk(spoil_at=step).run(tmp_path)
     assert all(saved < step for saved in saved_steps(tmp_path))
     assert all(line['step'] < step for line in read_metrics(tmp_path)) if step > 1 else True
+
+
+def test_never_saves_weights_that_are_not_finite(tmp_path):
+    """A last update may spoil them behind losses that are finite."""
+    walk = Walk()
+
+    def step(index):
+        metrics = walk.step(index)
+        walk.weights.assign(tf.where(index + 1 == 10, np.inf, walk.weights))
+        return {'index': metrics['index']}
+
+    with pytest.raises(UserError, match='walk is not finite after step 10; the last checkpoint'):
+        training_loop.run(
+            step, walk.state, 20, workdir=tmp_path, images_per_step=1, checkpoint_every=5
+        )
+    assert saved_steps(tmp_path) == [5]
 
 
 # Strategies.
@@ -439,7 +458,7 @@ from zscgan_tf.teacher.batch_norm import batch_moments
 
 training_loop.MAX_STEPS_PER_CALL = 1
 options = dict(steps=10, batch_size=8, generator_scales=1, generator_channels=6, skip_channels=2,
-               z_channels=4, learning_rate=float(sys.argv[1]))
+               z_channels=4, learning_rate=float(sys.argv[1]), entropy_loss_weight=0.5)
 result = {}
 for name in ('default', 'mirrored'):
     strategy = training_loop.make_strategy(name)
@@ -447,7 +466,7 @@ for name in ('default', 'mirrored'):
     source = zscgan.train_generator(tiny_teacher(5), folder, strategy=strategy, **options)
     lines = [json.loads(line) for line in open(folder + '/metrics.jsonl')]
     result[name] = {key: [line[key] for line in lines]
-                    for key in ('class_loss', 'bns_loss', 'class_accuracy')}
+                    for key in ('class_loss', 'bns_loss', 'entropy_loss', 'class_accuracy')}
     result[name]['replicas'] = strategy.num_replicas_in_sync
     result[name]['image'] = float(np.mean(next(source.batches())[0]))
 
@@ -481,7 +500,7 @@ def test_two_devices_have_the_losses_of_one(tmp_path):
     result = json.loads(process.stdout.splitlines()[-1])
     one, two = result['default'], result['mirrored']
     assert (one['replicas'], two['replicas']) == (1, 2)
-    for key in ('class_loss', 'bns_loss', 'class_accuracy'):
+    for key in ('class_loss', 'bns_loss', 'entropy_loss', 'class_accuracy'):
         assert len(one[key]) == 10
         np.testing.assert_allclose(two[key], one[key], rtol=1e-4)
     assert one['bns_loss'][-1] < one['bns_loss'][0]  # it did learn in between

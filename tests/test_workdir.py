@@ -19,6 +19,15 @@ def test_claims_a_new_folder_and_its_own_again(tmp_path):
     assert [path.name for path in folder.iterdir()] == ['config.json']
 
 
+def test_keeps_texts_beside_the_configuration(tmp_path):
+    workdir.claim(tmp_path, CONFIG, {'flags.cfg': '--seed=0'})
+    workdir.claim(tmp_path, CONFIG, {'flags.cfg': '--seed=0\n--steps=3'})
+    assert (tmp_path / 'flags.cfg').read_text() == '--seed=0\n--steps=3'
+    with pytest.raises(UserError):
+        workdir.claim(tmp_path, {**CONFIG, 'seed': 1}, {'flags.cfg': 'other'})
+    assert (tmp_path / 'flags.cfg').read_text() == '--seed=0\n--steps=3'
+
+
 def test_another_teacher_is_refused(tmp_path):
     workdir.claim(tmp_path, CONFIG)
     with pytest.raises(UserError, match='belongs to another teacher .net.: pass another --workdir'):

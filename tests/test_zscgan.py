@@ -1,5 +1,6 @@
 """ZS-CGAN: both losses against NumPy and finite differences, the step, the training."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -138,8 +139,19 @@ def test_entropy_is_numpys():
     logits[0] = [500, 0, -500, 0]  # sure: no NaN of 0 log 0
     p = np.exp(logits[1:].astype(np.float64))
     p /= p.sum(1, keepdims=True)
-    expected = -(p * np.log(p)).sum() / 6
+    mean = np.vstack([p, [1, 0, 0, 0]]).mean(0)
+    expected = -(p * np.log(p)).sum() / 6 + np.log(4) + (mean * np.log(mean)).sum()
     assert float(zscgan.entropy_loss(tf.constant(logits))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_entropy_is_zero_for_sure_answers_of_all_classes():
+    for count, classes in ((8, 4), (3, 5)):  # more images than classes, and fewer
+        labels = np.arange(count) % classes
+        logits = tf.constant(100 * np.eye(classes)[labels], tf.float32)
+        assert float(zscgan.entropy_loss(logits)) == pytest.approx(0, abs=1e-5)
+        one_class = tf.constant(100 * np.eye(classes)[0 * labels], tf.float32)
+        expected = np.log(min(count, classes))
+        assert float(zscgan.entropy_loss(one_class)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_gradient_with_respect_to_pixels(teacher, tap):
@@ -255,7 +267,9 @@ def test_step_has_the_gradient_of_the_weighted_losses(teacher, tap, weights):
         )
         bns = bns_of(teacher, tap, images)
         p = teacher.model(teacher.input_spec.to_inputs(images))  # its softmax
+        mean = tf.reduce_mean(p, axis=0)
         entropy = tf.reduce_mean(-tf.reduce_sum(p * tf.math.log(p), axis=1))
+        entropy += np.log(5) + tf.reduce_sum(mean * tf.math.log(mean))
         loss = weights[0] * class_loss + weights[1] * bns + weights[2] * entropy
     expected = tape.gradient(loss, generator.trainable_variables)
     metrics = {key: float(value) for key, value in step(tf.constant(4, tf.int64)).items()}
@@ -424,6 +438,11 @@ def test_a_workdir_belongs_to_one_teacher_and_configuration(trained, teacher):
         zscgan.train_generator(tiny_teacher(5, seed=1), workdir, steps=40, seed=3, **TINY_OPTIONS)
     with pytest.raises(UserError, match='another teacher .tiny_softmax.'):
         zscgan.load_generator(tiny_teacher(5, seed=1), workdir)
+    other = dataclasses.replace(
+        teacher, input_spec=dataclasses.replace(teacher.input_spec, mean=(0.1, 0.2, 0.3))
+    )
+    with pytest.raises(UserError, match='made with another preprocessing: pass the one of its'):
+        zscgan.load_generator(other, workdir)
     with pytest.raises(UserError, match=r'batch_size 16, not 8; seed 3, not 4\)'):
         zscgan.train_generator(
             teacher, workdir, steps=40, seed=4, **{**TINY_OPTIONS, 'batch_size': 8}

@@ -1,6 +1,5 @@
 """ZS-CGAN: zero-shot learning of a conditional generator (paper, section 2.2, eq. 2)."""
 
-import math
 import pathlib
 
 import tensorflow as tf
@@ -52,31 +51,19 @@ def class_loss(labels, logits):
     )
 
 
-def entropy_loss(logits, replicas=None):
-    """How unsure the teacher is of each image, and how far a batch is from many classes.
+def entropy_loss(logits):
+    """The entropy of the teacher's answers, mean over the batch ([14]; not in the paper).
 
-    Not in the paper; a form of [14]'s instance and batch entropies. In a short training a thousand
-    classes are not learned: the class loss is then lowest where the teacher is unsure of all of
-    them, and the logits, which no batch norm guards, stay far below those of real images. The first
-    term, the mean entropy of the teacher's answers, asks for sure ones. Alone it is lowest where
-    all images are of one class; the second is what the entropy of the batch's mean answer lacks to
-    that of as many classes as there are images (sure images can't show more).
+    In a short training a thousand classes are not learned: the class loss is then lowest where the
+    teacher is unsure of all of them, and the logits, which no batch norm guards, stay far below
+    those of real images. This term asks for sure answers, of whatever class.
 
     Args:
-        logits: [B, K] of this replica.
-        replicas: the `tf.distribute.ReplicaContext`, or None for one device.
+        logits: [B, K].
     """
     log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
-    probabilities = tf.exp(log_probabilities)
-    entropies = -tf.reduce_sum(probabilities * log_probabilities, axis=-1)  # [B]
-    mean = tf.reduce_mean(probabilities, axis=0)  # [K]
-    count = logits.shape[0]
-    if replicas is not None and replicas.num_replicas_in_sync > 1:
-        mean = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
-        count *= replicas.num_replicas_in_sync
-    batch_entropy = -tf.reduce_sum(mean * tf.math.log(mean + 1e-12))
-    most = math.log(min(count, logits.shape[1]))
-    return tf.reduce_mean(entropies) + tf.nn.relu(most - batch_entropy)
+    entropies = -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)  # [B]
+    return tf.reduce_mean(entropies)
 
 
 def make_step(
@@ -130,7 +117,7 @@ def make_step(
                 'class_loss': class_loss(labels, logits),
                 # Every replica has the moments of the global batch, so the same BNS loss.
                 'bns_loss': bns_loss(moments, stored),
-                'entropy_loss': entropy_loss(logits, replicas),
+                'entropy_loss': entropy_loss(logits),
             }
             share = 1 / replicas.num_replicas_in_sync
             losses = {name: share * loss for name, loss in losses.items()}

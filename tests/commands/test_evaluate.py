@@ -51,7 +51,7 @@ def test_ctrl_c(finished, programs):
         '--result_json=stopped.json',
         during=interrupt_in('zscgan_tf.evaluation', 'top_class'),
     )
-    assert result.status == 130 and 'interrupted: nothing was written' in result.stderr
+    assert result.status == 130 and 'interrupted: no output was written' in result.stderr
     assert not (programs.folder / 'stopped.json').exists()
 
 

@@ -268,9 +268,18 @@ def test_real_teachers(shared_folder, name, count, head):
     assert report.weights == 'per-channel'
     assert report.constant_bytes < 4 * model.count_params() / 3
     inputs = spec.to_inputs(tf.constant(images)).numpy()
+    # Not the float model's values: on noise MobileNet's int8 probabilities are far off them.
+    assert data == stock(model, inputs)
     file = TfliteModel(data)
-    expected = model(inputs).numpy()
-    found = file.outputs(inputs)
-    assert np.abs(found - expected).max() < 0.2 * (expected.max() - expected.min())
     alone = np.concatenate([file.outputs(image[None]) for image in inputs[:5]])
-    np.testing.assert_array_equal(alone, found[:5])
+    np.testing.assert_array_equal(alone, file.outputs(inputs)[:5])
+
+
+def stock(model, inputs):
+    """The converter as its documentation has it, image by image."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    converter.representative_dataset = lambda: ([image[None]] for image in inputs)
+    return converter.convert()

@@ -67,7 +67,9 @@ def main():
     teacher = common_flags.load_teacher()
     evaluate_on = _evaluation_source(teacher)
     folder = pathlib.Path(common_flags.workdir(default=os.path.splitext(output)[0] + '.workdir'))
-    count = FLAGS.calibration_images or calibration_images(FLAGS.preset)
+    count = FLAGS.calibration_images or calibration_images(
+        FLAGS.preset, teacher.input_spec.image_size
+    )
     source = _source(teacher, folder)
     result = pipeline.quantize(
         teacher,
