@@ -22,7 +22,7 @@ def test_paper_is_section_3():
     assert options['class_loss_weight'] == options['bns_loss_weight'] == 1
     assert options['entropy_loss_weight'] == 0 and options['noise_scales'] == 1
     assert options['z_channels'] == 32 and options['skip_channels'] == 4
-    assert presets.calibration_images('paper') == 10_000
+    assert presets.calibration_images('paper', (32, 32)) == 10_000
 
 
 def test_small_is_smaller():
@@ -30,7 +30,7 @@ def test_small_is_smaller():
         small, paper = (presets.resolve(p, teacher(size), {}) for p in ('small', 'paper'))
         assert small.keys() == paper.keys() == set(presets.OPTIONS)
         assert small['steps'] * small['batch_size'] < paper['steps'] * paper['batch_size']
-    assert presets.calibration_images('small') < presets.calibration_images('paper')
+    assert presets.calibration_images('small', (224, 224)) < 10_000
 
 
 def test_overrides():
