@@ -481,7 +481,7 @@ def normalize():
     replicas = tf.distribute.get_replica_context()
     return layer([training_loop.replica_slice(t, replicas) for t in (x, labels)])
 
-parts = strategy.experimental_local_results(strategy.run(normalize))
+parts = strategy.experimental_local_results(tf.function(lambda: strategy.run(normalize))())
 result['norm'] = float(np.abs(np.concatenate(parts) - layer([x, labels]).numpy()).max())
 print(json.dumps(result))
 """
