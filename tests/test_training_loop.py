@@ -470,7 +470,7 @@ for name in ('default', 'mirrored'):
     result[name]['replicas'] = strategy.num_replicas_in_sync
     result[name]['image'] = float(np.mean(next(source.batches())[0]))
 
-strategy = training_loop.make_strategy('mirrored')
+# The same strategy: a second one on the same devices would use the same collective keys.
 with strategy.scope():
     layer = ConditionalBatchNormalization(2)
     layer.build([(None, 3, 3, 2), (None,)])
