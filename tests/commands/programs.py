@@ -115,9 +115,9 @@ def kill_in(module, name, call=1):
     return functools.partial(_patch, _kill, module, name, call)
 
 
-def full_disk_from(module, name, call=1):
-    """A stand-in for a full disk from a function on: no file can grow over 100 bytes."""
-    return functools.partial(_patch, _fill_disk, module, name, call)
+def full_disk_from(module, name, call=1, room=100):
+    """A stand-in for a full disk from a function on: no file, nor stderr, grows over `room`."""
+    return functools.partial(_patch, functools.partial(_fill_disk, room), module, name, call)
 
 
 def _interrupt():
@@ -132,5 +132,5 @@ def _kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _fill_disk():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+def _fill_disk(room):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))

@@ -1,5 +1,6 @@
 """What a user may get wrong: exit status 1, and one line that says what to do."""
 
+import contextlib
 import zipfile
 
 import numpy as np
@@ -33,8 +34,9 @@ def bad_files(programs):
     norm = [layers.Conv2D(4, 3), layers.BatchNormalization()]
     save(folder / 'unknown_pixels.h5', *norm, *head)
     spy = "open('lambda_ran', 'w').write('x') and None"
-    save(folder / 'lambda.h5', *norm, layers.Lambda(lambda x, spy=spy: eval(spy) or x), *head)
-    (folder / 'lambda_ran').unlink(missing_ok=True)
+    with contextlib.chdir(folder):  # it runs when it is made, too
+        save(folder / 'lambda.h5', *norm, layers.Lambda(lambda x, spy=spy: eval(spy) or x), *head)
+        (folder / 'lambda_ran').unlink()
     model = save(folder / 'nan.h5', *norm, *head)
     model.layers[0].kernel.assign(np.full((3, 3, 3, 4), np.nan))
     model.save(folder / 'nan.h5')

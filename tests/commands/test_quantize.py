@@ -42,7 +42,7 @@ def test_the_summary(finished):
         'of float weights ->',
         'preprocessing as before: 8x8x3, (pixels in [0, 1] - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]',
         'of the legal range',
-        '% with the float model on 30 fresh images of the source',
+        '% on 30 fresh images of the source',
         '% on 20 real images',
         '(float: 100.00 %)',
         'ms an image',

@@ -105,7 +105,7 @@ def test_images_of_a_damaged_run(programs, damaged):
 
 def test_a_full_disk(finished, programs):
     workdir = programs.folder / 'full_disk'
-    result = train(programs, workdir, during=full_disk_from(*METRICS, call=5))
+    result = train(programs, workdir, during=full_disk_from(*METRICS, call=5, room=600))
     assert 'metrics.jsonl: could not be written' in result.error
     assert train(programs, workdir).status == 0
     assert_same_end(workdir, finished)
