@@ -66,7 +66,7 @@ def write_grid(path, pixels, columns, row_labels=None):
     write_atomically(path, file.getvalue(), overwrite=True)
 
 
-def join_grids(grids, height=560):
+def join_grids(grids, height=400):
     """Grids of several runs beside each other under their titles, as a Pillow image.
 
     Args:
