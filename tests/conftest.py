@@ -2,8 +2,11 @@
 
 import os
 import pathlib
+import signal
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# A shell starts background jobs with SIGINT ignored, and their children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
