@@ -19,6 +19,7 @@ import tensorflow as tf
 import tqdm
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.export import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -399,6 +400,4 @@ def _forget_metrics_after(path, done):
                 kept.append(line + '\n')
         except ValueError:  # cut off by a kill
             break
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(''.join(kept), encoding='utf-8')
-    os.replace(temporary, path)
+    write_atomically(path, ''.join(kept).encode(), overwrite=True)
