@@ -6,6 +6,7 @@ and doubles it again, beside a thin skip. The label acts through the γ and β o
 and in no other way.
 """
 
+import itertools
 import math
 
 import tensorflow as tf
@@ -96,6 +97,7 @@ def build_generator(
     noise_scales=1,
     output_stride=1,
     dtype='float32',
+    seed=0,
 ):
     """The generator as a functional tf_keras model.
 
@@ -111,6 +113,7 @@ def build_generator(
         output_stride: the network works at 1 / output_stride of the image size, and its output is
             upsampled bilinearly.
         dtype: 'float32' or 'bfloat16' (moments, variables and the output stay float32).
+        seed: of the first weights.
 
     Returns:
         A model, [noise maps..., labels] -> pixels in [0, 1], [B, H, W, C]; the noise maps are
@@ -141,6 +144,7 @@ def build_generator(
     policy = tf_keras.mixed_precision.Policy('float32' if dtype == 'float32' else f'mixed_{dtype}')
     labels = layers.Input((), dtype='int32', name='labels')
     noise = []
+    seeds = itertools.count(seed * 1000)  # of the kernels; a generator has fewer than a thousand
 
     def noise_map(map_size):
         noise.append(layers.Input((*map_size, z_channels), name=f'z{len(noise)}'))
@@ -150,11 +154,20 @@ def build_generator(
         x = ConditionalBatchNormalization(num_classes, dtype=policy)([x, labels])
         return layers.LeakyReLU(0.2, dtype=policy)(x)
 
-    def conv(x, filters, kernel_size, strides=1):
-        x = layers.Conv2D(
-            filters, kernel_size, strides, padding='same', use_bias=False, dtype=policy
+    def plain_conv(x, filters, kernel_size, strides=1, use_bias=True):
+        initializer = tf_keras.initializers.GlorotUniform(next(seeds))
+        return layers.Conv2D(
+            filters,
+            kernel_size,
+            strides,
+            padding='same',
+            use_bias=use_bias,
+            kernel_initializer=initializer,
+            dtype=policy,
         )(x)
-        return norm(x)
+
+    def conv(x, filters, kernel_size, strides=1):
+        return norm(plain_conv(x, filters, kernel_size, strides, use_bias=False))
 
     def scale(x, index):
         skip = conv(x, skip_channels, 1) if skip_channels else None
@@ -173,7 +186,7 @@ def build_generator(
         return conv(x, widths[index], 1)
 
     x = scale(noise_map(size), 0)
-    x = layers.Conv2D(image_channels, 1, dtype=policy)(x)
+    x = plain_conv(x, image_channels, 1)
     if output_stride > 1:
         x = layers.UpSampling2D(output_stride, interpolation='bilinear', dtype=policy)(x)
         x = layers.Cropping2D(((0, x.shape[1] - height), (0, x.shape[2] - width)), dtype=policy)(x)
@@ -192,8 +205,18 @@ def draw_noise(generator, batch_size, seed):
     shapes = [tuple(shape[1:]) for shape in generator.input_shape[:-1]]
     fold = tf.random.experimental.stateless_fold_in
     return [
-        tf.random.stateless_normal(
-            (batch_size, *shape), fold(seed, number, alg='philox'), alg='philox'
-        )
+        standard_normal((batch_size, *shape), fold(seed, number, alg='philox'))
         for number, shape in enumerate(shapes)
     ]
+
+
+def standard_normal(shape, seed):
+    """N(0, 1) by the inverse of its distribution, from random integers.
+
+    The same under XLA as without it, which `tf.random.stateless_normal` is not, even with the
+    generator of random bits named.
+    """
+    bits = tf.random.stateless_uniform(
+        shape, seed, maxval=2**23, dtype=tf.int32, alg='philox'
+    )
+    return tf.math.ndtri((tf.cast(bits, tf.float32) + 0.5) * 2.0**-23)

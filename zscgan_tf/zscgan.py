@@ -51,19 +51,31 @@ def class_loss(labels, logits):
     )
 
 
-def entropy_loss(logits):
-    """The entropy of the teacher's answers, mean over the batch ([14]; not in the paper).
+def entropy_loss(logits, replicas=None):
+    """How unsure the teacher is of each image, and what a batch lacks to being of many classes.
 
-    In a short training a thousand classes are not learned: the class loss is then lowest where the
-    teacher is unsure of all of them, and the logits, which no batch norm guards, stay far below
-    those of real images. This term asks for sure answers, of whatever class.
+    Not in the paper; instance and batch entropies as in [14]. In a short training a thousand
+    classes are not learned: the class loss is then lowest where the teacher is unsure of all of
+    them, and the logits, which no batch norm guards, stay far below those of real images. The first
+    term, the mean entropy of the teacher's answers, asks for sure ones. Alone it is lowest where
+    all images are of one class; the second is what the entropy of the batch's mean answer lacks to
+    that of as many classes as there are images (sure images can't show more).
 
     Args:
-        logits: [B, K].
+        logits: [B, K] of this replica.
+        replicas: the `tf.distribute.ReplicaContext`, or None for one device.
     """
     log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
-    entropies = -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)  # [B]
-    return tf.reduce_mean(entropies)
+    probabilities = tf.exp(log_probabilities)
+    entropies = -tf.reduce_sum(probabilities * log_probabilities, axis=-1)  # [B]
+    mean = tf.reduce_mean(probabilities, axis=0)  # [K]
+    count = tf.shape(logits)[0]
+    if replicas is not None and replicas.num_replicas_in_sync > 1:
+        mean = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        count *= replicas.num_replicas_in_sync
+    batch_entropy = -tf.reduce_sum(mean * tf.math.log(mean + 1e-12))
+    most = tf.math.log(tf.cast(tf.minimum(count, logits.shape[1]), tf.float32))
+    return tf.reduce_mean(entropies) + tf.nn.relu(most - batch_entropy)
 
 
 def make_step(
@@ -117,7 +129,7 @@ def make_step(
                 'class_loss': class_loss(labels, logits),
                 # Every replica has the moments of the global batch, so the same BNS loss.
                 'bns_loss': bns_loss(moments, stored),
-                'entropy_loss': entropy_loss(logits),
+                'entropy_loss': entropy_loss(logits, replicas),
             }
             share = 1 / replicas.num_replicas_in_sync
             losses = {name: share * loss for name, loss in losses.items()}
@@ -310,8 +322,6 @@ def _config(teacher, options, seed):
 
 
 def _build(teacher, options, seed):
-    # The first weights come from the global seed: the initializers of tf_keras know no other.
-    tf_keras.utils.set_random_seed(seed)
     return build_generator(
         teacher.input_spec.image_shape,
         teacher.num_classes,
@@ -322,4 +332,5 @@ def _build(teacher, options, seed):
         noise_scales=options['noise_scales'],
         output_stride=options['output_stride'],
         dtype=options['compute_dtype'],
+        seed=seed,
     )
