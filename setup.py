@@ -34,6 +34,7 @@ setup(
         'console_scripts': [
             'zscgan-quantize = zscgan_tf.commands.quantize:run',
             'zscgan-train-generator = zscgan_tf.commands.train_generator:run',
+            'zscgan-distill = zscgan_tf.commands.distill:run',
             'zscgan-synthesize = zscgan_tf.commands.synthesize:run',
             'zscgan-evaluate = zscgan_tf.commands.evaluate:run',
             'zscgan-benchmark = zscgan_tf.commands.benchmark:run',

@@ -16,6 +16,8 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generator import draw_noise
 from zscgan_tf.quantizers import ptq
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 
 @pytest.fixture(scope='module')
 def teacher():
@@ -135,7 +137,8 @@ def test_peak_memory_names_what_failed():
 
 @pytest.mark.slow
 def test_peak_memory_of_the_real_program(teacher_file):
-    result = benchmark.peak_memory_images(teacher_file, 1, images=(16, 32))
+    flags = ['--mean=0.5', '--std=0.25']
+    result = benchmark.peak_memory_images(teacher_file, 1, images=(16, 32), flags=flags)
     check(result, 'MB', 1)
     assert result['images'] == [16, 32]
     result = benchmark.peak_memory_steps(teacher_file, 1, steps=(2, 4))
@@ -143,10 +146,45 @@ def test_peak_memory_of_the_real_program(teacher_file):
     assert result['steps'] == [2, 4]
 
 
+# The lines that bin/benchmark.py measures, without teachers and without measuring them.
+LINES = """
+import json, sys
+from zscgan_tf import benchmark
+from zscgan_tf.commands import benchmark as command, common_flags
+
+lines = []
+benchmark.peak_memory = lambda line: lines.append(line) or 1
+common_flags.load_teacher = lambda: None
+command.FLAGS(sys.argv)
+assert len(list(command._measure(['peak_memory_images', 'peak_memory_steps']))) == 2
+print(json.dumps(lines))
+"""
+
+
+def test_the_teachers_flags_are_passed_on():
+    flags = ['--image_size=8,9', '--channels=1', '--mean=0.5', '--std=0.25', '--allow_code']
+    for given, expected in ((flags, flags), (['--preprocessing=tf'], ['--preprocessing=tf'])):
+        done = subprocess.run(
+            [sys.executable, '-c', LINES, '--teacher=a.h5', '--large_teacher=b.h5', *given],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = json.loads(done.stdout.splitlines()[-1])
+        assert len(lines) > 4
+        for line in lines:
+            own = ('--teacher', '--output', '--workdir', '--overwrite', '--steps')
+            own += ('--calibration_images', '--check_images')
+            assert '--teacher=b.h5' in line
+            passed = [part for part in line[3:] if not part.startswith(own)]
+            assert sorted(passed) == sorted(expected)
+
+
 def program(*arguments):
     return subprocess.run(
         [sys.executable, os.path.join('bin', 'benchmark.py'), *arguments],
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

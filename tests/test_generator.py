@@ -1,5 +1,8 @@
 """The conditional U-Net: conditional batch norm against plain ones, shapes, sizes, the paper's."""
 
+import random
+import statistics
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +15,7 @@ from zscgan_tf.generator import (
     build_generator,
     default_scales,
     draw_noise,
+    standard_normal,
 )
 
 TINY = {'scales': 2, 'channels': 4, 'skip_channels': 2, 'z_channels': 3}
@@ -113,7 +117,6 @@ def test_noise_at_several_scales():
 
 
 def test_label_and_noise_matter():
-    tf_keras.utils.set_random_seed(0)
     generator = build_generator((8, 8, 3), 2, **TINY)
     for variable in generator.trainable_variables:
         if 'gamma' in variable.name or 'beta' in variable.name:
@@ -135,6 +138,68 @@ def test_noise_is_normal_and_of_its_seed():
     assert np.mean(z) == pytest.approx(0, abs=0.02) and np.std(z) == pytest.approx(1, abs=0.02)
     np.testing.assert_array_equal(z, draw_noise(generator, 64, tf.constant([3, 4]))[0])
     assert np.any(z != draw_noise(generator, 64, tf.constant([3, 5]))[0])
+
+
+def test_standard_normal_is_the_inverse_distribution_of_integers():
+    """In both tails too: of 100,000 integers the outermost come near the ends."""
+    seed = tf.constant([1, 2])
+    bits = tf.random.stateless_uniform(
+        [100_000], seed, maxval=2**23, dtype=tf.int32, alg='philox'
+    ).numpy()
+    assert bits.min() < 2**10 and bits.max() > 2**23 - 2**10
+    z = standard_normal([100_000], seed).numpy()
+    assert z.dtype == np.float32
+    few = np.concatenate([np.argsort(bits)[:50], np.argsort(bits)[-50:], np.arange(500)])
+    inverse = statistics.NormalDist().inv_cdf
+    expected = [inverse((int(b) + 0.5) / 2**23) for b in bits[few]]
+    np.testing.assert_allclose(z[few], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_standard_normal_has_the_quantiles_of_one():
+    z = standard_normal([250, 400], tf.constant([3, 4])).numpy()
+    assert z.shape == (250, 400)
+    # A standard error is 0.003.
+    assert np.mean(z) == pytest.approx(0, abs=0.015)
+    assert np.std(z) == pytest.approx(1, abs=0.015)
+    shares = [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]
+    expected = [statistics.NormalDist().inv_cdf(share) for share in shares]
+    np.testing.assert_allclose(np.quantile(z, shares), expected, atol=0.05)
+
+
+def test_noise_is_the_same_under_xla():
+    generator = build_generator((9, 12, 3), 2, **{**TINY, 'noise_scales': 2})
+    fast = tf.function(lambda seed: draw_noise(generator, 64, seed), jit_compile=True)
+    seed = tf.constant([3, 4])
+    for one, other in zip(draw_noise(generator, 64, seed), fast(seed), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4)
+
+
+def test_first_weights_are_of_the_seed_alone():
+    """Whatever the global seeds are; the largest seed of the programs included."""
+
+    def weights(seed, global_seed):
+        tf_keras.utils.set_random_seed(global_seed)
+        return build_generator((8, 8, 3), 2, **TINY, seed=seed).get_weights()
+
+    for seed in (3, 2_000_000_000):
+        first = weights(seed, 0)
+        for one, other in zip(first, weights(seed, 1), strict=True):
+            np.testing.assert_array_equal(one, other)
+        others = weights(seed - 1, 0)
+        kernels = [number for number, w in enumerate(first) if w.ndim == 4]
+        assert len(kernels) > 5
+        assert all(np.any(first[number] != others[number]) for number in kernels)
+    # Nor do kernels of one shape begin alike.
+    assert len({first[number].ravel()[:4].tobytes() for number in kernels}) == len(kernels)
+
+
+def test_building_leaves_the_callers_random_numbers_alone():
+    def drawn(between):
+        tf_keras.utils.set_random_seed(5)
+        between()
+        return random.random(), np.random.uniform(), float(tf.random.uniform([]))
+
+    assert drawn(lambda: build_generator((8, 8, 3), 2, **TINY)) == drawn(lambda: None)
 
 
 def test_the_papers_network():

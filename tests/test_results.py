@@ -45,6 +45,43 @@ def test_other_configurations_are_refused(tmp_path, other):
     assert path.read_text() == before
 
 
+OPTIONS = {'source': 'zscgan', 'steps': 100, 'generator_channels': (8, 8), 'per_channel': True}
+
+
+def test_a_seed_of_other_options_is_refused_naming_the_first(tmp_path):
+    path = tmp_path / 'ptq.json'
+    add(path, 0, 80, options=OPTIONS)
+    assert results.read(path)['options'] == {**OPTIONS, 'generator_channels': [8, 8]}
+    before = path.read_text()
+    other = {**OPTIONS, 'generator_channels': (8, 16), 'source': 'files'}
+    words = r'configuration \(generator_channels \[8, 8\], not \[8, 16\]\): remove it'
+    for refused in (
+        lambda: add(path, 1, 81, options=other),
+        lambda: results.check(path, options=other, images=512),
+    ):
+        with pytest.raises(UserError, match=words):
+            refused()
+    with pytest.raises(UserError, match=r'\(images 512, not 64\)'):
+        results.check(path, options=OPTIONS, images=64)
+    with pytest.raises(UserError, match='another configuration'):
+        add(path, 1, 81)  # by whom it is not known
+    assert path.read_text() == before
+    results.check(path, options=OPTIONS, images=512, steps=100)
+    add(path, 1, 81, options=OPTIONS)
+    assert results.read(path)['seeds'] == [0, 1]
+
+
+def test_a_file_without_options_takes_them_over(tmp_path):
+    path = tmp_path / 'ptq.json'
+    add(path, 0, 80)
+    results.check(path, options=OPTIONS, images=512)
+    add(path, 1, 81, options=OPTIONS)
+    found = results.read(path)
+    assert found['options']['source'] == 'zscgan' and found['seeds'] == [0, 1]
+    with pytest.raises(UserError, match='per_channel true, not false'):
+        add(path, 2, 82, options={**OPTIONS, 'per_channel': False})
+
+
 def test_a_seed_without_real_images_does_not_join_those_with(tmp_path):
     path = tmp_path / 'ptq.json'
     add(path, 0, 80)

@@ -9,17 +9,19 @@ from zscgan_tf.teacher.teacher import Teacher
 layers = tf_keras.layers
 
 
-def tiny_teacher(num_classes=7, head='softmax', size=8, seed=0, odd=None):
+def tiny_teacher(num_classes=7, head='softmax', size=8, seed=0, odd=None, channels=3):
     """A random teacher: convolutions, batch norms, ReLU, depthwise, addition, pooling, dense.
 
     Args:
         num_classes: K.
         head: 'softmax', 'logits' or 'sigmoid'.
-        size: height and width.
+        size: height and width, one value or two.
         seed: of weights and moments.
         odd: function that is applied to the last feature map, in a Lambda layer of this name.
+        channels: of the images, three at most.
     """
-    inputs = layers.Input((size, size, 3))
+    size = (size, size) if isinstance(size, int) else size
+    inputs = layers.Input((*size, channels))
     x = layers.Conv2D(6, 3, padding='same', use_bias=False)(inputs)
     x = shortcut = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.DepthwiseConv2D(3, padding='same', use_bias=False)(x)
@@ -41,7 +43,9 @@ def tiny_teacher(num_classes=7, head='softmax', size=8, seed=0, odd=None):
     return Teacher(
         model=model,
         logits_model=tf_keras.Model(inputs, logits),
-        input_spec=InputSpec((size, size), 3, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
+        input_spec=InputSpec(
+            size, channels, (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
+        ),
         num_classes=num_classes,
         head=head,
         fingerprint=f'tiny-{head}-{seed}',

@@ -188,7 +188,7 @@ def convert_in_memory(teacher, inputs):
         return converter.convert()
 
 
-def peak_memory_images(teacher_file, repeats, images=(64, 512)):
+def peak_memory_images(teacher_file, repeats, images=(64, 512), flags=()):
     """Peak memory of `bin/quantize.py` with many images over that with few.
 
     The generator was trained by an earlier process, so that the training's peak hides nothing.
@@ -197,35 +197,39 @@ def peak_memory_images(teacher_file, repeats, images=(64, 512)):
         teacher_file: what --teacher takes.
         repeats: runs with either number.
         images: the two numbers, of images to calibrate with and of fresh ones to check with.
+        flags: further flags of the program, such as the teacher's preprocessing.
     """
     few, many = images
     with tempfile.TemporaryDirectory() as folder:
         peaks = {few: [], many: []}
-        quantize_peak(teacher_file, folder, steps=2, images=few)
+        quantize_peak(teacher_file, folder, steps=2, images=few, flags=flags)
         for _ in range(repeats):
             for count, found in peaks.items():
-                found.append(quantize_peak(teacher_file, folder, steps=2, images=count))
+                peak = quantize_peak(teacher_file, folder, steps=2, images=count, flags=flags)
+                found.append(peak)
     return summarize(peaks[many], peaks[few], 'MB', 1e-6, images=[few, many])
 
 
-def peak_memory_steps(teacher_file, repeats, steps=(4, 16)):
+def peak_memory_steps(teacher_file, repeats, steps=(4, 16), flags=()):
     """Peak memory of `bin/quantize.py` with many training steps over that with few.
 
     Args:
         teacher_file: what --teacher takes.
         repeats: runs with either number.
         steps: the two numbers.
+        flags: further flags of the program.
     """
     few, many = steps
     peaks = {few: [], many: []}
     for _ in range(repeats):
         for count, found in peaks.items():
             with tempfile.TemporaryDirectory() as folder:
-                found.append(quantize_peak(teacher_file, folder, steps=count, images=16))
+                peak = quantize_peak(teacher_file, folder, steps=count, images=16, flags=flags)
+                found.append(peak)
     return summarize(peaks[many], peaks[few], 'MB', 1e-6, steps=[few, many])
 
 
-def quantize_peak(teacher_file, folder, *, steps, images):
+def quantize_peak(teacher_file, folder, *, steps, images, flags=()):
     """Peak memory, in bytes, of the program that `bin/quantize.py` starts, in a process."""
     folder = pathlib.Path(folder)
     # From this copy of the project, as bin/quantize.py does.
@@ -245,6 +249,7 @@ def quantize_peak(teacher_file, folder, *, steps, images):
             f'--steps={steps}',
             f'--calibration_images={images}',
             f'--check_images={images}',
+            *flags,
         ]
     )
 

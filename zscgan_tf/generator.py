@@ -216,7 +216,5 @@ def standard_normal(shape, seed):
     The same under XLA as without it, which `tf.random.stateless_normal` is not, even with the
     generator of random bits named.
     """
-    bits = tf.random.stateless_uniform(
-        shape, seed, maxval=2**23, dtype=tf.int32, alg='philox'
-    )
+    bits = tf.random.stateless_uniform(shape, seed, maxval=2**23, dtype=tf.int32, alg='philox')
     return tf.math.ndtri((tf.cast(bits, tf.float32) + 0.5) * 2.0**-23)

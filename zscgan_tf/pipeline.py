@@ -1,9 +1,13 @@
-"""The whole job behind the generator: calibrate, convert, audit, write, and say how good it is."""
+"""The whole job behind the generator or the student: convert, audit, write, say how good it is."""
 
-from zscgan_tf import audit, evaluation, export
+import itertools
+
+from zscgan_tf import audit, evaluation, export, levels
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers import ptq
 from zscgan_tf.sources import take
+
+LEVEL_IMAGES = 64
 
 
 def quantize(
@@ -57,11 +61,77 @@ def quantize(
     )
     report = audit.audit(data, allow_float_ops=allow_float_ops)
     tflite = evaluation.TfliteModel(data)
-    result = {
+    result = _measure(
+        teacher, source, tflite, report, calibration_images, check_images, evaluate_on
+    )
+    export.write_atomically(output, data, overwrite)
+    return {'output': str(output), **result}
+
+
+def quantize_student(
+    student,
+    source,
+    output,
+    *,
+    used_images,
+    check_images=1000,
+    evaluate_on=None,
+    input_type='int8',
+    output_type='int8',
+    output_head='model',
+    overwrite=False,
+):
+    """Writes a student as an integer `.tflite` that holds its widths (DF-QAT).
+
+    Args:
+        student: a `Student` whose ranges are set, such as `distil` returns.
+        source: where its images came from.
+        output: the `.tflite` to write.
+        used_images: how many of the source's images set its ranges and trained it.
+        check_images, evaluate_on, input_type, output_type, output_head, overwrite: see `quantize`.
+
+    Returns:
+        What `quantize` does, and `levels` (a `LevelsReport`) and `student_agreement`, of the
+        student with its file on the source's next images, in per cent.
+
+    Raises:
+        UserError: see `export.check_output`, `conversion.convert`, `audit.audit` and
+            `levels.check_levels`; nothing is written.
+    """
+    from zscgan_tf.quantizers import conversion
+
+    export.check_output(output, overwrite)
+    teacher, options = student.teacher, student.options
+    data = conversion.convert(
+        student, input_type=input_type, output_type=output_type, output_head=output_head
+    )
+    report = audit.audit(data)
+    found = levels.check_levels(
+        data,
+        _inputs(teacher, source, used_images),
+        weight_bits=options['weight_bits'],
+        activation_bits=options['activation_bits'],
+        first_last_bits=options['first_last_bits'],
+        all_activations=options['all_activations'],
+    )
+    tflite = evaluation.TfliteModel(data)
+    result = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
+    export.write_atomically(output, data, overwrite)
+    own = _fresh_agreement(tflite, student, source, used_images, check_images)
+    return {
         'output': str(output),
+        **result,
+        'levels': found,
+        'student_agreement': own and own['agreement'],
+    }
+
+
+def _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on):
+    """What is known of a file that was audited, but not written yet."""
+    return {
         'report': report,
         'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
-        'fresh': _fresh_agreement(tflite, teacher, source, calibration_images, check_images),
+        'fresh': _fresh_agreement(tflite, teacher, source, used_images, check_images),
         'real': evaluate_on
         and evaluation.evaluate(
             tflite, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
@@ -69,8 +139,20 @@ def quantize(
         **evaluation.sizes(teacher, tflite),
         'latency_ms': evaluation.latency(tflite),
     }
-    export.write_atomically(output, data, overwrite)
-    return result
+
+
+def _inputs(teacher, source, used):
+    """Batches of the source's next images as the model takes them, to count levels on."""
+    batches = source.batches(start=-(-used // source.batch_size))
+    for pixels, _ in itertools.islice(batches, -(-LEVEL_IMAGES // source.batch_size)):
+        yield teacher.input_spec.to_inputs(pixels).numpy()
+
+
+def disagrees(teacher, result):
+    """Whether a file agrees with its teacher in less than half of what chance leaves open."""
+    measured = result['fresh'] or result['real']
+    chance = 100 / teacher.num_classes
+    return bool(measured) and (measured['agreement'] - chance) / (100 - chance) < 0.5
 
 
 def _fresh_agreement(tflite, teacher, source, used, wanted):
@@ -100,6 +182,7 @@ def summary(teacher, result):
         ('size', f'{_size(before)} of float weights -> {_size(size)} ({before / size:.1f} times)'),
         ('integer', f'{ops} ({kinds})'),
         ('weights', f'{report.weights}, {", ".join(report.weight_types)}'),
+        *_student_rows(result),
         ('input', _end(report.input)),
         ('', f'preprocessing as before: {teacher.input_spec.describe()}'),
         ('', f'its scale clips {100 * result["clipped_input_share"]:.1f} % of the legal range'),
@@ -109,6 +192,24 @@ def summary(teacher, result):
         ('latency', f'{result["latency_ms"]:.2f} ms an image (LiteRT, this machine)'),
     ]
     return '\n'.join(f'{name:<12} {text}' for name, text in rows)
+
+
+def _student_rows(result):
+    """What a student's file says beside what every file says."""
+    found = result.get('levels')
+    if not found:
+        return []
+    rows = [
+        (
+            'levels',
+            f'at most {found.weight_levels} a channel of weights, {found.activation_levels} of '
+            f'what a convolution reads',
+        )
+    ]
+    if result['student_agreement'] is not None:
+        own = f'{result["student_agreement"]:.2f} %'
+        rows.append(('student', f'agrees with its file on {own} of the images'))
+    return rows
 
 
 def evaluation_rows(result, images='real images'):

@@ -1,4 +1,4 @@
-"""What shapes a generator's training: the options, their two presets, and their legal ranges."""
+"""What shapes the two trainings: their options, two presets of each, and their legal ranges."""
 
 import math
 import numbers
@@ -138,3 +138,91 @@ def calibration_images(preset, image_size):
     if preset == 'paper':
         return 10_000
     return 128 if min(image_size) < _LARGE else 512
+
+
+# Paper, section 3: 50 epochs of 1000 batches of 128 (the generator's batch), Nesterov's SGD with
+# learning rate 1e-4, the generator updated; tfmot's ranges are moving averages of the extremes.
+_PAPER_DISTILLATION = {
+    'weight_bits': 8,
+    'activation_bits': 8,
+    'first_last_bits': None,  # `weight_bits`
+    'all_activations': False,
+    'range_estimator': 'minmax',
+    'range_training': 'moving_average',
+    'range_images': 1024,
+    'steps': 50_000,
+    'optimizer': 'sgd',
+    'learning_rate': 1e-4,
+    'soft_target_weight': 1.0,
+    'temperature': 1.0,
+    'feature_loss_weight': 0.0,
+    'augment': False,
+    'update_generator': True,
+}
+_SMALL_DISTILLATION = {
+    **_PAPER_DISTILLATION,
+    'range_estimator': 'mse',
+    'range_training': 'learned',
+    'range_images': 512,
+    'steps': 2000,
+    'optimizer': 'adam',
+    'learning_rate': None,  # by the width, below
+    'feature_loss_weight': 1.0,
+    'augment': True,
+    'update_generator': False,
+}
+# The coarser the grid, the further the best weights lie from the teacher's.
+_SMALL_RATES = {2: 1e-3, 3: 1e-3, 4: 1e-3, 5: 3e-4, 6: 1e-4, 7: 5e-5, 8: 3e-5}
+
+DISTILLATION_OPTIONS = tuple(_PAPER_DISTILLATION)
+STUDENT_OPTIONS = (
+    'weight_bits',
+    'activation_bits',
+    'first_last_bits',
+    'all_activations',
+    'range_training',
+)
+
+
+def resolve_distillation(preset, overrides):
+    """All options of a distillation: the preset's values, with the overrides that are not None.
+
+    Args:
+        preset: 'small' or 'paper'.
+        overrides: dict of some of `DISTILLATION_OPTIONS`.
+
+    Raises:
+        UserError: unknown names, or values out of range.
+    """
+    if preset not in PRESETS:
+        raise UserError(f'--preset={preset} is unknown: pass one of {", ".join(PRESETS)}.')
+    unknown = sorted(set(overrides) - set(DISTILLATION_OPTIONS))
+    if unknown:
+        raise UserError(
+            f'unknown option {unknown[0]}: the options are {", ".join(DISTILLATION_OPTIONS)}.'
+        )
+    options = dict(_PAPER_DISTILLATION if preset == 'paper' else _SMALL_DISTILLATION)
+    options |= {name: value for name, value in overrides.items() if value is not None}
+    if options['first_last_bits'] is None:
+        options['first_last_bits'] = options['weight_bits']
+    for name in ('weight_bits', 'activation_bits', 'first_last_bits'):
+        _check(
+            options, name, lambda v: isinstance(v, numbers.Integral) and 2 <= v <= 8, '2 to 8 bits'
+        )
+    if options['learning_rate'] is None:
+        options['learning_rate'] = _SMALL_RATES[
+            min(options['weight_bits'], options['activation_bits'])
+        ]
+    for name, values in (
+        ('range_estimator', ('minmax', 'percentile', 'mse')),
+        ('range_training', ('learned', 'moving_average', 'frozen')),
+        ('optimizer', ('adam', 'sgd')),
+    ):
+        _check(options, name, values.__contains__, f'one of {", ".join(values)}')
+    _check(options, 'range_images', lambda v: v >= 1, 'at least 1')
+    _check(options, 'steps', lambda v: v >= 0, '0 (ranges only, no training) or more')
+    _check(options, 'learning_rate', lambda v: 0 < v < float('inf'), 'positive')
+    _check(options, 'temperature', lambda v: 0 < v < float('inf'), 'positive')
+    _check(options, 'soft_target_weight', lambda v: 0 <= v <= 1, 'between 0 and 1')
+    _check(options, 'feature_loss_weight', lambda v: 0 <= v < float('inf'), '0 or more')
+    return options

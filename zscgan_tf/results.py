@@ -8,6 +8,7 @@ import platform
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.export import check_output, write_atomically
+from zscgan_tf.workdir import differences
 
 PACKAGES = (
     'tensorflow',
@@ -27,19 +28,16 @@ def add(path, seed, metrics, minutes, **common):
         seed: of the run.
         metrics: dict of numbers.
         minutes: of training.
-        **common: what all seeds share, such as `float_accuracy`, `images`, `steps`.
+        **common: what all seeds share, such as `float_accuracy`, `images`, `steps`; `options`, a
+            dict of what shaped the result, is taken over where the file has none yet.
 
     Raises:
         UserError: the file holds the results of another configuration, or can't be written.
     """
     found = read(path) if os.path.exists(path) else {}
-    own = {'metrics', 'minutes', 'seeds', *made_with()}
-    kept = {key: value for key, value in found.items() if key not in own}
-    if found and kept != json.loads(json.dumps(common)):
-        raise UserError(
-            f'--result_json={path} holds results of another configuration ({kept}, not {common}): '
-            f'remove it, or pass another name.'
-        )
+    if found:
+        own = {'metrics', 'minutes', 'seeds', *made_with()}
+        _refuse_others(path, {k: value for k, value in found.items() if k not in own}, common)
     runs = {
         old: {
             'minutes': found['minutes'][i],
@@ -68,11 +66,32 @@ def made_with():
     }
 
 
-def check(path):
-    """Refuses a result file that could not be written in the end; called before any work."""
+def check(path, **known):
+    """Refuses a result file that a seed could not be added to in the end; called before any work.
+
+    Args:
+        path: the JSON file.
+        **known: what is known by then of what `add` will be told.
+
+    Raises:
+        UserError: as `add`.
+    """
     check_output(path, overwrite=True)
     if os.path.exists(path):
-        read(path)
+        found = read(path)
+        _refuse_others(path, {key: found[key] for key in known if key in found}, known)
+
+
+def _refuse_others(path, found, common):
+    common = json.loads(json.dumps(common))  # as it is read back: lists for tuples
+    wanted = common.pop('options', {})
+    options = found.pop('options', wanted)  # files of earlier versions have none
+    different = differences(options, wanted) + differences(found, common)
+    if different:
+        raise UserError(
+            f'--result_json={path} holds results of another configuration ({different[0]}): '
+            f'remove it, or pass another name.'
+        )
 
 
 def read(path):

@@ -8,7 +8,6 @@ resumed goes on exactly as if nothing had happened (bit-equal on a CPU).
 import contextlib
 import json
 import logging
-import os
 import pathlib
 import signal
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+from zscgan_tf.checkpoints import Checkpoints
 from zscgan_tf.errors import UserError
 from zscgan_tf.export import write_atomically
 
@@ -81,6 +81,7 @@ def run(
     strategy=None,
     jit_compile=False,
     checkpoint_every=1000,
+    batches=None,
     write_images=None,
     images_every=1000,
     name='training',
@@ -99,6 +100,9 @@ def run(
         strategy: a `tf.distribute.Strategy`, or None for the current one.
         jit_compile: compile the step with XLA.
         checkpoint_every: steps between two checkpoints; the last two are kept.
+        batches: None, or a function of the number of steps done that returns an endless iterator of
+            tuples of tensors of the global batch; `step` is then called with them behind its
+            number, once a call, and each replica takes its slice (`replica_slice`).
         write_images: None, or a function of the number of steps done that writes pictures and
             returns {name: image batch [N, H, W, C] of pixels} for TensorBoard.
         images_every: steps between two calls of it; it is called after the last step too.
@@ -115,7 +119,7 @@ def run(
     strategy = strategy or tf.distribute.get_strategy()
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = _Checkpoints(workdir / 'checkpoints', state)
+    checkpoints = Checkpoints(workdir / 'checkpoints', state)
     done = checkpoints.restore()
     if done >= steps:
         return {}
@@ -131,6 +135,11 @@ def run(
     )
     clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
     means = {}
+    iterator = batches(done) if batches else None
+
+    def batch():
+        return next(iterator) if batches else ()
+
     with _stop_on_signal() as stop, progress, writer.as_default():
         while done < steps:
             until_stop = min(
@@ -138,9 +147,9 @@ def run(
                 images_every - done % images_every if write_images else steps,
                 steps - done,
             )
-            count = min(clock.steps_per_call, until_stop)
+            count = min(clock.steps_per_call if batches is None else 1, until_stop)
             started = time.monotonic()
-            history = compiled(tf.constant(done, tf.int64), tf.constant(count, tf.int64))
+            history = compiled(tf.constant(done, tf.int64), tf.constant(count, tf.int64), *batch())
             history = {key: values.numpy() for key, values in history.items()}
             _check_finite(history, done, name)
             done += count
@@ -178,15 +187,15 @@ def restore(state, workdir):
     Returns:
         The number of steps done, 0 where there is no checkpoint.
     """
-    return _Checkpoints(pathlib.Path(workdir) / 'checkpoints', state).restore(partly=True)
+    return Checkpoints(pathlib.Path(workdir) / 'checkpoints', state).restore(partly=True)
 
 
 def _compile(step, strategy, jit_compile):
-    """A function (first step, count) -> {metric: [count]} that runs `count` steps."""
+    """A function (first step, count, *batch) -> {metric: [count]} that runs `count` steps."""
     step = tf.function(step, jit_compile=True) if jit_compile else step
 
-    def one(index):
-        metrics = strategy.run(step, args=(index,))
+    def one(index, *batch):
+        metrics = strategy.run(step, args=(index, *batch))
         return {
             key: tf.cast(strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None), tf.float32)
             for key, value in metrics.items()
@@ -195,15 +204,15 @@ def _compile(step, strategy, jit_compile):
     names = []
 
     @tf.function
-    def many(start, count):
+    def many(start, count, *batch):
         # The first step stands before the loop, so that the loop knows the metrics' names.
-        first = one(start)
+        first = one(start, *batch)
         names[:] = sorted(first)
         history = tf.TensorArray(tf.float32, size=tf.cast(count, tf.int32), element_shape=None)
         history = history.write(0, tf.stack([first[key] for key in names]))
         for i in tf.range(1, count):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            values = one(start + i)
+            values = one(start + i, *batch)
             history = history.write(tf.cast(i, tf.int32), tf.stack([values[key] for key in names]))
         table = history.stack()  # [count, metrics]
         return {key: table[:, column] for column, key in enumerate(names)}
@@ -257,76 +266,6 @@ def _duration(seconds):
     if seconds < 48 * 3600:
         return f'{seconds / 3600:.1f} hours'
     return f'{seconds / 86400:.1f} days'
-
-
-class _Checkpoints:
-    """The last two checkpoints of a run; a damaged newest one falls back to the one before."""
-
-    def __init__(self, folder, state):
-        self._state = state
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._checkpoint = tf.train.Checkpoint(step=self._step, **state)
-        self._folder = folder
-        try:
-            self._manager = self._make_manager()
-        except ValueError:  # TensorFlow's list of checkpoints is damaged; `_paths` needs none
-            os.remove(folder / 'checkpoint')
-            self._manager = self._make_manager()
-
-    def _make_manager(self):
-        return tf.train.CheckpointManager(self._checkpoint, str(self._folder), max_to_keep=2)
-
-    def restore(self, partly=False):
-        """Restores the newest readable checkpoint and returns its number of steps, or 0.
-
-        Args:
-            partly: the state is a part of what was saved.
-        """
-        paths = self._paths()
-        for path in paths:
-            try:
-                status = self._checkpoint.restore(str(path))
-                status.assert_existing_objects_matched()
-                if partly:
-                    status.expect_partial()
-                return int(self._step.numpy())
-            except (tf.errors.OpError, AssertionError, ValueError, LookupError) as error:
-                logger.warning(
-                    'checkpoint %s is damaged (%s); falling back to the one before',
-                    path, type(error).__name__,
-                )  # fmt: skip
-        if paths:
-            raise UserError(
-                f'{self._folder}: none of its checkpoints can be read; remove the folder to start '
-                f'again, or pass another --workdir.'
-            )
-        return 0
-
-    def _paths(self):
-        # TensorFlow's list of them may be damaged, and is of the place where the folder was made.
-        names = {pathlib.Path(path).name for path in self._manager.checkpoints}
-        names |= {path.stem for path in self._folder.glob('ckpt-*.index')}
-        newest_first = sorted(names, key=lambda name: int(name.split('-')[1]), reverse=True)
-        return [self._folder / name for name in newest_first]
-
-    def save(self, done):
-        """Writes a checkpoint after `done` steps, if all that it would hold is finite."""
-        for name, value in self._state.items():
-            for variable in value.variables:
-                if variable.dtype.is_floating and not np.all(np.isfinite(variable.numpy())):
-                    raise UserError(
-                        f'{variable.name} of the {name} is not finite after step {done}; the last '
-                        f'checkpoint is whole. Try a lower --learning_rate with another --workdir.'
-                    )
-        self._step.assign(done)
-        try:
-            self._manager.save(checkpoint_number=done)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f'{self._folder}: the checkpoint could not be written '
-                f'({error.message.splitlines()[0]}); the one before is whole. Free some space and '
-                f'run the same command again.'
-            ) from error
 
 
 @contextlib.contextmanager

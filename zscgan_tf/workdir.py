@@ -42,11 +42,7 @@ def _claim(workdir, config):
             f'--workdir={workdir} belongs to another teacher ({found.get("teacher", "unknown")}): '
             f'pass another --workdir.'
         )
-    different = sorted(
-        f'{key} {_short(found.get(key))}, not {_short(config.get(key))}'
-        for key in found.keys() | config.keys()
-        if found.get(key) != config.get(key)
-    )
+    different = differences(found, config)
     if different:
         raise UserError(
             f'--workdir={workdir} holds a run of another configuration ({"; ".join(different)}): '
@@ -76,6 +72,15 @@ def read(workdir):
             f'{path} is no configuration: remove the folder, or pass another --workdir.'
         )
     return config
+
+
+def differences(found, wanted):
+    """In words, what differs between two configurations, dicts of JSON values: a sorted list."""
+    return sorted(
+        f'{key} {_short(found.get(key))}, not {_short(wanted.get(key))}'
+        for key in found.keys() | wanted.keys()
+        if found.get(key) != wanted.get(key)
+    )
 
 
 def _short(value):

@@ -78,7 +78,7 @@ def entropy_loss(logits, replicas=None):
     return tf.reduce_mean(entropies) + tf.nn.relu(most - batch_entropy)
 
 
-def make_step(
+def make_update(
     generator,
     optimizer,
     tap,
@@ -91,7 +91,7 @@ def make_step(
     entropy_loss_weight=0.0,
     seed=0,
 ):
-    """The training step of eq. 2, as `training_loop.run` takes it.
+    """The update of eq. 2: one batch of new images, and a step of the generator on their losses.
 
     Labels are drawn uniformly (the paper's p(y)) and z from N(0, 1), for the global batch from the
     seed and the number of the step; each replica takes its slice, so replicas change nothing.
@@ -106,11 +106,15 @@ def make_step(
             still measured).
         entropy_loss_weight: weight of `entropy_loss`, which the paper does not have.
         seed: of labels and noise.
+
+    Returns:
+        A function of the step's number, called in replica context, that updates the generator and
+        returns the metrics (this replica's shares) and this replica's pixels, labels and logits.
     """
     num_classes = tap.output_shape[0][-1]
     variables = generator.trainable_variables
 
-    def step(index):
+    def update(index):
         replicas = tf.distribute.get_replica_context()
         labels = tf.random.stateless_uniform(
             [batch_size],
@@ -146,9 +150,16 @@ def make_step(
             )
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
-        return {**losses, 'class_accuracy': share * tf.reduce_mean(tf.cast(right, tf.float32))}
+        accuracy = share * tf.reduce_mean(tf.cast(right, tf.float32))
+        return {**losses, 'class_accuracy': accuracy}, pixels, labels, tf.cast(logits, tf.float32)
 
-    return step
+    return update
+
+
+def make_step(*args, **kwargs):
+    """`make_update` as the step that `training_loop.run` takes: it returns the metrics alone."""
+    update = make_update(*args, **kwargs)
+    return lambda index: update(index)[0]
 
 
 def make_optimizer(learning_rate, steps, variables):
@@ -171,23 +182,28 @@ def build_training(teacher, options, seed):
         The generator, its optimizer, and the step of `make_step`.
     """
     generator = _build(teacher, options, seed)
-    optimizer = make_optimizer(
-        options['learning_rate'], options['steps'], generator.trainable_variables
-    )
-    tap, stored = build_tap(teacher.logits_model, options['compute_dtype'])
-    step = make_step(
-        generator,
-        optimizer,
-        tap,
-        stored,
-        teacher.input_spec,
-        batch_size=options['batch_size'],
-        class_loss_weight=options['class_loss_weight'],
-        bns_loss_weight=options['bns_loss_weight'],
-        entropy_loss_weight=options['entropy_loss_weight'],
-        seed=seed,
-    )
-    return generator, optimizer, step
+    optimizer, update = _update_of(generator, teacher, options, options['steps'], seed)
+    return generator, optimizer, lambda index: update(index)[0]
+
+
+def continue_training(teacher, generator, options, steps, seed):
+    """The update of a trained generator that goes on learning while a student is distilled.
+
+    The paper does not say at which rate: the cosine begins anew, at a tenth of the first rate.
+
+    Args:
+        teacher: a `Teacher`.
+        generator: the model of a `GeneratorSource`.
+        options: its workdir's configuration.
+        steps: of the distillation.
+        seed: of labels and noise.
+
+    Returns:
+        The optimizer and the update of `make_update`.
+    """
+    options = {**options, 'learning_rate': options['learning_rate'] / 10}
+    # Another stream than the training's.
+    return _update_of(generator, teacher, options, steps, seed + 1_000_003)
 
 
 def train_generator(
@@ -319,6 +335,25 @@ def _config(teacher, options, seed):
         **options,
         'seed': seed,
     }
+
+
+def _update_of(generator, teacher, options, steps, seed):
+    """The optimizer and the update of a generator."""
+    optimizer = make_optimizer(options['learning_rate'], steps, generator.trainable_variables)
+    tap, stored = build_tap(teacher.logits_model, options['compute_dtype'])
+    update = make_update(
+        generator,
+        optimizer,
+        tap,
+        stored,
+        teacher.input_spec,
+        batch_size=options['batch_size'],
+        class_loss_weight=options['class_loss_weight'],
+        bns_loss_weight=options['bns_loss_weight'],
+        entropy_loss_weight=options['entropy_loss_weight'],
+        seed=seed,
+    )
+    return optimizer, update
 
 
 def _build(teacher, options, seed):

@@ -77,6 +77,46 @@ def test_the_result_file(finished):
     assert 0 <= metrics['agreement'][0] <= 100 and metrics['accuracy'] == metrics['agreement']
     assert metrics['bns_loss'][0] > 0 and 0 <= metrics['fresh_agreement'][0] <= 100
     assert result['minutes'][0] >= 0 and 'ai-edge-litert' in result['versions']
+    config = json.loads((finished.workdir / 'config.json').read_text())
+    for name in ('teacher', 'fingerprint', 'seed'):
+        del config[name]
+    assert result['options'] == {
+        **config,
+        'source': 'zscgan',
+        'output_head': 'model',
+        'per_channel': True,
+        'input_type': 'int8',
+        'output_type': 'int8',
+    }
+
+
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        (['--learning_rate=0.5'], 'learning_rate 0.001, not 0.5'),
+        (['--input_type=uint8'], 'input_type "int8", not "uint8"'),
+        (['--calibration_images=10'], 'images 20, not 10'),
+        (['--source=noise_uniform'], '(batch_size 8, not null)'),
+    ],
+)
+def test_a_result_of_another_configuration_is_refused_before_any_work(
+    finished, programs, flags, words
+):
+    before = finished.result_json.read_text()
+    message = programs.run(
+        'quantize',
+        '--teacher=tiny.h5',
+        '--workdir=never',
+        '--output=never.tflite',
+        '--seed=3',
+        *TRAINING,
+        '--calibration_images=20',
+        '--result_json=result.json',
+        *flags,
+    ).error
+    assert 'result.json holds results of another configuration' in message and words in message
+    assert finished.result_json.read_text() == before
+    assert not list(programs.folder.glob('never*'))
 
 
 def test_the_same_command_again_refuses_then_reuses(finished, programs):
@@ -113,6 +153,7 @@ def test_result_files_collect_seeds(programs):
         assert result.status == 0, result.stderr
     result = json.loads((programs.folder / 'noise.json').read_text())
     assert result['seeds'] == [0, 1] and result['steps'] == 0
+    assert result['options']['source'] == 'noise_uniform' and 'steps' not in result['options']
     assert len(result['metrics']['agreement']) == 2 and 'bns_loss' not in result['metrics']
     assert (programs.folder / 'noise0.tflite').exists() and not list(
         programs.folder.glob('noise*.workdir')

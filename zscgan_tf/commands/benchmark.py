@@ -34,7 +34,8 @@ flags.DEFINE_string(
     'large_teacher',
     None,
     'A second classifier, of large images, for bfloat16_speedup and peak_memory. Not measured '
-    'where none is passed.',
+    'where none is passed. --mean, --preprocessing and the like hold for both; where they '
+    'differ, put a .json beside each file instead.',
 )
 flags.DEFINE_string('result_json', None, 'The file to write.')
 flags.DEFINE_list(
@@ -87,7 +88,6 @@ def _chosen():
 def _measure(chosen):
     """Yields (name of the ratio, result) of each measurement that was chosen."""
     from zscgan_tf import benchmark
-    from zscgan_tf.teacher.loading import load_teacher
 
     teacher = common_flags.load_teacher()
     few, many = FLAGS.long_repeats, FLAGS.repeats
@@ -104,15 +104,17 @@ def _measure(chosen):
         result = benchmark.bfloat16_speedup(teacher, many, FLAGS.batch_size)
         yield f'bfloat16_speedup_{teacher.name}', result
         if FLAGS.large_teacher:
-            large = load_teacher(FLAGS.large_teacher, allow_code=FLAGS.allow_code)
+            large = common_flags.load_teacher('large_teacher')
             result = benchmark.bfloat16_speedup(large, math.ceil(many / 2), FLAGS.large_batch)
             yield f'bfloat16_speedup_{large.name}', result
     if 'ptq_over_converter' in chosen:
         yield 'ptq_over_converter', benchmark.ptq_over_converter(teacher, few, FLAGS.ptq_images)
     if FLAGS.large_teacher:
+        passed_on = common_flags.teacher_flags()
         for name in ('peak_memory_images', 'peak_memory_steps'):
             if name in chosen:
-                yield name, getattr(benchmark, name)(FLAGS.large_teacher, few)
+                measure = getattr(benchmark, name)
+                yield name, measure(FLAGS.large_teacher, few, flags=passed_on)
 
 
 def _row(name, result):

@@ -1,5 +1,7 @@
 """Flags that several programs share, each defined once, and what is made of them."""
 
+import functools
+import os
 import sys
 
 from absl import flags
@@ -37,11 +39,11 @@ def define_teacher_flags():
     )
 
 
-def load_teacher():
-    """The teacher of the flags."""
+def load_teacher(name='teacher'):
+    """The teacher that the flag of this name tells, with the other flags of the teacher."""
     from zscgan_tf.teacher.loading import load_teacher as load
 
-    require('teacher', 'the file of your float classifier')
+    require(name, 'the file of your float classifier')
     fields = {
         'image_size': _image_size(),
         'channels': FLAGS.channels,
@@ -50,7 +52,13 @@ def load_teacher():
         'preprocessing': FLAGS.preprocessing,
     }
     fields = {name: value for name, value in fields.items() if value is not None}
-    return load(FLAGS.teacher, input_spec=fields, allow_code=FLAGS.allow_code)
+    return load(getattr(FLAGS, name), input_spec=fields, allow_code=FLAGS.allow_code)
+
+
+def teacher_flags():
+    """The flags of the teacher that were passed, but for its file: a list for a command line."""
+    names = ('allow_code', 'image_size', 'channels', 'mean', 'std', 'preprocessing')
+    return [FLAGS[name].serialize() for name in names if getattr(FLAGS, name)]
 
 
 def define_run_flags():
@@ -88,7 +96,10 @@ def define_generator_flags():
     flags.DEFINE_float('class_loss_weight', None, 'Weight of the cross-entropy. Paper: 1.')
     flags.DEFINE_float('bns_loss_weight', None, 'Weight of the BNS loss. Paper: 1.')
     flags.DEFINE_float(
-        'entropy_loss_weight', None, "Weight of the entropy of the teacher's answers. Paper: 0."
+        'entropy_loss_weight',
+        None,
+        "Weight of the entropy of the teacher's answers and of what a batch lacks to being of many "
+        'classes. Paper: 0.',
     )
     flags.DEFINE_list('generator_channels', None, 'Channels of all scales, or of each. Paper: 128.')
     flags.DEFINE_integer(
@@ -120,25 +131,154 @@ def define_generator_flags():
 
 def train_generator(teacher, folder):
     """Trains, resumes or reuses the generator of the flags in a workdir; a `GeneratorSource`."""
-    from zscgan_tf import training_loop, zscgan
-    from zscgan_tf.presets import OPTIONS
+    from zscgan_tf import zscgan
 
-    options = {name: getattr(FLAGS, name) for name in OPTIONS}
-    if FLAGS.generator_channels:
-        options['generator_channels'] = _numbers('generator_channels')
-    jit_compile = FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
     return zscgan.train_generator(
         teacher,
         folder,
         preset=FLAGS.preset,
         seed=FLAGS.seed,
-        strategy=training_loop.make_strategy(FLAGS.strategy),
-        jit_compile=jit_compile,
+        strategy=_strategy(),
+        jit_compile=_jit_compile(),
         checkpoint_every=FLAGS.checkpoint_every,
         images_every=FLAGS.images_every,
         keep={'flags.cfg': flags_text()},
+        **_given_options(),
+    )
+
+
+def generator_options(teacher):
+    """All options of the training of the flags, as `presets.resolve` returns them."""
+    from zscgan_tf import presets
+
+    return presets.resolve(FLAGS.preset, teacher, _given_options())
+
+
+def _given_options():
+    from zscgan_tf.presets import OPTIONS
+
+    options = {name: getattr(FLAGS, name) for name in OPTIONS}
+    if FLAGS.generator_channels:
+        options['generator_channels'] = _numbers('generator_channels')
+    return options
+
+
+def define_student_flags():
+    """What shapes a quantized student and its distillation; see presets.py for the values."""
+    flags.DEFINE_string(
+        'student_workdir',
+        None,
+        'Folder of the distillation. Default: student_w<W>a<A> in --workdir. "{seed}" stands for '
+        'the seed.',
+    )
+    flags.DEFINE_integer('weight_bits', None, 'Width of the weights, 2 to 8. Default: 8.')
+    flags.DEFINE_integer(
+        'activation_bits', None, 'Width of what convolutions read, 2 to 8. Default: 8.'
+    )
+    flags.DEFINE_integer(
+        'first_last_bits',
+        None,
+        "Width of the first and the last layer's weights. Default: --weight_bits.",
+    )
+    flags.DEFINE_boolean(
+        'all_activations',
+        None,
+        'Bring the logits and what is only summed to --activation_bits too, not only what '
+        'convolutions read.',
+    )
+    flags.DEFINE_enum(
+        'range_estimator',
+        None,
+        ['minmax', 'percentile', 'mse'],
+        'How ranges are set before training. With --method=ptq: quantize with these ranges and no '
+        "training, instead of TFLite's calibration. Paper: minmax.",
+    )
+    flags.DEFINE_enum(
+        'range_training',
+        None,
+        ['learned', 'moving_average', 'frozen'],
+        'What happens to ranges in training. Paper: moving_average.',
+    )
+    flags.DEFINE_integer('range_images', None, 'Images that set the ranges.')
+    flags.DEFINE_integer('distillation_steps', None, 'Steps of the student. Paper: 50,000.')
+    flags.DEFINE_enum('distillation_optimizer', None, ['adam', 'sgd'], 'Paper: sgd (Nesterov 0.9).')
+    flags.DEFINE_float(
+        'distillation_learning_rate', None, 'First rate; a cosine to 0. Paper: 1e-4.'
+    )
+    flags.DEFINE_float(
+        'soft_target_weight', None, 'λ of equation 3. Paper: 1 (eq. 4, soft targets only).'
+    )
+    flags.DEFINE_float('temperature', None, 'Of the soft targets. Paper: 1.')
+    flags.DEFINE_float(
+        'feature_loss_weight', None, 'Weight of the error of inner features. Paper: 0.'
+    )
+    flags.DEFINE_boolean('augment', None, 'Flip and shift the images. Paper: no.')
+    flags.DEFINE_boolean(
+        'update_generator', None, 'Train the generator on while the student learns. Paper: yes.'
+    )
+
+
+def distillation_options():
+    """The options of the distillation that were passed."""
+    from zscgan_tf.presets import DISTILLATION_OPTIONS
+
+    renamed = {
+        'steps': 'distillation_steps',
+        'optimizer': 'distillation_optimizer',
+        'learning_rate': 'distillation_learning_rate',
+    }
+    return {name: getattr(FLAGS, renamed.get(name, name)) for name in DISTILLATION_OPTIONS}
+
+
+def check_student(teacher, options):
+    """Refuses, before any work, a teacher that no student can be made of."""
+    from zscgan_tf.quantizers.folding import fold
+    from zscgan_tf.quantizers.student import split_end
+
+    fold(split_end(teacher)[0], teacher.name)
+    if options['update_generator'] and getattr(FLAGS, 'source', 'zscgan') != 'zscgan':
+        raise UserError(
+            '--update_generator needs a generator: pass --source=zscgan or --noupdate_generator.'
+        )
+
+
+def distil(teacher, source, folder, options):
+    """Distils, resumes or reuses the student of these options; `folder` is the generator's."""
+    from zscgan_tf import distillation, workdir
+
+    return distillation.distil(
+        teacher,
+        source,
+        student_folder(folder, options),
+        preset=FLAGS.preset,
+        seed=FLAGS.seed,
+        strategy=_strategy(),
+        jit_compile=_jit_compile(),
+        checkpoint_every=FLAGS.checkpoint_every,
+        generator_options=workdir.read(folder) if options['update_generator'] else None,
+        keep={'flags.cfg': flags_text()},
         **options,
     )
+
+
+@functools.cache
+def _strategy():
+    """The strategy of the flags: a process makes one."""
+    from zscgan_tf import training_loop
+
+    return training_loop.make_strategy(FLAGS.strategy)
+
+
+def _jit_compile():
+    return FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
+
+
+def student_folder(folder, options):
+    """The distillation's folder."""
+    if FLAGS.student_workdir:
+        return FLAGS.student_workdir.replace('{seed}', str(FLAGS.seed))
+    name = f'student_w{options["weight_bits"]}a{options["activation_bits"]}'
+    return os.path.join(folder, name)
 
 
 def flags_text():

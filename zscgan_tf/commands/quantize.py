@@ -1,15 +1,18 @@
 """Quantizes a trained Keras classifier to an integer .tflite, without its data.
 
-Trains a conditional generator against the model (or goes on with, or reuses, that of --workdir),
-calibrates TFLite's post-training quantization with its images, proves that the file is integer,
-and says how good it is.
+Trains a conditional generator against the model (or goes on with, or reuses, that of --workdir).
+Its images calibrate TFLite's post-training quantization, or with --method=qat distil the model into
+a student of any width from 2 to 8 bits. Proves that the file is integer, and says how good it is.
 
   bin/quantize.py --teacher=model.h5 --output=model.tflite
+  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat --weight_bits=6 \
+      --activation_bits=6
 """
 
 import functools
 import os
 import pathlib
+import sys
 
 from absl import flags
 
@@ -21,9 +24,16 @@ FLAGS = flags.FLAGS
 common_flags.define_teacher_flags()
 common_flags.define_run_flags()
 common_flags.define_generator_flags()
+common_flags.define_student_flags()
 common_flags.define_real_images_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('output', None, 'The .tflite to write. "{seed}" stands for the seed.')
+flags.DEFINE_enum(
+    'method',
+    'ptq',
+    ['ptq', 'qat'],
+    "ptq: TFLite's calibration, no training; qat: a student distilled from the model.",
+)
 flags.DEFINE_enum(
     'source',
     'zscgan',
@@ -55,7 +65,6 @@ flags.DEFINE_string('result_json', None, "A file that this seed's result is adde
 
 def main():
     from zscgan_tf import export, pipeline, results
-    from zscgan_tf.presets import calibration_images
 
     common_flags.require('output', 'the .tflite to write')
     output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
@@ -64,46 +73,108 @@ def main():
     export.check_output(output, FLAGS.overwrite)
     if FLAGS.result_json:
         results.check(FLAGS.result_json)
+    distilled = _distillation_options()
     teacher = common_flags.load_teacher()
+    if distilled:
+        common_flags.check_student(teacher, distilled)
     evaluate_on = _evaluation_source(teacher)
     folder = pathlib.Path(common_flags.workdir(default=os.path.splitext(output)[0] + '.workdir'))
-    count = FLAGS.calibration_images or calibration_images(
-        FLAGS.preset, teacher.input_spec.image_size
-    )
+    common = _common_results(teacher, distilled)
+    if FLAGS.result_json:
+        results.check(FLAGS.result_json, **common)
     source = _source(teacher, folder)
-    result = pipeline.quantize(
-        teacher,
-        source,
-        output,
-        calibration_images=count,
-        check_images=FLAGS.check_images,
-        evaluate_on=evaluate_on,
-        input_type=FLAGS.input_type,
-        output_type=FLAGS.output_type,
-        per_channel=FLAGS.per_channel,
-        output_head=FLAGS.output_head,
-        allow_float_ops=FLAGS.allow_float_ops,
-        overwrite=FLAGS.overwrite,
-    )
+    shared = {
+        'check_images': FLAGS.check_images,
+        'evaluate_on': evaluate_on,
+        'input_type': FLAGS.input_type,
+        'output_type': FLAGS.output_type,
+        'output_head': FLAGS.output_head,
+        'overwrite': FLAGS.overwrite,
+    }
+    if distilled:
+        student = common_flags.distil(teacher, source, folder, distilled)
+        used = common['images'] + distilled['steps'] * source.batch_size
+        result = pipeline.quantize_student(student, source, output, used_images=used, **shared)
+    else:
+        result = pipeline.quantize(
+            teacher,
+            source,
+            output,
+            calibration_images=common['images'],
+            per_channel=FLAGS.per_channel,
+            allow_float_ops=FLAGS.allow_float_ops,
+            **shared,
+        )
     print(pipeline.summary(teacher, result))
     if FLAGS.source == 'zscgan':
         print(f'{"images":<12} {folder / "classes.png"}')
     if FLAGS.result_json:
-        _add_result(result, folder, count)
+        _add_result(result, folder, common, distilled)
+    if pipeline.disagrees(teacher, result):
+        print(
+            'The .tflite answers otherwise than its teacher too often to be of use: pass more bits '
+            'or more steps, and look at the images.',
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _distillation_options():
+    """All options of the student; None where TFLite's own calibration quantizes."""
+    from zscgan_tf import presets
+
+    given = common_flags.distillation_options()
+    if FLAGS.method == 'qat':
+        return presets.resolve_distillation(FLAGS.preset, given)
+    if FLAGS.range_estimator is not None:
+        return presets.resolve_distillation(
+            FLAGS.preset, {**given, 'steps': 0, 'update_generator': False}
+        )
+    passed = [name for name, value in given.items() if value is not None]
+    if passed:
+        raise UserError(
+            f'--{passed[0]} is for a student: pass --method=qat, or --range_estimator=mse for '
+            f'ranges without training.'
+        )
+    return None
+
+
+def _common_results(teacher, distilled):
+    """What the results of all seeds have in common: images, steps, and what shaped them."""
+    from zscgan_tf.presets import calibration_images
+
+    names = ['source', 'output_head', 'input_type', 'output_type']
+    options = {name: getattr(FLAGS, name) for name in names}
+    options['input_spec'] = teacher.input_spec.to_dict()
+    generator = common_flags.generator_options(teacher) if FLAGS.source == 'zscgan' else {}
+    options |= generator
+    if FLAGS.source == 'dataset':
+        options |= {'dataset': FLAGS.dataset, 'calibration_split': FLAGS.calibration_split}
+    if distilled:
+        options |= {f'student_{name}': value for name, value in distilled.items()}
+        images, steps = distilled['range_images'], distilled['steps']
+        return {'images': images, 'steps': steps, 'options': options}
+    count = FLAGS.calibration_images or calibration_images(
+        FLAGS.preset, teacher.input_spec.image_size
+    )
+    options['per_channel'] = FLAGS.per_channel
+    return {'images': count, 'steps': generator.get('steps', 0), 'options': options}
 
 
 def _source(teacher, folder):
     if FLAGS.source == 'zscgan':
         return common_flags.train_generator(teacher, folder)
+    batch_size = common_flags.generator_options(teacher)['batch_size']
     if FLAGS.source.startswith('noise_'):
         from zscgan_tf.sources.noise import NoiseSource
 
         kind = FLAGS.source.removeprefix('noise_')
-        return NoiseSource(teacher.input_spec, kind, batch_size=32, seed=FLAGS.seed)
+        return NoiseSource(teacher.input_spec, kind, batch_size=batch_size, seed=FLAGS.seed)
     common_flags.require(
         'images' if FLAGS.source == 'files' else 'dataset', f'what --source={FLAGS.source} reads'
     )
-    return common_flags.real_images(teacher, FLAGS.calibration_split)
+    return common_flags.real_images(teacher, FLAGS.calibration_split, batch_size)
 
 
 def _evaluation_source(teacher):
@@ -122,7 +193,7 @@ def _evaluation_source(teacher):
     return None
 
 
-def _add_result(result, folder, count):
+def _add_result(result, folder, common, distilled):
     from zscgan_tf import results, training_loop
 
     real = dict(result['real'] or {})
@@ -131,18 +202,16 @@ def _add_result(result, folder, count):
     }
     if result['fresh']:
         metrics['fresh_agreement'] = result['fresh']['agreement']
-    common = {'float_accuracy': round(real['float_accuracy'], 4)} if 'accuracy' in metrics else {}
+    if 'accuracy' in metrics:
+        common = {'float_accuracy': round(real['float_accuracy'], 4), **common}
     log = training_loop.last_metrics(folder) if FLAGS.source == 'zscgan' else {}
+    minutes = log.get('seconds', 0) / 60
     metrics |= {name: log[name] for name in ('class_loss', 'bns_loss') if name in log}
-    results.add(
-        FLAGS.result_json,
-        FLAGS.seed,
-        metrics,
-        log.get('seconds', 0) / 60,
-        **common,
-        images=count,
-        steps=log.get('step', 0),
-    )
+    if distilled:
+        metrics |= {'student_agreement': result['student_agreement'], 'generator_minutes': minutes}
+        own = training_loop.last_metrics(common_flags.student_folder(folder, distilled))
+        minutes = own.get('seconds', 0) / 60 if distilled['steps'] else 0
+    results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **common)
 
 
 run = functools.partial(app.run, __name__, main)

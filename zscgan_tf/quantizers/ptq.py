@@ -96,13 +96,19 @@ def make_converter(model, input_type='int8', output_type='int8', per_channel=Tru
         model: a tf_keras model.
         input_type, output_type, per_channel: see `convert`.
     """
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter = make_integer_converter(model, input_type, output_type)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = TYPES[input_type]
-    converter.inference_output_type = TYPES[output_type]
     # There is no public switch; the audit tells from the written file what was done.
     converter._experimental_disable_per_channel = not per_channel
+    return converter
+
+
+def make_integer_converter(model, input_type='int8', output_type='int8'):
+    """TFLite's converter for a model whose fake quantization says all ranges."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = TYPES[input_type]
+    converter.inference_output_type = TYPES[output_type]
     return converter
 
 

@@ -20,16 +20,42 @@ ROWS = {
     'ptq_noise_gaussian': 'Gaussian noise',
     'ptq_noise_uniform': 'uniform noise',
     'ptq_real': 'real images (not data-free)',
+    'ptq_mse': 'DF-PTQ, ranges by squared error',
+    'qat_w8a8': 'DF-QAT W8A8',
+    'qat_w8a8_update': 'W8A8, generator updated',
+    'qat_w8a8_class_only': 'W8A8, class loss only',
+    'qat_w8a8_bns_only': 'W8A8, BNS loss only',
+    'qat_w8a8_noise': 'W8A8 on uniform noise',
+    'qat_w8a8_real': 'W8A8 on real images (not data-free)',
+    'qat_w6a6': 'DF-QAT W6A6',
+    'qat_w6a6_real': 'W6A6 on real images (not data-free)',
+    'qat_w5a5': 'DF-QAT W5A5',
+    'qat_w5a5_real': 'W5A5 on real images (not data-free)',
+    'qat_w4a4': 'DF-QAT W4A4, first and last layer W8',
+    'qat_w4a4_all': 'DF-QAT W4A4, every layer',
+    'qat_w4a4_noise': 'W4A4 on uniform noise',
+    'qat_w4a4_real': 'W4A4 on real images (not data-free)',
 }
 
+# What the first column of a method's table says.
+METHODS = {'ptq': 'calibration', 'qat': 'distillation'}
 
-def result_table(folder):
-    """The table of one teacher: a row a result file of `flags/<teacher>/`, as Markdown lines."""
+
+def result_table(folder, method='ptq'):
+    """The table of one teacher and method: a row a result file of `flags/<teacher>/`.
+
+    Args:
+        folder: `flags/<teacher>`.
+        method: 'ptq' or 'qat', how the recipes' names begin.
+
+    Returns:
+        Markdown lines.
+    """
     folder = pathlib.Path(folder)
-    results = {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}
+    results = {p.stem: json.loads(p.read_text()) for p in folder.glob(f'{method}*.json')}
     results = {name: r for name, r in results.items() if 'accuracy' in r['metrics']}
     lines = [
-        '| calibration | recipe | accuracy | agreement | images | training |',
+        f'| {METHODS[method]} | recipe | accuracy | agreement | images | training |',
         '| --- | --- | --- | --- | --- | --- |',
     ]
     floats = sorted({result['float_accuracy'] for result in results.values()})
@@ -76,10 +102,10 @@ def render(readme, flags_folder):
         if name == 'benchmark':
             lines = benchmark_table(flags_folder / 'benchmark.json')
         else:
-            lines = result_table(flags_folder / name)
+            lines = result_table(flags_folder / name.split('/')[0], *name.split('/')[1:])
         return '\n'.join([f'<!-- table {name} -->', *lines, '<!-- end -->'])
 
-    return re.sub(r'<!-- table ([\w-]+) -->\n.*?<!-- end -->', table, readme, flags=re.DOTALL)
+    return re.sub(r'<!-- table ([\w/-]+) -->\n.*?<!-- end -->', table, readme, flags=re.DOTALL)
 
 
 def main():

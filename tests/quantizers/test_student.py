@@ -1,0 +1,209 @@
+"""The student: what is quantized to how many bits, and that its file computes what it does."""
+
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from tests.conftest import randomize
+from tests.tiny import tiny_teacher
+from zscgan_tf import audit, evaluation, levels
+from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers import conversion
+from zscgan_tf.quantizers.student import (
+    as_logits,
+    build_student,
+    feature_layers,
+    set_ranges,
+    split_end,
+)
+
+layers = tf_keras.layers
+PIXELS = np.random.default_rng(0).uniform(size=(64, 8, 8, 3)).astype(np.float32)
+
+
+def make(teacher=None, **options):
+    student = build_student(teacher or tiny_teacher(), **options)
+    set_ranges(student, lambda: [PIXELS[:32], PIXELS[32:]])
+    return student
+
+
+def own_teacher(build, size=8, seed=0, head='logits'):
+    """A teacher of a function of tensors."""
+    inputs = layers.Input((size, size, 3))
+    model = randomize(tf_keras.Model(inputs, build(inputs)), seed)
+    base = tiny_teacher()
+    return types.SimpleNamespace(
+        model=model,
+        logits_model=model,
+        input_spec=base.input_spec,
+        num_classes=model.output_shape[-1],
+        head=head,
+        name='own',
+        fingerprint='own',
+        logits=lambda pixels: model(base.input_spec.to_inputs(pixels)),
+    )
+
+
+def wrappers(student):
+    return [w for w in student.model.layers if getattr(w, '_weight_vars', None)]
+
+
+def test_every_kernel_has_a_range_and_changing_it_changes_the_output():
+    def build(x):
+        x = layers.ReLU()(layers.Conv2D(6, 3, padding='same')(x))
+        x = layers.DepthwiseConv2D(3, activation='relu')(x)
+        x = layers.BatchNormalization()(layers.MaxPooling2D()(x))
+        x = layers.Dense(12, activation='relu')(layers.Flatten()(x))
+        return layers.Dense(4)(x)
+
+    student = make(own_teacher(build))
+    before = student.logits(PIXELS).numpy()
+    kernels = wrappers(student)
+    assert len(kernels) == 5  # the batch norm behind the pool is one
+    for wrapper in kernels:
+        ((_, _, variables),) = wrapper._weight_vars
+        old = variables['max'].numpy()
+        variables['max'].assign(old / 3)
+        assert np.abs(student.logits(PIXELS).numpy() - before).max() > 1e-3, wrapper.name
+        variables['max'].assign(old)
+
+
+def test_a_depthwise_range_has_as_many_entries_as_channels():
+    student = make()
+    found = {w.layer.name: w._weight_vars[0][2]['max'].shape for w in wrappers(student)}
+    depthwise = [n for n in found if isinstance(student.twin.get_layer(n), layers.DepthwiseConv2D)]
+    assert [tuple(found[name]) for name in depthwise] == [(6,)]
+
+
+def test_channels_of_zeros_survive():
+    teacher = tiny_teacher()
+    convolution = next(x for x in teacher.model.layers if isinstance(x, layers.Conv2D))
+    kernel = convolution.kernel.numpy()
+    kernel[..., 2] = 0
+    convolution.kernel.assign(kernel)
+    for bits in (4, 8):
+        student = make(teacher, weight_bits=bits)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(
+                tf.square(student.model(teacher.input_spec.to_inputs(PIXELS), True))
+            )
+        for gradient in tape.gradient(loss, student.model.trainable_variables):
+            assert np.all(np.isfinite(gradient))
+        tflite = evaluation.TfliteModel(conversion.convert(student))
+        found = evaluation.evaluate(tflite, student, [(PIXELS, None)])
+        assert found['agreement'] >= 95
+
+
+WIDTHS = [
+    (8, 8, {}),
+    (6, 6, {}),
+    (7, 5, {}),
+    (4, 4, {'first_last_bits': 8}),
+    (4, 4, {}),
+    (3, 6, {}),
+    (2, 8, {}),
+    (5, 4, {'all_activations': True}),
+]
+
+
+@pytest.mark.parametrize('weight_bits, activation_bits, options', WIDTHS)
+def test_the_file_holds_the_widths_and_computes_what_the_student_does(
+    weight_bits, activation_bits, options
+):
+    student = make(weight_bits=weight_bits, activation_bits=activation_bits, **options)
+    data = conversion.convert(student)
+    report = audit.audit(data)
+    assert report.weights == 'per-channel' and not report.float_ops
+    inputs = student.input_spec.to_inputs(PIXELS).numpy()
+    found = levels.check_levels(
+        data, [inputs], weight_bits=weight_bits, activation_bits=activation_bits, **options
+    )
+    assert found.activation_levels <= 2**activation_bits
+    assert report.output.type == 'int8' and report.input.type == 'int8'
+    probabilities = tf.nn.softmax(student.logits(PIXELS)).numpy()
+    scores = evaluation.TfliteModel(data).scores(inputs)
+    np.testing.assert_allclose(scores, probabilities, atol=0.04)
+    assert np.mean(scores.argmax(1) == probabilities.argmax(1)) > 0.9
+
+
+def test_what_a_width_applies_to():
+    student = make(weight_bits=4, activation_bits=3, first_last_bits=8)
+    configs = {w.layer.name: w.quantize_config for w in student.model.layers if hasattr(w, 'layer')}
+    weights = [c.weights.bits for c in configs.values() if c.weights]
+    assert weights == [8, 4, 4, 8]
+    twin = student.twin
+    for name, config in configs.items():
+        if config.output is None:
+            continue
+        layer = twin.get_layer(name)
+        # The linear convolution in front of the addition, and the logits, are read by none.
+        linear = isinstance(layer, layers.Conv2D)
+        last_relu = (
+            isinstance(layer, layers.ReLU)
+            and name == [x.name for x in twin.layers if isinstance(x, layers.ReLU)][-1]
+        )
+        assert config.output.bits == (8 if linear or last_relu else 3), name
+    everything = make(weight_bits=4, activation_bits=3, all_activations=True)
+    outputs = [w.quantize_config.output for w in everything.model.layers if hasattr(w, 'layer')]
+    assert {o.bits for o in outputs if o is not None} == {3}
+
+
+@pytest.mark.parametrize('head', ('softmax', 'logits', 'sigmoid'))
+def test_the_twin_is_the_teacher_and_the_file_ends_as_it_did(head):
+    teacher = tiny_teacher(head=head)
+    student = make(teacher)
+    inputs = teacher.input_spec.to_inputs(PIXELS)
+    np.testing.assert_allclose(
+        as_logits(student.twin(inputs)), teacher.logits_model(inputs), atol=1e-4
+    )
+    ends = {'softmax': 'softmax', 'logits': None, 'sigmoid': 'sigmoid'}
+    assert split_end(teacher)[1] == ends[head]
+    data = conversion.convert(student)
+    tflite = evaluation.TfliteModel(data)
+    assert evaluation.evaluate(tflite, teacher, [(PIXELS, None)])['agreement'] > 90
+    logits = audit.audit(conversion.convert(student, output_head='logits'))
+    assert not {'SOFTMAX', 'LOGISTIC'} & set(logits.ops)
+
+
+def test_learned_ranges_are_trained_and_others_not():
+    learned = {v.name for v in make(range_training='learned').model.trainable_variables}
+    frozen = {v.name for v in make(range_training='frozen').model.trainable_variables}
+    assert frozen < learned
+    assert all('_max' in name or '_min' in name for name in learned - frozen)
+
+
+def test_moving_averages_follow_the_images():
+    student = make(range_training='moving_average')
+    wrapper = next(w for w in student.model.layers if getattr(w, '_output_quantizer_vars', None))
+    variable = wrapper._output_quantizer_vars['max']
+    variable.assign(1000.0)
+    student.model(student.input_spec.to_inputs(PIXELS), training=False)
+    assert float(variable) == 1000
+    output = student.twin.get_layer(wrapper.layer.name).output
+    twin = tf_keras.Model(student.twin.input, output)
+    student.model(student.input_spec.to_inputs(PIXELS), training=True)
+    highest = float(tf.reduce_max(twin(student.input_spec.to_inputs(PIXELS))))
+    assert float(variable) == pytest.approx(0.99 * 1000 + 0.01 * highest, rel=1e-3)
+
+
+def test_features_are_the_last_of_every_size():
+    def build(x):
+        for filters, strides in ((4, 1), (6, 2), (8, 2)):
+            x = layers.ReLU(name=f'relu_{filters}')(
+                layers.Conv2D(filters, 3, strides, padding='same')(x)
+            )
+        return layers.Dense(4)(layers.GlobalAveragePooling2D()(x))
+
+    student = make(own_teacher(build))
+    assert feature_layers(student.twin) == ['relu_4', 'relu_6', 'relu_8']
+
+
+@pytest.mark.parametrize(
+    'options', ({'weight_bits': 1}, {'activation_bits': 9}, {'first_last_bits': 16})
+)
+def test_bits_out_of_range_are_refused(options):
+    with pytest.raises(UserError, match='2 to 8'):
+        build_student(tiny_teacher(), **options)

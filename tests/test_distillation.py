@@ -1,0 +1,219 @@
+"""Equations 3 and 4, the step, the whole distillation with its resume, and what it refuses."""
+
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tiny import tiny_teacher
+from zscgan_tf import distillation, training_loop, zscgan
+from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers.student import build_student, set_ranges
+from zscgan_tf.sources.noise import NoiseSource
+
+RNG = np.random.default_rng(0)
+SMALL = {'range_images': 16, 'weight_bits': 4, 'activation_bits': 4, 'learning_rate': 3e-3}
+
+
+def softmax(x):
+    x = np.exp(x - x.max(1, keepdims=True))
+    return x / x.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize('weight', (0.0, 0.3, 1.0))
+@pytest.mark.parametrize('temperature', (1.0, 4.0))
+def test_loss_is_equation_3(weight, temperature):
+    teacher, student = RNG.normal(size=(2, 6, 5)).astype(np.float32) * 3
+    labels = np.arange(6) % 5
+    soft = -np.sum(softmax(teacher / temperature) * np.log(softmax(student / temperature)), axis=1)
+    hard = -np.log(softmax(student))[np.arange(6), labels]
+    expected = np.mean(weight * temperature**2 * soft + (1 - weight) * hard)
+    found = distillation.distillation_loss(
+        tf.constant(teacher),
+        tf.constant(student),
+        labels=tf.constant(labels, tf.int32),
+        soft_target_weight=weight,
+        temperature=temperature,
+    )
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_feature_loss_is_relative_to_the_teachers_features():
+    teacher = [tf.constant(RNG.normal(size=(4, 3, 3, s)), tf.float32) for s in (2, 5)]
+    assert float(distillation.feature_loss(teacher, teacher)) == 0
+    halves = [0.5 * t for t in teacher]
+    assert float(distillation.feature_loss(teacher, halves)) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_augmentation_flips_and_shifts():
+    pixels = RNG.uniform(size=(3, 16, 16, 2)).astype(np.float32)
+    # Numbers modulo 5 are shifts of -2 ... 2.
+    draws = tf.constant([[2, 2, 1], [2, 2, 0], [4, 0, 1]])
+    same, flipped, shifted = distillation.augment(tf.constant(pixels), draws).numpy()
+    np.testing.assert_array_equal(same, pixels[0])
+    np.testing.assert_array_equal(flipped, pixels[1][:, ::-1])
+    padded = np.pad(pixels[2], ((2, 2), (2, 2), (0, 0)), 'edge')
+    np.testing.assert_array_equal(shifted, padded[4:20, 0:16])
+
+
+def distil(workdir, teacher, source, steps, **options):
+    return distillation.distil(
+        teacher, source, workdir, steps=steps, checkpoint_every=5, **{**SMALL, **options}
+    )
+
+
+def metrics(workdir):
+    return [json.loads(x) for x in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_distillation_lowers_the_loss_and_raises_the_agreement(tmp_path):
+    teacher = tiny_teacher()
+    source = NoiseSource(teacher.input_spec, batch_size=32)
+    distil(tmp_path, teacher, source, 60, feature_loss_weight=0.5)
+    log = metrics(tmp_path)
+    first, last = (
+        {key: np.mean([m[key] for m in part]) for key in log[0]} for part in (log[:10], log[-10:])
+    )
+    assert last['distillation_loss'] < first['distillation_loss']
+    assert last['feature_loss'] < first['feature_loss']
+    assert last['agreement'] > first['agreement']
+
+
+@pytest.mark.parametrize('training', ('learned', 'moving_average'))
+def test_resumed_is_bit_equal(tmp_path, training):
+    teacher = tiny_teacher()
+    source = NoiseSource(teacher.input_spec, batch_size=8)
+    options = {'range_training': training}
+    whole = distil(tmp_path / 'whole', teacher, source, 12, **options)
+
+    class Stops(NoiseSource):
+        """Is interrupted when it is asked for the batches behind the tenth."""
+
+        def batches(self, start=0):
+            return itertools.chain(
+                itertools.islice(super().batches(start), 12 - start), self.interrupt()
+            )
+
+        def interrupt(self):
+            raise KeyboardInterrupt
+            yield
+
+    broken = Stops(teacher.input_spec, batch_size=8)
+    broken.description = 'NoiseSource'
+    source.description = 'NoiseSource'
+    with pytest.raises(KeyboardInterrupt):
+        distil(tmp_path / 'parts', teacher, broken, 12, **options)
+    assert 0 < metrics(tmp_path / 'parts')[-1]['step'] < 12
+    resumed = distil(tmp_path / 'parts', teacher, source, 12, **options)
+    for one, two in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    reused = distil(tmp_path / 'parts', teacher, source, 12, **options)
+    for one, two in zip(whole.model.get_weights(), reused.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_generator_is_updated_only_if_asked_for(tmp_path):
+    teacher = tiny_teacher()
+    options = {'steps': 2, 'batch_size': 8, 'generator_scales': 1, 'generator_channels': [4]}
+    source = zscgan.train_generator(teacher, tmp_path / 'generator', **options)
+    config = json.loads((tmp_path / 'generator' / 'config.json').read_text())
+    before = source.generator.get_weights()
+    distil(tmp_path / 'fixed', teacher, source, 2)
+    for one, two in zip(before, source.generator.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    distil(
+        tmp_path / 'updated', teacher, source, 2, update_generator=True, generator_options=config
+    )
+    changed = [
+        np.abs(one - two).max()
+        for one, two in zip(before, source.generator.get_weights(), strict=True)
+    ]
+    assert max(changed) > 0
+    assert {'bns_loss', 'distillation_loss'} <= metrics(tmp_path / 'updated')[-1].keys()
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'temperature': 0.0}, 'temperature=0.0 must be positive'),
+        ({'soft_target_weight': 1.5}, 'soft_target_weight=1.5 must be between 0 and 1'),
+        ({'soft_target_weight': 0.5}, 'needs labels'),
+        ({'update_generator': True}, 'needs a generator'),
+        ({'weight_bits': 9}, 'weight_bits=9 must be 2 to 8'),
+        ({'range_training': 'wild'}, 'range_training=wild must be one of'),
+    ],
+)
+def test_refusals(tmp_path, options, message):
+    teacher = tiny_teacher()
+    source = NoiseSource(teacher.input_spec, batch_size=8)
+    with pytest.raises(UserError, match=message):
+        distil(tmp_path / 'run', teacher, source, 2, **options)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_images_of_another_shape_and_other_runs_are_refused(tmp_path):
+    teacher = tiny_teacher()
+    other = NoiseSource(tiny_teacher(size=9).input_spec, batch_size=8)
+    with pytest.raises(UserError, match='the images have the shape'):
+        distil(tmp_path / 'run', teacher, other, 2)
+    source = NoiseSource(teacher.input_spec, batch_size=8)
+    distil(tmp_path / 'run', teacher, source, 1)
+    with pytest.raises(UserError, match='weight_bits 4, not 6'):
+        distil(tmp_path / 'run', teacher, source, 1, weight_bits=6)
+
+
+TWO_DEVICES = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from tests import test_distillation
+from zscgan_tf import training_loop
+
+losses = test_distillation.ten_steps(training_loop.make_strategy('mirrored'), *sys.argv[1:])
+np.save(sys.argv[1] + '/losses.npy', losses)
+"""
+
+
+def ten_steps(strategy, workdir, training):
+    teacher = tiny_teacher()
+    source = NoiseSource(teacher.input_spec, batch_size=8)
+    options = {**SMALL, 'range_training': training}
+    distillation.distil(teacher, source, workdir + '/run', steps=10, strategy=strategy, **options)
+    return [m['distillation_loss'] for m in metrics(pathlib.Path(workdir) / 'run')]
+
+
+@pytest.mark.parametrize('training', ('learned', 'moving_average'))
+def test_two_replicas_agree_with_one_device(tmp_path, training):
+    (tmp_path / 'two').mkdir()
+    (tmp_path / 'one').mkdir()
+    subprocess.run([sys.executable, '-c', TWO_DEVICES, str(tmp_path / 'two'), training], check=True)
+    one = ten_steps(training_loop.make_strategy('default'), str(tmp_path / 'one'), training)
+    np.testing.assert_allclose(np.load(tmp_path / 'two' / 'losses.npy'), one, rtol=1e-3)
+
+
+def test_the_step_compiles_with_xla(tmp_path):
+    teacher = tiny_teacher()
+    source = NoiseSource(teacher.input_spec, batch_size=8)
+    plain = distil(tmp_path / 'plain', teacher, source, 2)
+    compiled = distil(tmp_path / 'xla', teacher, source, 2, jit_compile=True)
+    for one, two in zip(plain.model.get_weights(), compiled.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_ranges_alone_need_no_workdir():
+    teacher = tiny_teacher()
+    source = NoiseSource(teacher.input_spec, batch_size=16)
+    student = distillation.distil(teacher, source, None, steps=0, **SMALL)
+    again = build_student(teacher, weight_bits=4, activation_bits=4)
+    set_ranges(again, lambda: [next(source.batches())[0]])
+    for one, two in zip(student.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)

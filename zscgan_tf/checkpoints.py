@@ -1,0 +1,95 @@
+"""Checkpoints of a run: the last two are kept, and one that is damaged is passed over."""
+
+import logging
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from zscgan_tf.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The last two checkpoints of a run; a damaged newest one falls back to the one before.
+
+    Args:
+        folder: where they are, as `ckpt-<steps done>.*`; made with the first one.
+        state: dict of what to save and restore (models, optimizers), all its variables built.
+    """
+
+    def __init__(self, folder, state):
+        self._state = state
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._checkpoint = tf.train.Checkpoint(step=self._step, **state)
+        self._folder = folder
+        try:
+            self._manager = self._make_manager()
+        except ValueError:  # TensorFlow's list of checkpoints is damaged; `_paths` needs none
+            os.remove(folder / 'checkpoint')
+            self._manager = self._make_manager()
+
+    def _make_manager(self):
+        return tf.train.CheckpointManager(self._checkpoint, str(self._folder), max_to_keep=2)
+
+    def restore(self, partly=False):
+        """Restores the newest readable checkpoint and returns its number of steps, or 0.
+
+        Args:
+            partly: the state is a part of what was saved.
+
+        Raises:
+            UserError: there are checkpoints, and none of them can be read.
+        """
+        paths = self._paths()
+        for path in paths:
+            try:
+                status = self._checkpoint.restore(str(path))
+                status.assert_existing_objects_matched()
+                if partly:
+                    status.expect_partial()
+                return int(self._step.numpy())
+            except (tf.errors.OpError, AssertionError, ValueError, LookupError) as error:
+                logger.warning(
+                    'checkpoint %s is damaged (%s); falling back to the one before',
+                    path, type(error).__name__,
+                )  # fmt: skip
+        if paths:
+            raise UserError(
+                f'{self._folder}: none of its checkpoints can be read; remove the folder to start '
+                f'again, or pass another --workdir.'
+            )
+        return 0
+
+    def _paths(self):
+        # TensorFlow's list of them may be damaged, and is of the place where the folder was made.
+        names = {pathlib.Path(path).name for path in self._manager.checkpoints}
+        names |= {path.stem for path in self._folder.glob('ckpt-*.index')}
+        newest_first = sorted(names, key=lambda name: int(name.split('-')[1]), reverse=True)
+        return [self._folder / name for name in newest_first]
+
+    def save(self, done):
+        """Writes a checkpoint after `done` steps, if all that it would hold is finite.
+
+        Raises:
+            UserError: a value is not finite, or the checkpoint can't be written; the one before is
+                whole.
+        """
+        for name, value in self._state.items():
+            for variable in value.variables:
+                if variable.dtype.is_floating and not np.all(np.isfinite(variable.numpy())):
+                    raise UserError(
+                        f'{variable.name} of the {name} is not finite after step {done}; the last '
+                        f'checkpoint is whole. Try a lower --learning_rate with another --workdir.'
+                    )
+        self._step.assign(done)
+        try:
+            self._manager.save(checkpoint_number=done)
+        except tf.errors.OpError as error:
+            raise UserError(
+                f'{self._folder}: the checkpoint could not be written '
+                f'({error.message.splitlines()[0]}); the one before is whole. Free some space and '
+                f'run the same command again.'
+            ) from error

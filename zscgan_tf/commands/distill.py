@@ -1,0 +1,43 @@
+"""Distils a quantized student from a float classifier on its generator's images (DF-QAT).
+
+The generator is that of --workdir (bin/train_generator.py). A distillation that was interrupted
+goes on where it stopped; bin/quantize.py --method=qat with the same flags writes its .tflite.
+
+  bin/distill.py --teacher=model.h5 --workdir=runs/model --weight_bits=6 --activation_bits=6
+"""
+
+import functools
+
+from absl import flags
+
+from zscgan_tf.commands import app, common_flags
+
+FLAGS = flags.FLAGS
+
+common_flags.define_teacher_flags()
+common_flags.define_run_flags()
+common_flags.define_generator_flags()
+common_flags.define_student_flags()
+
+
+def main():
+    from zscgan_tf import presets, training_loop, zscgan
+
+    folder = common_flags.workdir()
+    options = presets.resolve_distillation(FLAGS.preset, common_flags.distillation_options())
+    teacher = common_flags.load_teacher()
+    common_flags.check_student(teacher, options)
+    source = zscgan.load_generator(teacher, folder, seed=FLAGS.seed)
+    common_flags.distil(teacher, source, folder, options)
+    own = common_flags.student_folder(folder, options)
+    last = training_loop.last_metrics(own)
+    print(
+        f'{own}: distilled (loss {last["distillation_loss"]:.4g}, agreement with the teacher '
+        f'{100 * last["agreement"]:.2f} % in the last step)'
+    )
+
+
+run = functools.partial(app.run, __name__, main)
+
+if __name__ == '__main__':
+    run()

@@ -1,0 +1,298 @@
+"""DF-QAT: a quantized student distilled from its teacher on generated images (eq. 3 and 4)."""
+
+import math
+
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf import presets, training_loop, zscgan
+from zscgan_tf import workdir as workdirs
+from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers.student import as_logits, build_student, feature_layers, set_ranges
+from zscgan_tf.sources import take
+
+
+def distillation_loss(
+    teacher_logits, student_logits, *, labels=None, soft_target_weight=1.0, temperature=1.0
+):
+    """Equation 3: (1 - λ) H(y, S(x)) + λ H(T(x), S(x)), mean over the batch; λ = 1 is eq. 4.
+
+    The temperature divides both logits of the second term, which is multiplied by its square, so
+    that its gradients keep their size (Hinton et al.).
+
+    Args:
+        teacher_logits, student_logits: [B, K].
+        labels: [B] int32; used where λ < 1.
+        soft_target_weight: λ.
+        temperature: positive.
+    """
+    targets = tf.nn.softmax(teacher_logits / temperature)
+    soft = tf.nn.softmax_cross_entropy_with_logits(targets, student_logits / temperature)
+    loss = soft_target_weight * temperature**2 * tf.reduce_mean(soft)
+    if soft_target_weight < 1:
+        hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, student_logits)
+        loss += (1 - soft_target_weight) * tf.reduce_mean(hard)
+    return loss
+
+
+def feature_loss(teacher_features, student_features):
+    """Squared error of features over the teacher's mean square, mean over the layers.
+
+    Not in the paper. Logits say little about where in the network a rounding error arose.
+
+    Args:
+        teacher_features, student_features: lists of [B, ...].
+    """
+    return tf.add_n(
+        [
+            tf.reduce_mean(tf.math.squared_difference(t, s)) / (tf.reduce_mean(t * t) + 1e-12)
+            for t, s in zip(teacher_features, student_features, strict=True)
+        ]
+    ) / len(teacher_features)
+
+
+def augment(pixels, draws):
+    """Flips images left to right and shifts them by up to an eighth, each in its own way.
+
+    A generator's images of one class look alike; this costs next to nothing. Edges are repeated.
+
+    Args:
+        pixels: [B, H, W, C].
+        draws: [B, 3] random integers of [0, 2^20): for rows, columns, and the flip.
+    """
+    height, width = pixels.shape[1:3]
+
+    def shifted(size, numbers):  # [B, size]
+        reach = max(1, size // 8)
+        shift = numbers % (2 * reach + 1) - reach
+        return tf.clip_by_value(tf.range(size)[None] + shift[:, None], 0, size - 1)
+
+    columns = shifted(width, draws[:, 1])
+    columns = tf.where(draws[:, 2:] % 2 == 0, columns, width - 1 - columns)
+    pixels = tf.gather(pixels, shifted(height, draws[:, 0]), axis=1, batch_dims=1)
+    return tf.gather(pixels, columns, axis=2, batch_dims=1)
+
+
+def make_step(student, optimizer, options, *, seed=0, generator_update=None):
+    """The step of eq. 3 and 4 as `training_loop.run` takes it.
+
+    Args:
+        student: a `Student`.
+        optimizer: built for `trainable_variables(student)`.
+        options: dict, as `presets.resolve_distillation` returns it.
+        seed: of the augmentation.
+        generator_update: the update of `zscgan.make_update`, which then makes the images and
+            trains on them; None: the loop passes batches, (pixels,) or (pixels, labels).
+    """
+    to_inputs = student.teacher.input_spec.to_inputs
+    features = feature_layers(student.twin) if options['feature_loss_weight'] else []
+    twin = tf_keras.Model(
+        student.twin.input,
+        [student.twin.output, *(student.twin.get_layer(n).output for n in features)],
+    )
+    pupil = tf_keras.Model(
+        student.model.input,
+        [student.model.output, *(student.model.get_layer(f'quant_{n}').output for n in features)],
+    )
+    variables = trainable_variables(student)
+
+    def outputs(model, inputs, training):
+        found = model(inputs, training=training)
+        first, *others = found if isinstance(found, list) else [found]
+        return as_logits(first), others
+
+    def step(index, pixels=None, labels=None):
+        replicas = tf.distribute.get_replica_context()
+        share = 1 / replicas.num_replicas_in_sync
+        metrics, teacher_logits = {}, None
+        if generator_update is not None:
+            metrics, pixels, labels, teacher_logits = generator_update(index)
+            pixels = tf.stop_gradient(pixels)
+        else:
+            pixels = training_loop.replica_slice(pixels, replicas)
+            labels = None if labels is None else training_loop.replica_slice(labels, replicas)
+        if options['augment']:
+            count = pixels.shape[0] * replicas.num_replicas_in_sync
+            draws = tf.random.stateless_uniform(
+                [count, 3],
+                training_loop.fold_seed(seed, index, 2),
+                maxval=2**20,
+                dtype=tf.int32,
+                alg='philox',
+            )
+            pixels = augment(pixels, training_loop.replica_slice(draws, replicas))
+        inputs = to_inputs(pixels)
+        if teacher_logits is None or features or options['augment']:
+            teacher_logits, teacher_features = outputs(twin, inputs, training=False)
+        else:
+            teacher_features = []
+        with tf.GradientTape() as tape:
+            student_logits, student_features = outputs(pupil, inputs, training=True)
+            losses = {
+                'distillation_loss': distillation_loss(
+                    teacher_logits,
+                    student_logits,
+                    labels=labels,
+                    soft_target_weight=options['soft_target_weight'],
+                    temperature=options['temperature'],
+                )
+            }
+            loss = losses['distillation_loss']
+            if features:
+                losses['feature_loss'] = feature_loss(teacher_features, student_features)
+                loss += options['feature_loss_weight'] * losses['feature_loss']
+            loss *= share
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        same = tf.equal(tf.argmax(teacher_logits, axis=-1), tf.argmax(student_logits, axis=-1))
+        losses['agreement'] = tf.reduce_mean(tf.cast(same, tf.float32))
+        return {**metrics, **{name: share * value for name, value in losses.items()}}
+
+    return step
+
+
+def trainable_variables(student):
+    """What distillation trains: weights, and ranges if they are learned; no constants' kernels."""
+    frozen = {
+        id(variable)
+        for wrapper in student.model.layers
+        if hasattr(wrapper, 'layer') and not wrapper.layer.trainable
+        for variable in wrapper.weights
+    }
+    return [v for v in student.model.trainable_variables if id(v) not in frozen]
+
+
+def make_optimizer(options, variables):
+    """Nesterov's SGD with momentum 0.9 (paper, section 3) or Adam; a cosine to zero; built."""
+    schedule = tf_keras.optimizers.schedules.CosineDecay(
+        options['learning_rate'], max(1, options['steps'])
+    )
+    if options['optimizer'] == 'sgd':
+        optimizer = tf_keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
+    else:
+        optimizer = tf_keras.optimizers.Adam(schedule)
+    optimizer.build(variables)
+    return optimizer
+
+
+def distil(
+    teacher,
+    source,
+    workdir,
+    *,
+    preset='small',
+    seed=0,
+    strategy=None,
+    jit_compile=False,
+    checkpoint_every=500,
+    generator_options=None,
+    keep=None,
+    **options,
+):
+    """Distils a quantized student from its teacher on a source's images (DF-QAT, section 2.3).
+
+    A workdir that holds such a training goes on where it stopped; a finished one is reused.
+
+    Args:
+        teacher: a `Teacher`.
+        source: where the images come from. The first ones set the ranges.
+        workdir: the distillation's folder, not the generator's; unused with 0 steps.
+        preset: 'small' or 'paper': defaults of the options.
+        seed: of the augmentation, and of the images where the generator is updated.
+        strategy, jit_compile, checkpoint_every, keep: as in `zscgan.train_generator`.
+        generator_options: the configuration of the generator's workdir, for `update_generator`.
+        **options: any of `presets.DISTILLATION_OPTIONS`, in place of the preset's value.
+
+    Returns:
+        The trained `Student`.
+
+    Raises:
+        UserError: an option is out of range, a layer is not supported, the workdir belongs to
+            another run, images of another shape, a loss that is not finite.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    options = presets.resolve_distillation(preset, options)
+    batch_size, steps = source.batch_size, options['steps']
+    check_source(teacher, source, options)
+    if batch_size % strategy.num_replicas_in_sync:
+        raise UserError(
+            f'--batch_size={batch_size} can not be shared by {strategy.num_replicas_in_sync} '
+            f'replicas: pass a multiple of {strategy.num_replicas_in_sync}.'
+        )
+    config = {
+        'teacher': teacher.name,
+        'fingerprint': teacher.fingerprint,
+        'input_spec': teacher.input_spec.to_dict(),
+        'source': getattr(source, 'description', type(source).__name__),
+        'batch_size': batch_size,
+        **options,
+        'seed': seed,
+    }
+    with strategy.scope():
+        widths = {name: options[name] for name in presets.STUDENT_OPTIONS}
+        student = build_student(teacher, **widths)
+        optimizer = make_optimizer(options, trainable_variables(student))
+        state = {'student': student.model, 'optimizer': optimizer}
+        update = None
+        if options['update_generator']:
+            generator_optimizer, update = zscgan.continue_training(
+                teacher, source.generator, generator_options, steps, seed
+            )
+            state |= {'generator': source.generator, 'generator_optimizer': generator_optimizer}
+        step = make_step(student, optimizer, options, seed=seed, generator_update=update)
+    if steps:
+        workdirs.claim(workdir, config, keep)
+    if not steps or training_loop.restore(state, workdir) == 0:
+        set_ranges(
+            student,
+            lambda: (pixels for pixels, _ in take(source.batches(), options['range_images'])),
+            options['range_estimator'],
+            total=options['range_images'],
+        )
+    first = math.ceil(options['range_images'] / batch_size)
+
+    def batches(done):
+        for pixels, labels in source.batches(start=first + done):
+            yield (pixels,) if labels is None else (pixels, labels)
+
+    if steps:
+        training_loop.run(
+            step,
+            state,
+            steps,
+            workdir=workdir,
+            images_per_step=batch_size,
+            strategy=strategy,
+            jit_compile=jit_compile,
+            checkpoint_every=checkpoint_every,
+            batches=None if options['update_generator'] else batches,
+            name='student',
+        )
+    return student
+
+
+def check_source(teacher, source, options):
+    """Whether a source can feed this distillation, before any work.
+
+    Raises:
+        UserError: images of another shape, λ < 1 without labels, or no generator to update.
+    """
+    if tuple(source.image_shape) != teacher.input_spec.image_shape:
+        raise UserError(
+            f'the images have the shape {list(source.image_shape)}, but {teacher.name} takes '
+            f'{list(teacher.input_spec.image_shape)}: pass images of its size.'
+        )
+    if options['soft_target_weight'] < 1 and not source.has_labels:
+        raise UserError(
+            f'--soft_target_weight={options["soft_target_weight"]} needs labels, which this source '
+            f'does not have: pass 1 (eq. 4), or a source with labels.'
+        )
+    if options['update_generator'] and not hasattr(source, 'generator'):
+        raise UserError(
+            '--update_generator needs a generator: pass --source=zscgan or --noupdate_generator.'
+        )
+    count = getattr(source, 'image_count', None)
+    if count is not None and count < options['range_images']:
+        raise UserError(
+            f'the source holds {count} images, fewer than --range_images='
+            f'{options["range_images"]}: pass more images, or a smaller number.'
+        )

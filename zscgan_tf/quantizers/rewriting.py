@@ -1,0 +1,231 @@
+"""What each kind of layer of a teacher becomes in its float twin; see `folding`.
+
+A rule takes the new graph, the teacher's node and the new inputs, and returns the new output.
+"""
+
+import numpy as np
+import tf_keras
+
+from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
+
+layers = tf_keras.layers
+
+
+def carried(shape):
+    """The shape [...] that a tensor of the teacher, [B, ...], is carried as."""
+    return (1, 1, *shape[1:]) if len(shape) == 2 else tuple(shape[1:])
+
+
+def _convolution(graph, node, x):
+    layer = node.layer
+    kernel, bias = _kernel_and_bias(layer, layer.filters)
+    settings = {**_spatial(layer), 'groups': layer.groups}
+    return _activated(graph, layer, graph.convolution(x, layer, kernel, bias, **settings))
+
+
+def _depthwise(graph, node, x):
+    layer = node.layer
+    kernel, bias = _kernel_and_bias(layer, x.shape[-1] * layer.depth_multiplier)
+    return _activated(graph, layer, graph.depthwise(x, layer, kernel, bias, **_spatial(layer)))
+
+
+def _separable(graph, node, x):
+    layer = node.layer
+    depthwise, pointwise = (np.float64(w) for w in layer.get_weights()[:2])
+    _, bias = _kernel_and_bias(layer, layer.filters)
+    zeros = np.zeros(pointwise.shape[2])
+    x = graph.depthwise(x, layer, depthwise, zeros, '_depthwise', **_spatial(layer))
+    return _activated(graph, layer, graph.convolution(x, layer, pointwise, bias))
+
+
+def _dense(graph, node, x):
+    layer = node.layer
+    kernel, bias = _kernel_and_bias(layer, layer.units)
+    if x.shape.rank != 4:
+        graph.refuse(layer, f'on {tuple(x.shape[1:])}')
+    return _activated(graph, layer, graph.convolution(x, layer, kernel[None, None], bias))
+
+
+def _spatial(layer):
+    return {
+        'strides': layer.strides,
+        'padding': layer.padding,
+        'dilation_rate': layer.dilation_rate,
+    }
+
+
+def _kernel_and_bias(layer, channels):
+    """A layer's first kernel and its bias in float64, zeros where it has none."""
+    weights = [np.float64(w) for w in layer.get_weights()]
+    return weights[0], weights[-1] if layer.use_bias else np.zeros(channels)
+
+
+def _batch_norm(graph, node, x):
+    layer, rank = node.layer, node.outputs.shape.rank
+    if rank not in (2, 4) or list(np.atleast_1d(layer.axis)) not in ([-1], [rank - 1]):
+        graph.refuse(layer, f'of axis {layer.axis} on {tuple(node.outputs.shape[1:])}')
+    mean, variance = np.float64(layer.moving_mean), np.float64(layer.moving_variance)
+    scale = 1 / np.sqrt(variance + layer.epsilon)
+    scale = scale * np.float64(layer.gamma) if layer.scale else scale
+    offset = -mean * scale
+    offset = offset + np.float64(layer.beta) if layer.center else offset
+    if id(x) not in graph.linear:
+        return graph.affine(x, layer, scale, offset, trainable=True)
+    graph.fold_into(graph.linear[id(x)], scale, offset)
+    return x
+
+
+def _rescaling(graph, node, x):
+    return graph.affine(x, node.layer, node.layer.scale, node.layer.offset)
+
+
+def _normalization(graph, node, x):
+    layer = node.layer
+    mean, deviation = np.float64(layer.mean), np.sqrt(np.float64(layer.variance))
+    deviation = np.maximum(deviation, tf_keras.backend.epsilon())
+    if layer.invert:
+        return graph.affine(x, layer, deviation, mean)
+    return graph.affine(x, layer, 1 / deviation, -mean / deviation)
+
+
+def _activated(graph, layer, x):
+    """The fused activation of a layer, as a layer of its own."""
+    return _activate(graph, layer, layer.activation, x, '_activation')
+
+
+def _activation(graph, node, x):
+    return _activate(graph, node.layer, node.layer.activation, x)
+
+
+def _activate(graph, owner, function, x, suffix=''):
+    kind = getattr(function, '__name__', type(function).__name__)
+    if kind == 'linear' or function is None:
+        return x
+    if kind in ('relu', 'relu6'):
+        return graph.add(layers.ReLU, x, owner, suffix, max_value=6.0 if kind == 'relu6' else None)
+    if kind in ('sigmoid', 'tanh', 'softmax'):
+        return graph.add(layers.Activation, x, owner, suffix, activation=kind)
+    if kind in ('swish', 'silu'):
+        gate = graph.add(layers.Activation, x, owner, f'{suffix}_sigmoid', activation='sigmoid')
+        return graph.add(layers.Multiply, [x, gate], owner, suffix)
+    if kind == 'hard_sigmoid':
+        # tf_keras' own: 0.2 x + 0.5 within [0, 1].
+        return _hard_gate(graph, owner, x, 1.2, suffix)
+    return graph.refuse(owner, f"with the activation '{kind}'")
+
+
+def _hard_sigmoid(graph, node, x):
+    return _hard_gate(graph, node.layer, x, 1.0)
+
+
+def _hard_gate(graph, owner, x, scale, suffix=''):
+    """relu6(scale x + 3) / 6, in steps that have ranges of their own: whole, it stays float."""
+    x = graph.affine(x, owner, scale, 3.0, f'{suffix}_shift')
+    x = graph.add(layers.ReLU, x, owner, f'{suffix}_relu6', max_value=6.0)
+    return graph.affine(x, owner, 1 / 6, 0.0, suffix)
+
+
+def _relu(graph, node, x):
+    layer = node.layer
+    slope = float(layer.negative_slope)
+    if layer.threshold or layer.max_value not in (None, 6) or (slope and layer.max_value):
+        graph.refuse(layer, 'with a threshold, or a max_value that is not 6')
+    if slope:
+        return graph.add(layers.LeakyReLU, x, layer, alpha=slope)
+    return graph.add(layers.ReLU, x, layer, max_value=layer.max_value and 6.0)
+
+
+def _leaky_relu(graph, node, x):
+    return graph.add(layers.LeakyReLU, x, node.layer, alpha=float(node.layer.alpha))
+
+
+def _softmax(graph, node, x):
+    if node.layer.axis not in (-1, node.outputs.shape.rank - 1):
+        graph.refuse(node.layer, f'of axis {node.layer.axis}')
+    return graph.add(layers.Activation, x, node.layer, activation='softmax')
+
+
+def _merge(graph, node, *values):
+    return graph.add(type(node.layer), list(values), node.layer)
+
+
+def _average(graph, node, *values):
+    total = graph.add(layers.Add, list(values), node.layer, '_sum')
+    return graph.affine(total, node.layer, 1 / len(values), 0.0)
+
+
+def _concatenate(graph, node, *values):
+    axis, rank = node.layer.axis, node.outputs.shape.rank
+    axis = -1 if axis == rank - 1 else axis
+    return graph.add(layers.Concatenate, list(values), node.layer, axis=axis)
+
+
+def _reshape(graph, node, x):
+    shape = carried(node.outputs.shape)
+    if tuple(x.shape[1:]) == shape:
+        return x
+    return graph.add(layers.Reshape, x, node.layer, target_shape=shape)
+
+
+def _permute(graph, node, x):
+    return x if node.outputs.shape.rank == 2 else _copy(graph, node, x)
+
+
+def _global_pooling(graph, node, x):
+    return graph.add(type(node.layer), x, node.layer, keepdims=True)
+
+
+def _upsampling(graph, node, x):
+    if node.layer.interpolation not in ('nearest', 'bilinear'):
+        graph.refuse(node.layer, f'with {node.layer.interpolation} interpolation')
+    return _copy(graph, node, x)
+
+
+def _copy(graph, node, x):
+    dropped = ('name', 'dtype', 'trainable', 'batch_input_shape')
+    config = {k: v for k, v in node.layer.get_config().items() if k not in dropped}
+    return graph.add(type(node.layer), x, node.layer, **config)
+
+
+def _drop(graph, node, x):
+    return x
+
+
+RULES = {
+    HardSigmoid: _hard_sigmoid,
+    HardSwish: _copy,
+    layers.Activation: _activation,
+    layers.ActivityRegularization: _drop,
+    layers.Add: _merge,
+    layers.AlphaDropout: _drop,
+    layers.Average: _average,
+    layers.AveragePooling2D: _copy,
+    layers.BatchNormalization: _batch_norm,
+    layers.Concatenate: _concatenate,
+    layers.Conv2D: _convolution,
+    layers.Cropping2D: _copy,
+    layers.Dense: _dense,
+    layers.DepthwiseConv2D: _depthwise,
+    layers.Dropout: _drop,
+    layers.Flatten: _reshape,
+    layers.GaussianDropout: _drop,
+    layers.GaussianNoise: _drop,
+    layers.GlobalAveragePooling2D: _global_pooling,
+    layers.GlobalMaxPooling2D: _global_pooling,
+    layers.Identity: _drop,
+    layers.LeakyReLU: _leaky_relu,
+    layers.MaxPooling2D: _copy,
+    layers.Multiply: _merge,
+    layers.Normalization: _normalization,
+    layers.Permute: _permute,
+    layers.ReLU: _relu,
+    layers.Rescaling: _rescaling,
+    layers.Reshape: _reshape,
+    layers.SeparableConv2D: _separable,
+    layers.Softmax: _softmax,
+    layers.SpatialDropout2D: _drop,
+    layers.Subtract: _merge,
+    layers.UpSampling2D: _upsampling,
+    layers.ZeroPadding2D: _copy,
+    layers.experimental.SyncBatchNormalization: _batch_norm,
+}

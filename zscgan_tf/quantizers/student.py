@@ -1,0 +1,349 @@
+"""The student: the teacher with its batch norms folded, quantized by tfmot (paper, section 2.3).
+
+Folding keeps the teacher's statistics and makes the export exact; the paper's toolchain left batch
+norms in the graph. What a width applies to: the weights of all layers, and the activations that a
+convolution reads. The model's input, the logits, and what is only summed or passed to an
+activation function stay at 8 bits, as in the published comparisons.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+import tqdm
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers import ranges as estimators
+from zscgan_tf.quantizers.fake_quantization import SMALLEST_RANGE, quantize_weights
+from zscgan_tf.quantizers.folding import fold
+
+layers = tf_keras.layers
+
+# Layers that hand values on: their output has their input's range and levels.
+HANDING_ON = (
+    layers.MaxPooling2D,
+    layers.GlobalMaxPooling2D,
+    layers.ZeroPadding2D,
+    layers.Cropping2D,
+    layers.UpSampling2D,
+    layers.Reshape,
+    layers.Flatten,
+    layers.Permute,
+)
+# TFLite's converter fuses a ReLU into these.
+FUSED_WITH_RELU = (layers.Conv2D, layers.DepthwiseConv2D, layers.Add)
+# What their int8 kernels give: scale 1/256 or 1/128.
+FIXED_RANGES = {'sigmoid': (0.0, 255 / 256), 'softmax': (0.0, 255 / 256), 'tanh': (-1.0, 127 / 128)}
+WEIGHT_RANGE_FLOOR = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """A quantized student and what it was made of.
+
+    Attributes:
+        model: the tfmot model, inputs -> what the head's softmax or sigmoid takes.
+        twin: the folded float model of the same layers; the teacher, but for rounding.
+        teacher: the `Teacher`.
+        options: dict; see `build_student`.
+    """
+
+    model: tf_keras.Model
+    twin: tf_keras.Model
+    teacher: object
+    options: dict
+
+    @property
+    def name(self):
+        """The teacher's, for messages."""
+        return self.teacher.name
+
+    @property
+    def num_classes(self):
+        """K."""
+        return self.teacher.num_classes
+
+    @property
+    def input_spec(self):
+        """What the first layer takes."""
+        return self.teacher.input_spec
+
+    def logits(self, pixels):
+        """Logits, [B, K], of pixels in [0, 1], [B, H, W, C]."""
+        return as_logits(self.model(self.teacher.input_spec.to_inputs(pixels), training=False))
+
+
+def as_logits(outputs):
+    """[B, K] logits of what a head takes: of a single unit z they are (0, z)."""
+    flat = tf.reshape(outputs, [tf.shape(outputs)[0], -1])
+    if outputs.shape[1:].num_elements() == 1:
+        return tf.concat([tf.zeros_like(flat), flat], axis=1)
+    return flat
+
+
+def split_end(teacher):
+    """The teacher's model without its last softmax or sigmoid, and that function's name or None.
+
+    Raises:
+        UserError: the model ends in probabilities, but in no softmax that could be found.
+    """
+    if teacher.head == 'probabilities':
+        raise UserError(
+            f'{teacher.name}: its softmax could not be found, so there are no logits to distil: '
+            f'end the model in a softmax layer, or use --method=ptq.'
+        )
+    model = teacher.model
+    x, handed_on = model.output, []
+    while True:
+        layer, node_index, _ = x._keras_history
+        if isinstance(layer, layers.InputLayer):
+            return model, None
+        before = layer._inbound_nodes[node_index].keras_inputs[0]
+        if not isinstance(layer, (layers.Reshape, layers.Flatten)):
+            break
+        handed_on.append(layer)
+        x = before
+    name = _activation_name(layer)
+    if name not in ('softmax', 'sigmoid'):
+        return model, None
+    x = before
+    for layer in reversed(handed_on):
+        x = layer(x)
+    return tf_keras.Model(model.input, x, name=model.name), name
+
+
+def build_student(
+    teacher,
+    *,
+    weight_bits=8,
+    activation_bits=8,
+    first_last_bits=None,
+    all_activations=False,
+    range_training='learned',
+    twin=None,
+    export=False,
+):
+    """The student with the teacher's weights and ranges that are not set yet (`set_ranges`).
+
+    Args:
+        teacher: a `Teacher`.
+        weight_bits, activation_bits: 2 to 8.
+        first_last_bits: of the first and the last layer's weights; None: `weight_bits`.
+        all_activations: bring the input, the logits and what is only summed down too.
+        range_training: 'learned' with the weights, 'moving_average', or 'frozen'.
+        twin: the folded model if it was made before.
+        export: the same model as the converter understands it; its kernels must be on their grids.
+
+    Raises:
+        UserError: a width out of range, or a layer that is not supported.
+    """
+    from zscgan_tf.quantizers import scheme
+
+    first_last_bits = first_last_bits or weight_bits
+    for name, bits in (
+        ('weight_bits', weight_bits),
+        ('activation_bits', activation_bits),
+        ('first_last_bits', first_last_bits),
+    ):
+        if not 2 <= bits <= 8:
+            raise UserError(f'--{name}={bits}: pass 2 to 8.')
+    if twin is None:
+        twin = fold(split_end(teacher)[0], teacher.name)
+    weighted = [layer for layer in twin.layers if _has_kernel(layer) and layer.trainable]
+    ends = {weighted[0].name, weighted[-1].name} if weighted else set()
+    graph = _Graph(twin)
+    low, high = teacher.input_spec.input_range
+    low, high = min(0.0, float(np.min(low))), max(0.0, float(np.max(high)))
+    configs = {}
+    for layer in twin.layers[1:]:
+        weights = output = None
+        if _has_kernel(layer):
+            weights = scheme.WeightQuantizer(
+                first_last_bits if layer.name in ends else weight_bits,
+                depthwise=isinstance(layer, layers.DepthwiseConv2D),
+                learned=range_training == 'learned' and layer.trainable,
+                export=export,
+            )
+        if graph.is_quantized(layer):
+            fixed = FIXED_RANGES.get(_activation_name(layer))
+            narrow = all_activations or graph.feeds_kernel(layer)
+            output = (
+                scheme.FixedQuantizer(*fixed)
+                if fixed
+                else scheme.ActivationQuantizer(
+                    activation_bits if narrow else 8,
+                    nonnegative=graph.is_nonnegative(layer),
+                    training=range_training,
+                    export=export,
+                )
+            )
+        configs[layer.name] = scheme.LayerConfig(weights, output)
+    input_bits = activation_bits if all_activations else 8
+    images = scheme.FixedQuantizer(
+        low, high, input_bits, export
+    )  # the legal range: none is clipped
+    model = scheme.apply(twin, configs, images)
+    options = {
+        'weight_bits': weight_bits,
+        'activation_bits': activation_bits,
+        'first_last_bits': first_last_bits,
+        'all_activations': all_activations,
+        'range_training': range_training,
+    }
+    return Student(model, twin, teacher, options)
+
+
+def set_ranges(student, batches, estimator='mse', total=None):
+    """Sets the ranges of weights and activations from the float values, before any training.
+
+    Args:
+        student: a `Student`.
+        batches: a function that returns an iterable of batches of pixels; called twice.
+        estimator: 'minmax', 'percentile' or 'mse'.
+        total: number of images, for the progress bar.
+    """
+    quantized = {}
+    for wrapper in student.model.layers:
+        config = getattr(wrapper, 'quantize_config', None)
+        if config is None:
+            continue
+        for kernel, quantizer, variables in wrapper._weight_vars:
+            variables['max'].assign(_weight_ranges(kernel.numpy(), quantizer, estimator))
+        if config.output is not None and wrapper._output_quantizer_vars:
+            quantized[wrapper.layer.name] = (config.output, wrapper._output_quantizer_vars)
+    if not quantized:
+        return
+    names = list(quantized)
+    observer = tf_keras.Model(
+        student.twin.input, [student.twin.get_layer(name).output for name in names]
+    )
+    observe = tf.function(lambda pixels: observer(student.teacher.input_spec.to_inputs(pixels)))
+    histograms = [estimators.Histogram() for _ in names]
+    for see in ('see_range', 'count'):
+        with tqdm.tqdm(
+            total=total, desc='ranges' if see == 'count' else 'extremes', unit=' images',
+            disable=None,
+        ) as bar:  # fmt: skip
+            for pixels in batches():
+                outputs = observe(tf.convert_to_tensor(pixels))
+                outputs = outputs if isinstance(outputs, list) else [outputs]
+                for histogram, values in zip(histograms, outputs, strict=True):
+                    getattr(histogram, see)(values.numpy())
+                bar.update(len(pixels))
+    for histogram, (quantizer, variables) in zip(histograms, quantized.values(), strict=True):
+        low, high = estimators.activation_range(
+            histogram, quantizer.bits, estimator, quantizer.nonnegative
+        )
+        variables['max'].assign(high)
+        if 'min' in variables:
+            variables['min'].assign(low)
+
+
+def feature_layers(twin):
+    """Names of the layers whose outputs are compared in distillation: the last of every size.
+
+    Those of them that have a range of their own, so that the student's is what the file computes.
+    """
+    graph, last = _Graph(twin), {}
+    for layer in twin.layers[1:]:
+        shape = layer.output_shape
+        if len(shape) == 4 and min(shape[1:3]) > 1 and graph.is_quantized(layer):
+            last[tuple(shape[1:3])] = layer.name
+    return list(last.values())
+
+
+def export_model(student, head):
+    """The student as the converter understands it, ending in its head.
+
+    Args:
+        student: a `Student`.
+        head: 'softmax', 'sigmoid' or None.
+    """
+    export = build_student(student.teacher, **student.options, twin=student.twin, export=True).model
+    export.set_weights(student.model.get_weights())
+    for wrapper in export.layers:
+        for kernel, quantizer, variables in getattr(wrapper, '_weight_vars', []):
+            kernel.assign(_snapped(kernel, quantizer, variables['max']))
+            bias = wrapper.layer.bias
+            if np.ptp(bias.numpy()) == 0:
+                # The converter gives a constant bias the first channel's scale throughout.
+                bias.assign(
+                    bias * tf.tensor_scatter_nd_update(tf.ones_like(bias), [[0]], [1 + 1e-6])
+                )
+    if head is None:
+        return export
+    return tf_keras.Model(export.input, layers.Activation(head, name=head)(export.output))
+
+
+def _weight_ranges(kernel, quantizer, estimator):
+    """[C]; channels of zeros, and all but zeros, get a range that their biases can live with."""
+    if quantizer.depthwise:
+        kernel = kernel.reshape(*kernel.shape[:2], -1)
+    found = estimators.weight_ranges(kernel, quantizer.bits, estimator, axis=kernel.ndim - 1)
+    largest = found.max(initial=0)
+    floor = max(WEIGHT_RANGE_FLOOR * largest, SMALLEST_RANGE)
+    return np.where(found > floor, found, largest if largest > 0 else 1.0)
+
+
+def _snapped(kernel, quantizer, maximum):
+    """The kernel on its grid, where the export's quantizer finds it unchanged."""
+    flat = tf.reshape(kernel, [*kernel.shape[:2], -1]) if quantizer.depthwise else kernel
+    return tf.reshape(quantize_weights(flat, maximum, quantizer.bits), kernel.shape)
+
+
+class _Graph:
+    """What follows what in a folded model."""
+
+    def __init__(self, model):
+        self._readers = {layer.name: [] for layer in model.layers}
+        self._sources = {layer.name: [] for layer in model.layers}
+        for layer in model.layers:
+            for node in layer._inbound_nodes:
+                if node not in {n for nodes in model._nodes_by_depth.values() for n in nodes}:
+                    continue
+                for source in tf.nest.flatten(node.inbound_layers):
+                    self._readers[source.name].append(layer)
+                    self._sources[layer.name].append(source)
+
+    def is_quantized(self, layer):
+        """Whether the output has a range of its own."""
+        if isinstance(layer, HANDING_ON):
+            return False
+        readers = self._readers[layer.name]
+        fused = isinstance(layer, FUSED_WITH_RELU) and len(readers) == 1
+        return not (fused and isinstance(readers[0], layers.ReLU))
+
+    def feeds_kernel(self, layer):
+        """Whether a convolution reads the output, as it is or handed on."""
+        return any(
+            _has_kernel(reader) or isinstance(reader, HANDING_ON) and self.feeds_kernel(reader)
+            for reader in self._readers[layer.name]
+        )
+
+    def is_nonnegative(self, layer):
+        """Whether no output is below 0, whatever the image."""
+        if isinstance(layer, layers.ReLU) or _activation_name(layer) in ('sigmoid', 'softmax'):
+            return True
+        handed_on = HANDING_ON + (
+            layers.Add,
+            layers.Multiply,
+            layers.Concatenate,
+            layers.AveragePooling2D,
+            layers.GlobalAveragePooling2D,
+        )
+        return isinstance(layer, handed_on) and all(
+            self.is_nonnegative(source) for source in self._sources[layer.name]
+        )
+
+
+def _has_kernel(layer):
+    return isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
+
+
+def _activation_name(layer):
+    if isinstance(layer, layers.Softmax):
+        return 'softmax'
+    if isinstance(layer, layers.Activation):
+        return layer.activation.__name__
+    return None
