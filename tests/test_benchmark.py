@@ -86,7 +86,7 @@ def test_bare_passes_return_the_gradients_of_the_step(teacher):
 
 def test_loop_and_direct_steps_take_turns(teacher, monkeypatch):
     order = []
-    real_run, real_compiled = benchmark.training_loop.run, benchmark._compiled
+    real_run, real_compiled = benchmark.training_loop.run, benchmark.compiled
 
     def run(step, state, steps, *, write_images, **options):
         def turns(done):
@@ -100,7 +100,7 @@ def test_loop_and_direct_steps_take_turns(teacher, monkeypatch):
         return lambda: (order.append('direct'), function())
 
     monkeypatch.setattr(benchmark.training_loop, 'run', run)
-    monkeypatch.setattr(benchmark, '_compiled', compiled)
+    monkeypatch.setattr(benchmark, 'compiled', compiled)
     check(benchmark.loop_over_step(teacher, 2, batch_size=4, steps_per_turn=3), 'ms', 2)
     assert order == ['loop', *['direct'] * 3] * 3
 

@@ -82,6 +82,23 @@ def summarize(numerator, denominator, unit, scale, **facts):
     }
 
 
+def compiled(step, *batch):
+    """A function without arguments that runs the next step of a training and reads its metrics.
+
+    Args:
+        step: as `training_loop.run` takes it.
+        *batch: tensors that every step is called with, behind its number.
+    """
+    function = tf.function(step)
+    numbers = itertools.count()
+
+    def run():
+        metrics = function(tf.constant(next(numbers), tf.int64), *batch)
+        return {name: value.numpy() for name, value in metrics.items()}
+
+    return run
+
+
 def step_over_bare(teacher, repeats, batch_size=64):
     """A compiled training step over the bare forward and backward passes of the same batch.
 
@@ -94,7 +111,7 @@ def step_over_bare(teacher, repeats, batch_size=64):
     bare = _bare_passes(teacher, generator, options)
     noise = draw_noise(generator, batch_size, tf.constant([0, 0]))
     labels = tf.range(batch_size) % teacher.num_classes
-    seconds = interleaved(_compiled(step), lambda: bare(noise, labels)[0].numpy(), repeats)
+    seconds = interleaved(compiled(step), lambda: bare(noise, labels)[0].numpy(), repeats)
     return summarize(*seconds, 'ms', 1000, batch_size=batch_size, dtype=options['compute_dtype'])
 
 
@@ -106,7 +123,7 @@ def loop_over_step(teacher, repeats, batch_size=64, steps_per_turn=STEPS_PER_TUR
     """
     options = _options(teacher, batch_size=batch_size)
     generator, optimizer, step = zscgan.build_training(teacher, options, seed=0)
-    direct = _compiled(step)
+    direct = compiled(step)
     in_loop, alone = [], []
     turn_started = time.perf_counter()
 
@@ -149,7 +166,7 @@ def bfloat16_speedup(teacher, repeats, batch_size=None):
     steps = []
     for dtype in ('float32', 'bfloat16'):
         options = _options(teacher, batch_size=batch_size, compute_dtype=dtype)
-        steps.append(_compiled(zscgan.build_training(teacher, options, seed=0)[2]))
+        steps.append(compiled(zscgan.build_training(teacher, options, seed=0)[2]))
     seconds = interleaved(*steps, repeats=repeats)
     return summarize(*seconds, 'ms', 1000, batch_size=options['batch_size'])
 
@@ -271,18 +288,6 @@ def peak_memory(command):
 
 def _options(teacher, **overrides):
     return presets.resolve('small', teacher, overrides)
-
-
-def _compiled(step):
-    """A function without arguments that runs the next step of a training and reads its metrics."""
-    compiled = tf.function(step)
-    numbers = itertools.count()
-
-    def run():
-        metrics = compiled(tf.constant(next(numbers), tf.int64))
-        return {name: value.numpy() for name, value in metrics.items()}
-
-    return run
 
 
 def _bare_passes(teacher, generator, options):

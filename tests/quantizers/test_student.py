@@ -125,7 +125,9 @@ def test_the_file_holds_the_widths_and_computes_what_the_student_does(
     assert report.output.type == 'int8' and report.input.type == 'int8'
     probabilities = tf.nn.softmax(student.logits(PIXELS)).numpy()
     scores = evaluation.TfliteModel(data).scores(inputs)
-    np.testing.assert_allclose(scores, probabilities, atol=0.04)
+    # A value on the edge of two levels may round to either; the fewer, the more it tells.
+    tolerance = 0.02 if activation_bits >= 6 else 0.15
+    np.testing.assert_allclose(scores, probabilities, atol=tolerance)
     assert np.mean(scores.argmax(1) == probabilities.argmax(1)) > 0.9
 
 
