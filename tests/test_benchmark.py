@@ -11,7 +11,15 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny import tiny_teacher
-from zscgan_tf import benchmark, results, training_loop, zscgan
+from zscgan_tf import (
+    benchmark,
+    benchmark_distillation,
+    distillation,
+    presets,
+    results,
+    training_loop,
+    zscgan,
+)
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator import draw_noise
 from zscgan_tf.quantizers import ptq
@@ -111,6 +119,62 @@ def test_bfloat16_speedup(teacher):
     assert result['batch_size'] == 4
 
 
+def test_distillation_over_float_student(teacher):
+    result = benchmark_distillation.distillation_over_float_student(teacher, 2, batch_size=4)
+    check(result, 'ms', 2)
+    assert result['batch_size'] == 4
+
+
+def test_the_float_student_takes_the_same_step_without_rounding(teacher):
+    """Its first loss is the entropy of the teacher's answers, and it learns the same variables."""
+    pixels = np.random.default_rng(0).uniform(size=(4, *teacher.input_spec.image_shape))
+    pixels = tf.constant(pixels, tf.float32)
+    options = presets.resolve_distillation('paper', {'update_generator': False})
+    student = benchmark_distillation._student(teacher, options, pixels)
+    pupil = benchmark_distillation.float_student(student)
+    losses = [
+        benchmark_distillation._training(each, options)[1](tf.constant(0, tf.int64), pixels)
+        for each in (student, pupil)
+    ]
+    logits = teacher.logits(pixels)
+    entropy = float(distillation.distillation_loss(logits, logits))
+    assert float(losses[1]['distillation_loss']) == pytest.approx(entropy, rel=1e-4)
+    assert float(losses[0]['distillation_loss']) == pytest.approx(entropy, rel=0.05)
+    trained = [distillation.trainable_variables(each) for each in (student, pupil)]
+    shapes = [sorted(tuple(v.shape) for v in each) for each in trained]
+    assert shapes[0] == shapes[1]
+
+
+def test_combined_over_sum(teacher):
+    check(benchmark_distillation.combined_over_sum(teacher, 2, batch_size=8), 'ms', 2)
+
+
+def test_the_combined_step_is_the_two_steps(teacher, monkeypatch):
+    """From the same weights it finds the losses that a step of each finds on the same images."""
+    updates = []
+    real = zscgan.continue_training
+
+    def keep(*args, **kwargs):
+        updates.append(real(*args, **kwargs)[1])
+        return None, updates[-1]
+
+    monkeypatch.setattr(zscgan, 'continue_training', keep)
+    pixels = tf.random.stateless_uniform([8, *teacher.input_spec.image_shape], (0, 0))
+    index = tf.constant(0, tf.int64)
+    combined = benchmark_distillation.combined_training(teacher, pixels)[0](index)
+    student_step = benchmark_distillation.combined_training(teacher, pixels)[2]
+    generated, made, _, _ = updates[1](index)
+    alone = {**generated, **student_step(index, made)}
+    assert combined.keys() == alone.keys()
+    for name, value in combined.items():
+        assert float(value) == pytest.approx(float(alone[name]), rel=1e-3), name
+
+
+def test_export_seconds(teacher):
+    result = benchmark_distillation.export_seconds(teacher, 2, batch_size=4)
+    assert result['repeats'] == 2 and result['seconds'] > 0
+
+
 def test_ptq_over_converter(teacher):
     check(benchmark.ptq_over_converter(teacher, 1, images=70), 'ms', 1)
 
@@ -198,7 +262,12 @@ def test_a_partial_run_updates_its_entry_and_keeps_the_others(teacher_file, tmp_
         json.dumps(
             {
                 'ratios': {'loop_over_step': 1.5, 'zscgan_step_over_bare': 1.5},
-                'details': {'loop_over_step': kept, 'zscgan_step_over_bare': stale},
+                'seconds': {'export_seconds': 12.5},
+                'details': {
+                    'loop_over_step': kept,
+                    'zscgan_step_over_bare': stale,
+                    'export_seconds': {'repeats': 3},
+                },
                 **results.made_with(),
             }
         )
@@ -208,7 +277,9 @@ def test_a_partial_run_updates_its_entry_and_keeps_the_others(teacher_file, tmp_
     assert done.returncode == 0, done.stderr
     assert 'zscgan_step_over_bare' in done.stdout and '<= 1.10' in done.stdout
     found = json.loads(path.read_text())
-    assert set(found) == {'ratios', 'details', 'versions', 'machine'}
+    assert set(found) == {'ratios', 'seconds', 'details', 'versions', 'machine'}
+    assert found['seconds'] == {'export_seconds': 12.5}
+    assert found['details']['export_seconds'] == {'repeats': 3}
     assert found['ratios']['loop_over_step'] == 1.5
     assert found['details']['loop_over_step'] == kept
     new = found['details']['zscgan_step_over_bare']
@@ -222,6 +293,7 @@ def test_a_partial_run_updates_its_entry_and_keeps_the_others(teacher_file, tmp_
     [
         (['--overwrite', '--only=loop_over_step'], 'run without --only'),
         (['--only=peak_memory_steps'], 'pass the --large_teacher'),
+        pytest.param(['--only=export_seconds'], 'pass the --large_teacher', marks=pytest.mark.slow),
         pytest.param([], 'pass --overwrite', marks=pytest.mark.slow),
         pytest.param(['--only=speed'], '--only=speed is unknown', marks=pytest.mark.slow),
     ],

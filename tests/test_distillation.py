@@ -161,6 +161,20 @@ def test_refusals(tmp_path, options, message):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize('batch', (0, 2), ids=('setting ranges', 'training'))
+def test_images_that_are_not_finite_are_refused_with_their_source(tmp_path, batch):
+    teacher = tiny_teacher()
+
+    class Broken(NoiseSource):
+        def _batch(self, index):
+            pixels = super()._batch(index)
+            return pixels * np.nan if index == batch else pixels
+
+    source = Broken(teacher.input_spec, batch_size=16)
+    with pytest.raises(UserError, match='^Broken: A batch of images holds .* not finite'):
+        distil(tmp_path / 'run', teacher, source, 4)
+
+
 def test_images_of_another_shape_and_other_runs_are_refused(tmp_path):
     teacher = tiny_teacher()
     other = NoiseSource(tiny_teacher(size=9).input_spec, batch_size=8)

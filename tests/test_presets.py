@@ -102,3 +102,86 @@ def test_out_of_range(overrides, message):
 def test_unknown_preset():
     with pytest.raises(UserError, match='--preset=big is unknown: pass one of small, paper.'):
         presets.resolve('big', teacher(32), {})
+
+
+def distillation(preset='small', **overrides):
+    return presets.resolve_distillation(preset, overrides)
+
+
+def test_a_paper_distillation_is_section_3():
+    options = distillation('paper')
+    assert options['steps'] == 50 * 1000 and options['learning_rate'] == 1e-4
+    assert options['optimizer'] == 'sgd' and options['update_generator']
+    assert options['soft_target_weight'] == options['temperature'] == 1  # eq. 4
+    assert options['feature_loss_weight'] == 0 and not options['augment']
+    assert options['range_training'] == 'moving_average'
+    assert options['range_estimator'] == 'minmax'
+
+
+def test_a_small_distillation_is_shorter_and_keeps_the_generator():
+    small, paper = distillation(), distillation('paper')
+    assert small.keys() == paper.keys() == set(presets.DISTILLATION_OPTIONS)
+    assert small['steps'] < paper['steps'] and not small['update_generator']
+    for options in (small, paper):
+        assert options['weight_bits'] == options['activation_bits'] == 8
+        assert not options['all_activations']
+
+
+def test_fewer_bits_learn_faster():
+    rates = [distillation(weight_bits=b, activation_bits=b)['learning_rate'] for b in range(2, 9)]
+    assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1]
+    fewer = distillation(weight_bits=8, activation_bits=4)['learning_rate']
+    assert fewer == distillation(weight_bits=4, activation_bits=8)['learning_rate'] == rates[2]
+    assert distillation(weight_bits=4, learning_rate=0.5)['learning_rate'] == 0.5
+    assert distillation('paper', weight_bits=4)['learning_rate'] == 1e-4
+
+
+def test_the_first_and_last_layer_are_like_the_others_unless_said():
+    assert distillation(weight_bits=5)['first_last_bits'] == 5
+    assert distillation(weight_bits=4, first_last_bits=8)['first_last_bits'] == 8
+    assert distillation(weight_bits=4, first_last_bits=None)['first_last_bits'] == 4
+
+
+def test_false_and_zero_override_a_preset():
+    options = distillation('paper', update_generator=False, steps=0)
+    assert options['update_generator'] is False and options['steps'] == 0
+    options = distillation(augment=False, feature_loss_weight=0.0, steps=None)
+    assert options['augment'] is False and options['feature_loss_weight'] == 0
+    assert options['steps'] == distillation()['steps']
+
+
+def test_a_distillation_resolves_to_itself():
+    for preset in presets.PRESETS:
+        options = distillation(preset, weight_bits=4, activation_bits=6)
+        assert distillation(preset, **options) == options
+
+
+@pytest.mark.parametrize(
+    'overrides, message',
+    [
+        ({'weight_bits': 1}, '--weight_bits=1 must be 2 to 8 bits.'),
+        ({'activation_bits': 9}, '--activation_bits=9 must be 2 to 8 bits.'),
+        ({'first_last_bits': 16}, '--first_last_bits=16 must be 2 to 8 bits.'),
+        ({'weight_bits': 4.5}, '--weight_bits=4.5 must be 2 to 8 bits.'),
+        ({'temperature': 0.0}, '--temperature=0.0 must be positive.'),
+        ({'temperature': float('nan')}, '--temperature=nan must be positive.'),
+        ({'soft_target_weight': -0.1}, '--soft_target_weight=-0.1 must be between 0 and 1.'),
+        ({'soft_target_weight': 2.0}, '--soft_target_weight=2.0 must be between 0 and 1.'),
+        ({'feature_loss_weight': -1.0}, '--feature_loss_weight=-1.0 must be 0 or more.'),
+        ({'steps': -1}, '--distillation_steps=-1 must be 0 .ranges only, no training. or more.'),
+        ({'learning_rate': 0.0}, '--distillation_learning_rate=0.0 must be positive.'),
+        ({'optimizer': 'adamw'}, '--distillation_optimizer=adamw must be one of adam, sgd.'),
+        ({'range_images': 0}, '--range_images=0 must be at least 1.'),
+        ({'range_estimator': 'kl'}, '--range_estimator=kl must be one of minmax, percentile, mse.'),
+        ({'range_training': 'no'}, '--range_training=no must be one of learned, moving_average, '),
+        ({'epochs': 3}, 'unknown option epochs: the options are '),
+    ],
+)
+def test_a_distillation_out_of_range(overrides, message):
+    with pytest.raises(UserError, match=message):
+        distillation(**overrides)
+
+
+def test_a_distillation_of_an_unknown_preset():
+    with pytest.raises(UserError, match='--preset=big is unknown: pass one of small, paper.'):
+        distillation('big')

@@ -8,7 +8,9 @@ import tf_keras
 from zscgan_tf import presets, training_loop, zscgan
 from zscgan_tf import workdir as workdirs
 from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers.ptq import check_pixels
 from zscgan_tf.quantizers.student import as_logits, build_student, feature_layers, set_ranges
+from zscgan_tf.quantizers.tfmot_student import build_tfmot_student, set_tfmot_ranges
 from zscgan_tf.sources import take
 
 
@@ -207,7 +209,7 @@ def distil(
 
     Raises:
         UserError: an option is out of range, a layer is not supported, the workdir belongs to
-            another run, images of another shape, a loss that is not finite.
+            another run, images of another shape or not finite, a loss that is not finite.
     """
     strategy = strategy or tf.distribute.get_strategy()
     options = presets.resolve_distillation(preset, options)
@@ -222,14 +224,17 @@ def distil(
         'teacher': teacher.name,
         'fingerprint': teacher.fingerprint,
         'input_spec': teacher.input_spec.to_dict(),
-        'source': getattr(source, 'description', type(source).__name__),
+        'source': _name(source),
         'batch_size': batch_size,
         **options,
         'seed': seed,
     }
     with strategy.scope():
-        widths = {name: options[name] for name in presets.STUDENT_OPTIONS}
-        student = build_student(teacher, **widths)
+        if options['student'] == 'tfmot':
+            student, set_all = build_tfmot_student(teacher), set_tfmot_ranges
+        else:
+            widths = {name: options[name] for name in presets.STUDENT_OPTIONS}
+            student, set_all = build_student(teacher, **widths), set_ranges
         optimizer = make_optimizer(options, trainable_variables(student))
         state = {'student': student.model, 'optimizer': optimizer}
         update = None
@@ -240,18 +245,20 @@ def distil(
             state |= {'generator': source.generator, 'generator_optimizer': generator_optimizer}
         step = make_step(student, optimizer, options, seed=seed, generator_update=update)
     if steps:
-        workdirs.claim(workdir, config, keep)
+        workdirs.claim(workdir, config, keep, flag='--student_workdir')
     if not steps or training_loop.restore(state, workdir) == 0:
-        set_ranges(
+        set_all(
             student,
-            lambda: (pixels for pixels, _ in take(source.batches(), options['range_images'])),
+            lambda: (
+                pixels for pixels, _ in take(_batches(teacher, source), options['range_images'])
+            ),
             options['range_estimator'],
             total=options['range_images'],
         )
     first = math.ceil(options['range_images'] / batch_size)
 
     def batches(done):
-        for pixels, labels in source.batches(start=first + done):
+        for pixels, labels in _batches(teacher, source, first + done):
             yield (pixels,) if labels is None else (pixels, labels)
 
     if steps:
@@ -266,8 +273,23 @@ def distil(
             checkpoint_every=checkpoint_every,
             batches=None if options['update_generator'] else batches,
             name='student',
+            advice='a lower --distillation_learning_rate with another --student_workdir',
         )
     return student
+
+
+def _batches(teacher, source, start=0):
+    """A source's batches: none trains, or sets ranges, that is not finite."""
+    for pixels, labels in source.batches(start=start):
+        try:
+            check_pixels(pixels, teacher.input_spec)
+        except UserError as error:
+            raise UserError(f'{_name(source)}: {error}') from error
+        yield pixels, labels
+
+
+def _name(source):
+    return getattr(source, 'description', type(source).__name__)
 
 
 def check_source(teacher, source, options):

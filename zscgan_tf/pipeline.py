@@ -116,8 +116,8 @@ def quantize_student(
     )
     tflite = evaluation.TfliteModel(data)
     result = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
-    export.write_atomically(output, data, overwrite)
     own = _fresh_agreement(tflite, student, source, used_images, check_images)
+    export.write_atomically(output, data, overwrite)
     return {
         'output': str(output),
         **result,
@@ -191,6 +191,14 @@ def summary(teacher, result):
         *(evaluation_rows(real) if real else []),
         ('latency', f'{result["latency_ms"]:.2f} ms an image (LiteRT, this machine)'),
     ]
+    if disagrees(teacher, result):
+        rows.append(
+            (
+                'WARNING',
+                'answers otherwise than its teacher too often to be of use: pass more bits or more '
+                'steps, and look at the images',
+            )
+        )
     return '\n'.join(f'{name:<12} {text}' for name, text in rows)
 
 

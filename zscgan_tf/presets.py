@@ -123,10 +123,10 @@ def _fit_to_scales(options, given, size):
     }
 
 
-def _check(options, name, is_legal, legal):
+def _check(options, name, is_legal, legal, flag=None):
     value = options.get(name)
     if value is not None and not is_legal(value):
-        raise UserError(f'--{name}={value} must be {legal}.')
+        raise UserError(f'--{flag or name}={value} must be {legal}.')
 
 
 def calibration_images(preset, image_size):
@@ -143,6 +143,7 @@ def calibration_images(preset, image_size):
 # Paper, section 3: 50 epochs of 1000 batches of 128 (the generator's batch), Nesterov's SGD with
 # learning rate 1e-4, the generator updated; tfmot's ranges are moving averages of the extremes.
 _PAPER_DISTILLATION = {
+    'student': 'folded',
     'weight_bits': 8,
     'activation_bits': 8,
     'first_last_bits': None,  # `weight_bits`
@@ -171,10 +172,22 @@ _SMALL_DISTILLATION = {
     'augment': True,
     'update_generator': False,
 }
+# What a student of stock tfmot is: it knows no other widths.
+TFMOT_STUDENT = {
+    'weight_bits': 8,
+    'activation_bits': 8,
+    'first_last_bits': 8,
+    'all_activations': False,
+    'range_training': 'moving_average',
+}
 # The coarser the grid, the further the best weights lie from the teacher's.
 _SMALL_RATES = {2: 1e-3, 3: 1e-3, 4: 1e-3, 5: 3e-4, 6: 1e-4, 7: 5e-5, 8: 3e-5}
 
 DISTILLATION_OPTIONS = tuple(_PAPER_DISTILLATION)
+# What the programs call those that the generator's training has too.
+DISTILLATION_FLAGS = {
+    name: f'distillation_{name}' for name in ('steps', 'optimizer', 'learning_rate')
+}
 STUDENT_OPTIONS = (
     'weight_bits',
     'activation_bits',
@@ -202,7 +215,17 @@ def resolve_distillation(preset, overrides):
             f'unknown option {unknown[0]}: the options are {", ".join(DISTILLATION_OPTIONS)}.'
         )
     options = dict(_PAPER_DISTILLATION if preset == 'paper' else _SMALL_DISTILLATION)
-    options |= {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    options |= given
+    _check(options, 'student', ('folded', 'tfmot').__contains__, 'folded or tfmot')
+    if options['student'] == 'tfmot':
+        for name, only in TFMOT_STUDENT.items():
+            if given.get(name, only) != only:
+                raise UserError(
+                    f'--{name}={given[name]} is not for --student=tfmot, which knows {only} only: '
+                    f'leave it out, or pass --student=folded.'
+                )
+        options |= TFMOT_STUDENT
     if options['first_last_bits'] is None:
         options['first_last_bits'] = options['weight_bits']
     for name in ('weight_bits', 'activation_bits', 'first_last_bits'):
@@ -218,10 +241,14 @@ def resolve_distillation(preset, overrides):
         ('range_training', ('learned', 'moving_average', 'frozen')),
         ('optimizer', ('adam', 'sgd')),
     ):
-        _check(options, name, values.__contains__, f'one of {", ".join(values)}')
+        legal = f'one of {", ".join(values)}'
+        _check(options, name, values.__contains__, legal, DISTILLATION_FLAGS.get(name))
     _check(options, 'range_images', lambda v: v >= 1, 'at least 1')
-    _check(options, 'steps', lambda v: v >= 0, '0 (ranges only, no training) or more')
-    _check(options, 'learning_rate', lambda v: 0 < v < float('inf'), 'positive')
+    for name, is_legal, legal in (
+        ('steps', lambda v: v >= 0, '0 (ranges only, no training) or more'),
+        ('learning_rate', lambda v: 0 < v < float('inf'), 'positive'),
+    ):
+        _check(options, name, is_legal, legal, DISTILLATION_FLAGS[name])
     _check(options, 'temperature', lambda v: 0 < v < float('inf'), 'positive')
     _check(options, 'soft_target_weight', lambda v: 0 <= v <= 1, 'between 0 and 1')
     _check(options, 'feature_loss_weight', lambda v: 0 <= v < float('inf'), '0 or more')

@@ -85,6 +85,7 @@ def run(
     write_images=None,
     images_every=1000,
     name='training',
+    advice='a lower --learning_rate, or --compute_dtype=float32, with another --workdir',
 ):
     """Runs a step function until `steps` steps are done, resuming from the workdir.
 
@@ -107,6 +108,7 @@ def run(
             returns {name: image batch [N, H, W, C] of pixels} for TensorBoard.
         images_every: steps between two calls of it; it is called after the last step too.
         name: what the progress bar and messages call this training.
+        advice: what to try where a metric is not finite.
 
     Returns:
         The metrics of the last steps, a dict of floats (means over the last logged interval), or
@@ -151,7 +153,7 @@ def run(
             started = time.monotonic()
             history = compiled(tf.constant(done, tf.int64), tf.constant(count, tf.int64), *batch())
             history = {key: values.numpy() for key, values in history.items()}
-            _check_finite(history, done, name)
+            _check_finite(history, done, name, advice)
             done += count
             clock.tick(count, done, time.monotonic() - started)
 
@@ -297,14 +299,13 @@ def _stop_on_signal():
             signal.signal(number, previous)
 
 
-def _check_finite(history, done, name):
+def _check_finite(history, done, name, advice):
     for key, values in history.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             raise UserError(
                 f'{name} stopped: {key} is {values[bad[0]]} at step {done + int(bad[0]) + 1}; '
-                f'the last checkpoint is whole. Try a lower --learning_rate, or '
-                f'--compute_dtype=float32, with another --workdir.'
+                f'the last checkpoint is whole. Try {advice}.'
             )
 
 

@@ -7,23 +7,24 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.export import write_atomically
 
 
-def claim(workdir, config, keep=None):
+def claim(workdir, config, keep=None, flag='--workdir'):
     """Makes the workdir this configuration's, or checks that it already is, and keeps texts there.
 
     Args:
         workdir: folder; made if it is not there.
         config: dict of JSON values: all that shapes the result, the teacher's fingerprint included.
         keep: dict of name -> text of further files, such as a program's flags.
+        flag: the one that named the folder, for messages.
 
     Raises:
         UserError: the workdir belongs to another teacher or configuration, or can't be written.
     """
-    _claim(workdir, config)
+    _claim(workdir, config, flag)
     for name, text in (keep or {}).items():
         write_atomically(pathlib.Path(workdir) / name, text.encode(), overwrite=True)
 
 
-def _claim(workdir, config):
+def _claim(workdir, config, flag):
     path = pathlib.Path(workdir) / 'config.json'
     config = json.loads(json.dumps(config))
     if not path.exists():
@@ -31,26 +32,26 @@ def _claim(workdir, config):
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f'--workdir={workdir} can not be made ({error.strerror}): pass a folder that can '
+                f'{flag}={workdir} can not be made ({error.strerror}): pass a folder that can '
                 f'be written.'
             ) from error
         write_atomically(path, (json.dumps(config, indent=1) + '\n').encode())
         return
-    found = read(workdir)
+    found = read(workdir, flag)
     if found.get('fingerprint') != config['fingerprint']:
         raise UserError(
-            f'--workdir={workdir} belongs to another teacher ({found.get("teacher", "unknown")}): '
-            f'pass another --workdir.'
+            f'{flag}={workdir} belongs to another teacher ({found.get("teacher", "unknown")}): '
+            f'pass another {flag}.'
         )
     different = differences(found, config)
     if different:
         raise UserError(
-            f'--workdir={workdir} holds a run of another configuration ({"; ".join(different)}): '
-            f'pass the flags that it was made with, or another --workdir.'
+            f'{flag}={workdir} holds a run of another configuration ({"; ".join(different)}): '
+            f'pass the flags that it was made with, or another {flag}.'
         )
 
 
-def read(workdir):
+def read(workdir, flag='--workdir'):
     """The configuration that a workdir was made with, a dict.
 
     Raises:
@@ -61,16 +62,14 @@ def read(workdir):
         config = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise UserError(
-            f'--workdir={workdir} holds no run (no config.json): train a generator there first.'
+            f'{flag}={workdir} holds no run (no config.json): train a generator there first.'
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f'{path} can not be read ({error}): remove the folder, or pass another --workdir.'
+            f'{path} can not be read ({error}): remove the folder, or pass another {flag}.'
         ) from error
     if not isinstance(config, dict):
-        raise UserError(
-            f'{path} is no configuration: remove the folder, or pass another --workdir.'
-        )
+        raise UserError(f'{path} is no configuration: remove the folder, or pass another {flag}.')
     return config
 
 

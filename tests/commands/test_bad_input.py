@@ -139,7 +139,16 @@ def test_unknown_pixels_come_with_the_lines_to_copy(programs):
     assert '--mean=0.485,0.456,0.406 --std=0.229,0.224,0.225' in message
 
 
-@pytest.mark.parametrize('name', ['train_generator', 'synthesize', 'evaluate', 'benchmark'])
+def test_help_names_the_flags_that_programs_share(programs):
+    for name in ('quantize', 'distill', 'evaluate'):
+        result = programs.run(name, '--help')
+        assert result.status == 0 and '--teacher' in result.stdout
+    assert '--weight_bits' not in result.stdout  # not those of other programs
+
+
+@pytest.mark.parametrize(
+    'name', ['train_generator', 'distill', 'synthesize', 'evaluate', 'benchmark']
+)
 def test_every_program_refuses_alike(programs, name):
     assert "'bogus'" in programs.run(name, '--bogus=1').error
     assert "unexpected argument 'stray'" in programs.run(name, 'stray').error

@@ -275,3 +275,34 @@ def test_refusals():
         weight_ranges(normal(3, 3), 1, 'mse', 1)
     with pytest.raises(UserError, match='not finite'):
         histogram.see_range(np.float32([0, np.nan]))
+
+
+def cross_entropy(logits, quantized):
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return -np.mean(
+        np.sum(p * np.log(np.exp(quantized) / np.exp(quantized).sum(1, keepdims=True)), 1)
+    )
+
+
+@pytest.mark.parametrize('bits', (4, 8))
+def test_logits_range_costs_less_than_the_extremes(bits):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(200, 10)).astype(np.float32)
+    logits[:100, 3] += 20  # sure answers
+    low, high = ranges.logits_range(logits, bits)
+    assert logits.min() <= low <= 0 < high <= logits.max()
+    costs = [
+        cross_entropy(logits.astype(float), ranges.quantize(logits, *ends, bits).astype(float))
+        for ends in ((low, high), (logits.min(), logits.max()))
+    ]
+    assert costs[0] < costs[1]
+    assert high < 15
+
+
+def test_logits_range_of_a_single_unit_and_of_negative_logits():
+    logits = np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)
+    low, high = ranges.logits_range(logits, 8)
+    assert low < 0 < high
+    low, high = ranges.logits_range(-np.abs(logits), 8)
+    assert low < 0 < high
+    assert ranges.logits_range(np.zeros((3, 4), np.float32), 8) == (0.0, 1.0)

@@ -38,6 +38,14 @@ def test_rows_come_in_order_and_noise_has_no_training(tmp_path):
     assert lines[4].endswith('| none |')
 
 
+def test_the_benchmark_shows_ratios_and_seconds(tmp_path):
+    path = tmp_path / 'benchmark.json'
+    path.write_text(json.dumps({'ratios': {'a_over_b': 1.046}, 'seconds': {'export': 41.27}}))
+    assert tables.benchmark_table(path)[2:] == ['| `a_over_b` | 1.05 |', '| `export` | 41.3 s |']
+    path.write_text(json.dumps({'ratios': {'a_over_b': 1.046}}))
+    assert tables.benchmark_table(path)[2:] == ['| `a_over_b` | 1.05 |']
+
+
 def test_render_replaces_what_stands_between_the_markers(tmp_path):
     write_result(tmp_path, 'ptq', [88.0], [3.0])
     before = f'a\n<!-- table {tmp_path.name} -->\nold\n<!-- end -->\nb\n'

@@ -1,6 +1,7 @@
 """What every program does: parse flags, run, and turn errors into one line and an exit status.
 
-Exit status 0: done; 1: a mistake that the user can mend; 130: interrupted by Ctrl-C.
+Exit status 0: done; 1: a mistake that the user can mend; 2: done, but the file does not agree with
+its teacher; 130: interrupted by Ctrl-C.
 """
 
 import errno
@@ -11,6 +12,7 @@ import sys
 
 from absl import app, flags, logging
 
+from zscgan_tf.commands import common_flags
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -28,8 +30,9 @@ def run(module, main):
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     # absl shows the flags and the docstring of the script that was started.
     sys.modules['__main__'].__doc__ = sys.modules[module].__doc__
-    for flag in FLAGS.get_key_flags_for_module(module):
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    for owner in (module, common_flags.__name__):
+        for flag in FLAGS.get_key_flags_for_module(owner):
+            FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(functools.partial(_guarded, main), flags_parser=_parse)
 
 

@@ -168,8 +168,14 @@ def define_student_flags():
     flags.DEFINE_string(
         'student_workdir',
         None,
-        'Folder of the distillation. Default: student_w<W>a<A> in --workdir. "{seed}" stands for '
-        'the seed.',
+        'Folder of the distillation. Default: student_w<W>a<A> (student_tfmot) in --workdir. '
+        '"{seed}" stands for the seed.',
+    )
+    flags.DEFINE_enum(
+        'student',
+        None,
+        ['folded', 'tfmot'],
+        'folded: batch norms folded, any width; tfmot: its quantize_model as it comes, 8 bits.',
     )
     flags.DEFINE_integer('weight_bits', None, 'Width of the weights, 2 to 8. Default: 8.')
     flags.DEFINE_integer(
@@ -220,22 +226,22 @@ def define_student_flags():
 
 def distillation_options():
     """The options of the distillation that were passed."""
-    from zscgan_tf.presets import DISTILLATION_OPTIONS
+    from zscgan_tf.presets import DISTILLATION_FLAGS, DISTILLATION_OPTIONS
 
-    renamed = {
-        'steps': 'distillation_steps',
-        'optimizer': 'distillation_optimizer',
-        'learning_rate': 'distillation_learning_rate',
-    }
-    return {name: getattr(FLAGS, renamed.get(name, name)) for name in DISTILLATION_OPTIONS}
+    names = {name: DISTILLATION_FLAGS.get(name, name) for name in DISTILLATION_OPTIONS}
+    return {name: getattr(FLAGS, flag) for name, flag in names.items()}
 
 
 def check_student(teacher, options):
     """Refuses, before any work, a teacher that no student can be made of."""
     from zscgan_tf.quantizers.folding import fold
     from zscgan_tf.quantizers.student import split_end
+    from zscgan_tf.quantizers.tfmot_student import build_tfmot_student
 
-    fold(split_end(teacher)[0], teacher.name)
+    if options['student'] == 'tfmot':
+        build_tfmot_student(teacher)
+    else:
+        fold(split_end(teacher)[0], teacher.name)
     if options['update_generator'] and getattr(FLAGS, 'source', 'zscgan') != 'zscgan':
         raise UserError(
             '--update_generator needs a generator: pass --source=zscgan or --noupdate_generator.'
@@ -277,6 +283,8 @@ def student_folder(folder, options):
     """The distillation's folder."""
     if FLAGS.student_workdir:
         return FLAGS.student_workdir.replace('{seed}', str(FLAGS.seed))
+    if options['student'] == 'tfmot':
+        return os.path.join(folder, 'student_tfmot')
     name = f'student_w{options["weight_bits"]}a{options["activation_bits"]}'
     return os.path.join(folder, name)
 

@@ -11,6 +11,7 @@ import functools
 from absl import flags
 
 from zscgan_tf.commands import app, common_flags
+from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -25,6 +26,11 @@ def main():
 
     folder = common_flags.workdir()
     options = presets.resolve_distillation(FLAGS.preset, common_flags.distillation_options())
+    if not options['steps']:
+        raise UserError(
+            '--distillation_steps=0 leaves nothing to distil: pass 1 or more, or bin/quantize.py '
+            '--method=qat, which sets ranges alone too.'
+        )
     teacher = common_flags.load_teacher()
     common_flags.check_student(teacher, options)
     source = zscgan.load_generator(teacher, folder, seed=FLAGS.seed)

@@ -1,8 +1,8 @@
 """The whole job on handwritten digits: train a classifier, put its data aside, quantize it.
 
 The digits are scikit-learn's (real ones, 8x8 pixels, part of that package). A small network with
-batch norms learns half of them; everything behind that sees the network only; the other half says
-in the end how good the quantized files are.
+batch norms learns half of them; everything behind that sees the network only, once calibrating and
+twice distilling a student; the other half says in the end how good the quantized files are.
 """
 
 import functools
@@ -20,10 +20,14 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('output', 'quickstart_output', 'Folder for all that is made.')
 flags.DEFINE_integer('seed', 0, 'Seed of everything random.', lower_bound=0)
 flags.DEFINE_integer('steps', 600, 'Training steps of the generator.', lower_bound=1)
+flags.DEFINE_integer('distillation_steps', 400, 'Training steps of either student.', lower_bound=1)
+
+
+STUDENT_BITS = (8, 4)
 
 
 def main():
-    from zscgan_tf import pipeline, zscgan
+    from zscgan_tf import distillation, pipeline, zscgan
     from zscgan_tf.sources.files import FileSource
     from zscgan_tf.sources.noise import NoiseSource
     from zscgan_tf.teacher.loading import load_teacher
@@ -37,7 +41,8 @@ def main():
     train_classifier(folder / 'digits.keras', held_out, FLAGS.seed)
 
     # From here on no real digit is seen, but for the evaluation in the last column.
-    shutil.rmtree(folder / 'generator', ignore_errors=True)  # of an earlier classifier
+    for name in ('generator', *(f'student_w{bits}a{bits}' for bits in STUDENT_BITS)):
+        shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier classifier
     teacher = load_teacher(str(folder / 'digits.keras'), input_spec={'mean': [0.0], 'std': [1.0]})
     real = FileSource(held_out, teacher.input_spec, batch_size=100)
     generator = zscgan.train_generator(
@@ -58,11 +63,31 @@ def main():
             ('PTQ on uniform noise', 'digits_noise', noise),
         )
     }
+    for bits in STUDENT_BITS:
+        student = distillation.distil(
+            teacher,
+            generator,
+            folder / f'student_w{bits}a{bits}',
+            seed=FLAGS.seed,
+            steps=FLAGS.distillation_steps,
+            weight_bits=bits,
+            activation_bits=bits,
+            range_images=512,
+            augment=False,  # mirrored digits are none
+        )
+        results[f'DF-QAT W{bits}A{bits}'] = pipeline.quantize_student(
+            student,
+            generator,
+            folder / f'digits_w{bits}a{bits}.tflite',
+            used_images=512 + FLAGS.distillation_steps * generator.batch_size,
+            evaluate_on=real,
+            overwrite=True,
+        )
     print(pipeline.summary(teacher, results['DF-PTQ (ZS-CGAN images)']))
     print()
     print(table(results))
     print(f'\ngenerated digits: {folder / "generator" / "classes.png"}')
-    print(f'integer model:    {folder / "digits.tflite"}')
+    print(f'integer models:   {folder / "digits.tflite"}, digits_w*a*.tflite beside it')
 
 
 def train_classifier(path, held_out, seed):

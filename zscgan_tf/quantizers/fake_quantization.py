@@ -10,6 +10,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from zscgan_tf.quantizers.ranges import nudge
+
 # Ranges stay above these, so that no step is 0.
 SMALLEST_RANGE = 1e-6
 
@@ -116,11 +118,3 @@ def stored_activations(x, low, high, bits, nonnegative=False):
     return tf.quantization.fake_quant_with_min_max_vars(
         x, np.float32(low), np.float32(high), num_bits=8
     )
-
-
-def nudge(low, high, bits):
-    """The range that TensorFlow's op makes of [low, high], zero on the grid, and its step."""
-    levels = 2**bits - 1
-    step = (high - low) / levels
-    zero_point = np.clip(np.round(-low / step), 0, levels)
-    return -zero_point * step, (levels - zero_point) * step, step

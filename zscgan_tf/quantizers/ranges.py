@@ -165,6 +165,39 @@ def activation_range(histogram, bits, estimator, nonnegative):
     return _least_error_range(low, high, values, counts, bits)
 
 
+def logits_range(logits, bits):
+    """The range of the logits that costs least of eq. 4's cross-entropy.
+
+    Which class comes first is decided by small differences, so a fine step matters more than how
+    sure the surest answers are: squared errors would keep a range for these.
+
+    Args:
+        logits: [N, K], float values; of a single unit z, [N, 1], those of (0, z).
+        bits: 2 to 8.
+
+    Returns:
+        (low, high) with low <= 0 < high.
+    """
+    least, most = min(0.0, float(logits.min())), max(0.0, float(logits.max()))
+    if most == 0.0:
+        return (least, 1e-3 * -least) if least else (0.0, 1.0)
+    targets = np.exp(_log_softmax(logits))
+
+    def cost(low, high):
+        return -np.mean(np.sum(targets * _log_softmax(quantize(logits, low, high, bits)), axis=1))
+
+    shares = np.arange(1, 21) / 20
+    candidates = [(least * a, most * b) for a in shares for b in shares]
+    return min(candidates, key=lambda candidate: cost(*candidate))
+
+
+def _log_softmax(logits):
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
+
+
 def nudge(low, high, bits):
     """A range moved so that zero is on its grid, in float32 as TensorFlow's fused op does it.
 

@@ -44,15 +44,17 @@ class Student:
 
     Attributes:
         model: the tfmot model, inputs -> what the head's softmax or sigmoid takes.
-        twin: the folded float model of the same layers; the teacher, but for rounding.
+        twin: the float model of the same layers; the teacher, but for rounding.
         teacher: the `Teacher`.
         options: dict; see `build_student`.
+        kind: 'folded', or 'tfmot' (`tfmot_student`).
     """
 
     model: tf_keras.Model
     twin: tf_keras.Model
     teacher: object
     options: dict
+    kind: str = 'folded'
 
     @property
     def name(self):
@@ -153,8 +155,7 @@ def build_student(
     weighted = [layer for layer in twin.layers if _has_kernel(layer) and layer.trainable]
     ends = {weighted[0].name, weighted[-1].name} if weighted else set()
     graph = _Graph(twin)
-    low, high = teacher.input_spec.input_range
-    low, high = min(0.0, float(np.min(low))), max(0.0, float(np.max(high)))
+    low, high = legal_range(teacher.input_spec)
     configs = {}
     for layer in twin.layers[1:]:
         weights = output = None
@@ -199,8 +200,8 @@ def set_ranges(student, batches, estimator='mse', total=None):
 
     Args:
         student: a `Student`.
-        batches: a function that returns an iterable of batches of pixels; called twice.
-        estimator: 'minmax', 'percentile' or 'mse'.
+        batches: a function that returns an iterable of batches of pixels; called several times.
+        estimator: 'minmax', 'percentile' or 'mse' (squared error; the logits': `logits_range`).
         total: number of images, for the progress bar.
     """
     quantized = {}
@@ -212,25 +213,8 @@ def set_ranges(student, batches, estimator='mse', total=None):
             variables['max'].assign(_weight_ranges(kernel.numpy(), quantizer, estimator))
         if config.output is not None and wrapper._output_quantizer_vars:
             quantized[wrapper.layer.name] = (config.output, wrapper._output_quantizer_vars)
-    if not quantized:
-        return
-    names = list(quantized)
-    observer = tf_keras.Model(
-        student.twin.input, [student.twin.get_layer(name).output for name in names]
-    )
-    observe = tf.function(lambda pixels: observer(student.teacher.input_spec.to_inputs(pixels)))
-    histograms = [estimators.Histogram() for _ in names]
-    for see in ('see_range', 'count'):
-        with tqdm.tqdm(
-            total=total, desc='ranges' if see == 'count' else 'extremes', unit=' images',
-            disable=None,
-        ) as bar:  # fmt: skip
-            for pixels in batches():
-                outputs = observe(tf.convert_to_tensor(pixels))
-                outputs = outputs if isinstance(outputs, list) else [outputs]
-                for histogram, values in zip(histograms, outputs, strict=True):
-                    getattr(histogram, see)(values.numpy())
-                bar.update(len(pixels))
+    tensors = [student.twin.get_layer(name).output for name in quantized]
+    histograms = observe(student, tensors, batches, total)
     for histogram, (quantizer, variables) in zip(histograms, quantized.values(), strict=True):
         low, high = estimators.activation_range(
             histogram, quantizer.bits, estimator, quantizer.nonnegative
@@ -238,6 +222,58 @@ def set_ranges(student, batches, estimator='mse', total=None):
         variables['max'].assign(high)
         if 'min' in variables:
             variables['min'].assign(low)
+    quantizer, variables = quantized.get(_logits_layer(student.twin), (None, {}))
+    if estimator == 'mse' and 'min' in variables:
+        to_inputs = student.input_spec.to_inputs
+        logits = [student.twin.predict_on_batch(to_inputs(pixels)) for pixels in batches()]
+        logits = np.concatenate([values.reshape(len(values), -1) for values in logits])
+        low, high = estimators.logits_range(logits, quantizer.bits)
+        variables['min'].assign(low)
+        variables['max'].assign(high)
+
+
+def _logits_layer(twin):
+    """The name of the layer that computes the model's output; behind it values are handed on."""
+    layer, node_index, _ = twin.output._keras_history
+    while isinstance(layer, HANDING_ON):
+        layer, node_index, _ = layer._inbound_nodes[node_index].keras_inputs[0]._keras_history
+    return layer.name
+
+
+def observe(student, tensors, batches, total=None):
+    """Histograms of float values over images.
+
+    Args:
+        student: a `Student`.
+        tensors: list of symbolic tensors of its twin.
+        batches, total: as in `set_ranges`.
+
+    Returns:
+        A list of `ranges.Histogram`.
+    """
+    if not tensors:
+        return []
+    observer = tf_keras.Model(student.twin.input, tensors)
+    run = tf.function(lambda pixels: observer(student.input_spec.to_inputs(pixels), training=False))
+    histograms = [estimators.Histogram() for _ in tensors]
+    for see in ('see_range', 'count'):
+        with tqdm.tqdm(
+            total=total, desc='ranges' if see == 'count' else 'extremes', unit=' images',
+            disable=None,
+        ) as bar:  # fmt: skip
+            for pixels in batches():
+                outputs = run(tf.convert_to_tensor(pixels))
+                outputs = outputs if isinstance(outputs, list) else [outputs]
+                for histogram, values in zip(histograms, outputs, strict=True):
+                    getattr(histogram, see)(values.numpy())
+                bar.update(len(pixels))
+    return histograms
+
+
+def legal_range(input_spec):
+    """(low, high) of all values that the model's input can have, and zero."""
+    low, high = input_spec.input_range
+    return min(0.0, float(np.min(low))), max(0.0, float(np.max(high)))
 
 
 def feature_layers(twin):

@@ -23,6 +23,7 @@ ROWS = {
     'ptq_mse': 'DF-PTQ, ranges by squared error',
     'qat_w8a8': 'DF-QAT W8A8',
     'qat_w8a8_update': 'W8A8, generator updated',
+    'qat_w8a8_tfmot': 'W8A8, stock tfmot student',
     'qat_w8a8_class_only': 'W8A8, class loss only',
     'qat_w8a8_bns_only': 'W8A8, BNS loss only',
     'qat_w8a8_noise': 'W8A8 on uniform noise',
@@ -74,9 +75,10 @@ def result_table(folder, method='ptq'):
 
 def benchmark_table(path):
     """The table of `flags/benchmark.json`, as Markdown lines."""
-    ratios = json.loads(pathlib.Path(path).read_text())['ratios']
+    found = json.loads(pathlib.Path(path).read_text())
     lines = ['| ratio | median |', '| --- | --- |']
-    return lines + [f'| `{name}` | {value:.2f} |' for name, value in ratios.items()]
+    lines += [f'| `{name}` | {value:.2f} |' for name, value in found['ratios'].items()]
+    return lines + [f'| `{name}` | {s:.1f} s |' for name, s in found.get('seconds', {}).items()]
 
 
 def mean(values):

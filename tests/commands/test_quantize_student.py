@@ -1,0 +1,303 @@
+"""bin/quantize.py --method=qat and bin/distill.py: a student from a file to a file."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from tests.commands.conftest import TRAINING
+from tests.commands.programs import interrupt_in, interrupt_soon_after
+from tests.conftest import randomize
+from zscgan_tf import audit, levels
+
+layers = tf_keras.layers
+
+STUDENT = [
+    '--weight_bits=6',
+    '--activation_bits=6',
+    '--distillation_steps=6',
+    '--range_images=16',
+]
+TINY = ['--teacher=tiny.h5', '--seed=2', *TRAINING]
+# Bad input that is not refused is at least soon done.
+NOISE = [
+    '--teacher=tiny.h5',
+    '--method=qat',
+    '--source=noise_uniform',
+    '--batch_size=8',
+    '--check_images=10',
+    '--distillation_steps=2',
+    '--range_images=16',
+]
+
+
+@pytest.fixture(scope='module')
+def generator(finished, programs):
+    """The name of a workdir with a finished generator and no student."""
+    shutil.copytree(finished.workdir, programs.folder / 'student_run')
+    return 'student_run'
+
+
+@pytest.fixture(scope='module')
+def quantized(generator, programs):
+    """A whole job at W6A6."""
+    result = programs.run(
+        'quantize',
+        *TINY,
+        '--method=qat',
+        f'--workdir={generator}',
+        *STUDENT,
+        '--output=w6a6.tflite',
+        '--check_images=40',
+        '--evaluation_images=real.npz',
+        '--result_json=w6a6.json',
+    )
+    assert result.status == 0, result.stderr
+    return result
+
+
+def weights(workdir):
+    """What the newest checkpoint of a distillation holds."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(workdir / 'checkpoints'))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if 'OBJECT_GRAPH' not in name and 'save_counter' not in name
+    }
+
+
+def assert_same(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+def test_the_file_is_integer_and_holds_six_bits(quantized, programs):
+    data = (programs.folder / 'w6a6.tflite').read_bytes()
+    report = audit.audit(data)
+    assert not report.float_ops and report.integer_op_count == report.op_count
+    assert report.input.type == report.output.type == 'int8'
+    images = np.random.default_rng(0).normal(size=(50, 8, 8, 3)).astype(np.float32)
+    found = levels.check_levels(data, [images], weight_bits=6, activation_bits=6)
+    assert found.weight_levels <= 63 and 2 < found.activation_levels <= 64
+
+
+def test_the_summary_and_the_result(quantized, programs):
+    text = quantized.stdout
+    found = re.search(r'levels +at most (\d+) a channel of weights, (\d+) of what', text)
+    assert 2 < int(found[1]) <= 63 and 2 < int(found[2]) <= 64
+    assert re.search(r'student +agrees with its file on \d+\.\d\d % of the images', text)
+    assert '% on 40 fresh images' in text and '% on 20 real images' in text
+    assert 'Traceback' not in quantized.stderr and 'WARNING' not in text
+    result = json.loads((programs.folder / 'w6a6.json').read_text())
+    assert result['steps'] == 6 and result['images'] == 16
+    options = result['options']
+    assert options['student_weight_bits'] == options['student_first_last_bits'] == 6
+    assert result['metrics']['student_agreement'][0] > 90
+    assert result['metrics']['accuracy'] == result['metrics']['agreement']
+
+
+def test_distill_then_quantize_reuses_the_finished_student(quantized, generator, programs):
+    folder = programs.folder / 'alone'
+    flags = [*TINY, f'--workdir={generator}', '--student_workdir=alone', *STUDENT]
+    distilled = programs.run('distill', *flags)
+    assert distilled.status == 0, distilled.stderr
+    assert 'alone: distilled (loss ' in distilled.stdout
+    log = (folder / 'metrics.jsonl').read_text()
+    assert len(log.splitlines()) == json.loads(log.splitlines()[-1])['step'] == 6
+    assert '--weight_bits=6' in (folder / 'flags.cfg').read_text()
+    result = programs.run(
+        'quantize', *flags, '--method=qat', '--check_images=10', '--output=alone.tflite'
+    )
+    assert result.status == 0, result.stderr
+    assert 'student: ' not in result.stderr  # nothing was left to train
+    assert (folder / 'metrics.jsonl').read_text() == log
+    # The stage alone does what the whole job does.
+    assert_same(weights(folder), weights(programs.folder / generator / 'student_w6a6'))
+
+
+def test_ranges_by_squared_error_without_training(generator, programs):
+    result = programs.run(
+        'quantize',
+        *TINY,
+        f'--workdir={generator}',
+        '--method=ptq',
+        '--range_estimator=mse',
+        '--range_images=16',
+        '--check_images=10',
+        '--output=mse.tflite',
+    )
+    assert result.status == 0, result.stderr
+    report = audit.audit((programs.folder / 'mse.tflite').read_bytes())
+    assert report.integer_op_count == report.op_count
+    assert not (programs.folder / generator / 'student_w8a8').exists()
+
+
+# Ctrl-C.
+
+
+def test_an_interrupted_distillation_goes_on_to_the_same_student(quantized, generator, programs):
+    flags = [*TINY, f'--workdir={generator}', '--student_workdir=broken_off', *STUDENT]
+    during = interrupt_in('zscgan_tf.training_loop', '_write_metrics', 3)
+    result = programs.run('distill', *flags, during=during)
+    assert result.status == 130 and 'Traceback' not in result.stderr
+    assert 'student was interrupted after step 3 of 6; the same command resumes it' in result.stderr
+    result = programs.run('distill', *flags)
+    assert result.status == 0, result.stderr
+    assert 'student: resuming after step 3' in result.stderr
+    whole = weights(programs.folder / generator / 'student_w6a6')
+    assert_same(weights(programs.folder / 'broken_off'), whole)
+
+
+@pytest.mark.parametrize(
+    'during',
+    [
+        interrupt_soon_after('tensorflow.lite.python.lite', 'TFLiteKerasModelConverterV2.convert'),
+        interrupt_in('zscgan_tf.levels', '_seen_levels'),
+        interrupt_in('zscgan_tf.pipeline', '_fresh_agreement', 2),
+        interrupt_in('zscgan_tf.export', 'write_atomically', 1),
+    ],
+    ids=['converting', 'counting levels', 'comparing', 'writing'],
+)
+def test_an_interrupted_export_leaves_no_file(programs, during):
+    result = programs.run(
+        'quantize',
+        *NOISE,
+        '--weight_bits=4',
+        '--activation_bits=4',
+        '--distillation_steps=0',
+        '--output=half.tflite',
+        during=during,
+    )
+    assert result.status == 130, result.stderr
+    assert 'interrupted: no output was written' in result.stderr
+    assert 'Traceback' not in result.stderr
+    assert not list(programs.folder.glob('half*'))
+
+
+# A student that is of no use.
+
+
+def test_a_student_that_disagrees_with_its_teacher(programs):
+    """Two bits and no training: the file is written, and the summary and the status say so."""
+    result = programs.run(
+        'quantize',
+        *NOISE,
+        '--weight_bits=2',
+        '--activation_bits=2',
+        '--distillation_steps=0',
+        '--check_images=200',
+        '--range_estimator=minmax',
+        '--output=two.tflite',
+    )
+    assert result.status == 2, result
+    assert 'answers otherwise than its teacher too often to be of use' in result.stdout
+    assert 'error' not in result.stderr and 'Traceback' not in result.stderr
+    assert (programs.folder / 'two.tflite').exists()
+
+
+# What a user may get wrong.
+
+
+@pytest.fixture(scope='module', autouse=True)
+def bad_files(programs):
+    folder = programs.folder
+    x = inputs = layers.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(x))
+    x = layers.LayerNormalization(name='odd_norm')(x)
+    outputs = layers.Dense(4)(layers.GlobalAveragePooling2D()(x))
+    model = randomize(tf_keras.Model(inputs, outputs))
+    model.save(folder / 'unsupported.h5')
+    images = np.random.default_rng(0).uniform(size=(20, 8, 8, 3)).astype(np.float32)
+    np.savez(folder / 'two_channels.npz', images=images[..., :2])
+    np.savez(folder / 'four_images.npz', images=images[:4])
+    images[3, 2, 1, 0] = np.nan
+    np.savez(folder / 'not_finite.npz', images=images)
+
+
+FILES = '--source=files'
+
+
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        (['--weight_bits=1'], ['--weight_bits=1 must be 2 to 8 bits']),
+        (['--weight_bits=9'], ['--weight_bits=9 must be 2 to 8 bits']),
+        (['--activation_bits=16'], ['--activation_bits=16 must be 2 to 8 bits']),
+        (['--first_last_bits=0'], ['--first_last_bits=0 must be 2 to 8 bits']),
+        (['--temperature=0'], ['--temperature=0.0 must be positive']),
+        (['--soft_target_weight=2'], ['--soft_target_weight=2.0 must be between 0 and 1']),
+        (['--soft_target_weight=0.5'], ['--soft_target_weight=0.5 needs labels']),
+        (['--range_images=0'], ['--range_images=0 must be at least 1']),
+        (['--distillation_steps=-1'], ['--distillation_steps=-1 must be 0']),
+        (['--distillation_learning_rate=0'], ['--distillation_learning_rate=0.0 must be positive']),
+        (['--update_generator'], ['--update_generator needs a generator: pass --source=zscgan']),
+        (['--method=ptq'], ['--range_images is for a student: pass --method=qat']),
+        (
+            ['--method=ptq', '--range_estimator=mse'],
+            ['--distillation_steps=2 trains a student: pass --method=qat'],
+        ),
+        (
+            ['--teacher=unsupported.h5', '--mean=0.5', '--std=0.5', '--source=zscgan'],
+            ['odd_norm', 'LayerNormalization'],
+        ),
+        ([FILES, '--images=two_channels.npz'], ['two_channels.npz', '2 channels', '3 channels']),
+        ([FILES, '--images=not_finite.npz'], ['not_finite.npz', 'nan']),
+        (
+            [FILES, '--images=four_images.npz'],
+            ['the source holds 4 images, fewer than --range_images=16'],
+        ),
+    ],
+    ids=lambda value: ' '.join(value)[:60],
+)
+def test_refused_before_any_training(programs, flags, words):
+    message = programs.run(
+        'quantize', *NOISE, *flags, '--workdir=refused', '--output=refused.tflite'
+    ).error
+    for word in words:
+        assert word in message
+    left = sorted(path.name for path in programs.folder.glob('refused*'))
+    assert left == [] or FILES in flags
+    assert 'refused.tflite' not in left
+    shutil.rmtree(programs.folder / 'refused', ignore_errors=True)
+
+
+def times(folder):
+    # The generator's flags.cfg is of the last command that used it.
+    files = [path for path in folder.rglob('*') if path != folder / 'flags.cfg']
+    return {path: path.stat().st_mtime for path in files if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    'program, flags, words',
+    [
+        ('quantize', ['--teacher=other.h5'], ['belongs to another teacher (tiny)']),
+        ('distill', ['--teacher=other.h5'], ['holds a generator of another teacher (tiny)']),
+        (
+            'quantize',
+            ['--weight_bits=4', '--student_workdir=student_run/student_w6a6'],
+            ['--student_workdir=student_run/student_w6a6 holds a run of', 'weight_bits 6, not 4'],
+        ),
+        (
+            'distill',
+            ['--temperature=2'],
+            ['temperature 1.0, not 2.0', 'or another --student_workdir'],
+        ),
+        ('distill', ['--distillation_steps=0'], ['leaves nothing to distil']),
+        ('distill', ['--workdir=missing'], ['--workdir=missing holds no run']),
+    ],
+    ids=lambda value: ' '.join(value)[:60],
+)
+def test_folders_of_another_run(quantized, generator, programs, program, flags, words):
+    folder = programs.folder / generator
+    before = times(folder)
+    own = [] if program == 'distill' else ['--method=qat', '--output=mixed.tflite']
+    message = programs.run(program, *TINY, f'--workdir={generator}', *STUDENT, *own, *flags).error
+    for word in words:
+        assert word in message
+    assert times(folder) == before
+    assert not (programs.folder / 'mixed.tflite').exists()
