@@ -8,6 +8,7 @@ import tf_keras
 from zscgan_tf import presets, training_loop, zscgan
 from zscgan_tf import workdir as workdirs
 from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers.bias_correction import correct_biases
 from zscgan_tf.quantizers.ptq import check_pixels
 from zscgan_tf.quantizers.student import as_logits, build_student, feature_layers, set_ranges
 from zscgan_tf.quantizers.tfmot_student import build_tfmot_student, set_tfmot_ranges
@@ -60,7 +61,7 @@ def augment(pixels, draws):
 
     Args:
         pixels: [B, H, W, C].
-        draws: [B, 3] random integers of [0, 2^20): for rows, columns, and the flip.
+        draws: [B, 3 or more] random integers of [0, 2^20): for rows, columns, and the flip.
     """
     height, width = pixels.shape[1:3]
 
@@ -70,9 +71,27 @@ def augment(pixels, draws):
         return tf.clip_by_value(tf.range(size)[None] + shift[:, None], 0, size - 1)
 
     columns = shifted(width, draws[:, 1])
-    columns = tf.where(draws[:, 2:] % 2 == 0, columns, width - 1 - columns)
+    columns = tf.where(draws[:, 2:3] % 2 == 0, columns, width - 1 - columns)
     pixels = tf.gather(pixels, shifted(height, draws[:, 0]), axis=1, batch_dims=1)
     return tf.gather(pixels, columns, axis=2, batch_dims=1)
+
+
+def mix(pixels, draws):
+    """Blends each image with its neighbour, (0, 1), (2, 3) ..., by a random share of each.
+
+    A generator's images are of one class each and the teacher sure of them; what a coarse student
+    gets wrong lies between classes. The teacher says what a blend is (soft targets).
+
+    Args:
+        pixels: [B, H, W, C]; of an odd batch the last stays as it is.
+        draws: [B] random integers of [0, 2^20), of which each pair's first counts.
+    """
+    even = pixels.shape[0] // 2 * 2
+    share = tf.cast(draws[:even:2], tf.float32)[:, None, None, None] / 2**20
+    first, second = pixels[:even:2], pixels[1:even:2]
+    blends = [share * first + (1 - share) * second, share * second + (1 - share) * first]
+    blends = tf.reshape(tf.stack(blends, axis=1), [even, *pixels.shape[1:]])
+    return tf.concat([blends, pixels[even:]], axis=0)
 
 
 def make_step(student, optimizer, options, *, seed=0, generator_update=None):
@@ -113,18 +132,22 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
         else:
             pixels = training_loop.replica_slice(pixels, replicas)
             labels = None if labels is None else training_loop.replica_slice(labels, replicas)
-        if options['augment']:
+        if options['augment'] or options['mix']:
             count = pixels.shape[0] * replicas.num_replicas_in_sync
             draws = tf.random.stateless_uniform(
-                [count, 3],
+                [count, 4],
                 training_loop.fold_seed(seed, index, 2),
                 maxval=2**20,
                 dtype=tf.int32,
                 alg='philox',
             )
-            pixels = augment(pixels, training_loop.replica_slice(draws, replicas))
+            draws = training_loop.replica_slice(draws, replicas)
+            if options['augment']:
+                pixels = augment(pixels, draws)
+            if options['mix']:
+                pixels = mix(pixels, draws[:, 3])
         inputs = to_inputs(pixels)
-        if teacher_logits is None or features or options['augment']:
+        if teacher_logits is None or features or options['augment'] or options['mix']:
             teacher_logits, teacher_features = outputs(twin, inputs, training=False)
         else:
             teacher_features = []
@@ -247,14 +270,14 @@ def distil(
     if steps:
         workdirs.claim(workdir, config, keep, flag='--student_workdir')
     if not steps or training_loop.restore(state, workdir) == 0:
-        set_all(
-            student,
-            lambda: (
-                pixels for pixels, _ in take(_batches(teacher, source), options['range_images'])
-            ),
-            options['range_estimator'],
-            total=options['range_images'],
-        )
+        count = options['range_images']
+
+        def images():
+            return (pixels for pixels, _ in take(_batches(teacher, source), count))
+
+        set_all(student, images, options['range_estimator'], total=count)
+        if options['bias_correction']:
+            correct_biases(student, images, total=count)
     first = math.ceil(options['range_images'] / batch_size)
 
     def batches(done):

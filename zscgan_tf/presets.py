@@ -151,6 +151,7 @@ _PAPER_DISTILLATION = {
     'range_estimator': 'minmax',
     'range_training': 'moving_average',
     'range_images': 1024,
+    'bias_correction': False,
     'steps': 50_000,
     'optimizer': 'sgd',
     'learning_rate': 1e-4,
@@ -158,6 +159,7 @@ _PAPER_DISTILLATION = {
     'temperature': 1.0,
     'feature_loss_weight': 0.0,
     'augment': False,
+    'mix': False,
     'update_generator': True,
 }
 _SMALL_DISTILLATION = {
@@ -165,6 +167,7 @@ _SMALL_DISTILLATION = {
     'range_estimator': 'mse',
     'range_training': 'learned',
     'range_images': 512,
+    'bias_correction': True,
     'steps': 2000,
     'optimizer': 'adam',
     'learning_rate': None,  # by the width, below
@@ -179,6 +182,7 @@ TFMOT_STUDENT = {
     'first_last_bits': 8,
     'all_activations': False,
     'range_training': 'moving_average',
+    'bias_correction': False,
 }
 # The coarser the grid, the further the best weights lie from the teacher's.
 _SMALL_RATES = {2: 1e-3, 3: 1e-3, 4: 1e-3, 5: 3e-4, 6: 1e-4, 7: 5e-5, 8: 3e-5}

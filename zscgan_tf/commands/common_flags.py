@@ -206,6 +206,9 @@ def define_student_flags():
         'What happens to ranges in training. Paper: moving_average.',
     )
     flags.DEFINE_integer('range_images', None, 'Images that set the ranges.')
+    flags.DEFINE_boolean(
+        'bias_correction', None, 'Take back what rounding kernels adds to channels. Paper: no.'
+    )
     flags.DEFINE_integer('distillation_steps', None, 'Steps of the student. Paper: 50,000.')
     flags.DEFINE_enum('distillation_optimizer', None, ['adam', 'sgd'], 'Paper: sgd (Nesterov 0.9).')
     flags.DEFINE_float(
@@ -219,6 +222,7 @@ def define_student_flags():
         'feature_loss_weight', None, 'Weight of the error of inner features. Paper: 0.'
     )
     flags.DEFINE_boolean('augment', None, 'Flip and shift the images. Paper: no.')
+    flags.DEFINE_boolean('mix', None, 'Blend pairs of images. Paper: no.')
     flags.DEFINE_boolean(
         'update_generator', None, 'Train the generator on while the student learns. Paper: yes.'
     )

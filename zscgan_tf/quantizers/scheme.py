@@ -151,7 +151,7 @@ class LayerConfig(quantize_config.QuantizeConfig):
 
     def set_quantize_weights(self, layer, quantize_weights):
         if quantize_weights:
-            setattr(layer, _kernel_name(layer), quantize_weights[0])
+            setattr(layer, kernel_name(layer), quantize_weights[0])
 
     def get_activations_and_quantizers(self, layer):
         return []
@@ -248,10 +248,11 @@ def _now(variable):
         return variable.numpy()
 
 
-def _kernel_name(layer):
+def kernel_name(layer):
+    """The name of a convolution's or dense layer's kernel."""
     depthwise = isinstance(layer, tf_keras.layers.DepthwiseConv2D)
     return 'depthwise_kernel' if depthwise else 'kernel'
 
 
 def _kernel(layer):
-    return getattr(layer, _kernel_name(layer))
+    return getattr(layer, kernel_name(layer))
