@@ -61,8 +61,8 @@ def combined_training(teacher, pixels):
     _, update = zscgan.continue_training(
         teacher, generator, generator_options, options['steps'], seed=0
     )
-    optimizers, student_step = _training(student, options)
-    combined = distillation.make_step(student, optimizers, options, generator_update=update)
+    optimizer, student_step = _training(student, options)
+    combined = distillation.make_step(student, optimizer, options, generator_update=update)
     return combined, lambda index: update(index)[0], student_step
 
 
@@ -104,6 +104,6 @@ def _student(teacher, options, pixels):
 
 
 def _training(student, options):
-    """The optimizers of a student, and its step on images that it is given."""
-    optimizers = distillation.make_optimizers(options, student)
-    return optimizers, distillation.make_step(student, optimizers, options)
+    """The optimizer of a student, and its step on images that it is given."""
+    optimizer = distillation.make_optimizer(options, distillation.trainable_variables(student))
+    return optimizer, distillation.make_step(student, optimizer, options)

@@ -94,12 +94,12 @@ def mix(pixels, draws):
     return tf.concat([blends, pixels[even:]], axis=0)
 
 
-def make_step(student, optimizers, options, *, seed=0, generator_update=None):
+def make_step(student, optimizer, options, *, seed=0, generator_update=None):
     """The step of eq. 3 and 4 as `training_loop.run` takes it.
 
     Args:
         student: a `Student`.
-        optimizers: what `make_optimizers` returned.
+        optimizer: built for `trainable_variables(student)`.
         options: dict, as `presets.resolve_distillation` returns it.
         seed: of the augmentation.
         generator_update: the update of `zscgan.make_update`, which then makes the images and
@@ -115,7 +115,7 @@ def make_step(student, optimizers, options, *, seed=0, generator_update=None):
         student.model.input,
         [student.model.output, *(student.model.get_layer(f'quant_{n}').output for n in features)],
     )
-    variables = [trained for _, trained in optimizers]
+    variables = trainable_variables(student)
 
     def outputs(model, inputs, training):
         found = model(inputs, training=training)
@@ -167,9 +167,7 @@ def make_step(student, optimizers, options, *, seed=0, generator_update=None):
                 losses['feature_loss'] = feature_loss(teacher_features, student_features)
                 loss += options['feature_loss_weight'] * losses['feature_loss']
             loss *= share
-        gradients = tape.gradient(loss, variables)
-        for (optimizer, trained), found in zip(optimizers, gradients, strict=True):
-            optimizer.apply_gradients(zip(found, trained, strict=True))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         same = tf.equal(tf.argmax(teacher_logits, axis=-1), tf.argmax(student_logits, axis=-1))
         losses['agreement'] = tf.reduce_mean(tf.cast(same, tf.float32))
         return {**metrics, **{name: share * value for name, value in losses.items()}}
@@ -188,24 +186,11 @@ def trainable_variables(student):
     return [v for v in student.model.trainable_variables if id(v) not in frozen]
 
 
-def make_optimizers(options, student):
-    """Nesterov's SGD with momentum 0.9 (paper, section 3) or Adam; cosines to zero.
-
-    Ranges of activations, the only scalars among the variables, have an optimizer of their own:
-    they are as large as activations, so that a rate fit for weights leaves them where they are.
-
-    Returns:
-        A list of (optimizer, the variables that it trains), built.
-    """
-    variables = trainable_variables(student)
-    ranges = [v for v in variables if v.shape.rank == 0]
-    others = [v for v in variables if v.shape.rank > 0]
-    trained = [(options['learning_rate'], others), (options['range_learning_rate'], ranges)]
-    return [(_optimizer(options, rate, found), found) for rate, found in trained if found]
-
-
-def _optimizer(options, learning_rate, variables):
-    schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, max(1, options['steps']))
+def make_optimizer(options, variables):
+    """Nesterov's SGD with momentum 0.9 (paper, section 3) or Adam; a cosine to zero; built."""
+    schedule = tf_keras.optimizers.schedules.CosineDecay(
+        options['learning_rate'], max(1, options['steps'])
+    )
     if options['optimizer'] == 'sgd':
         optimizer = tf_keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
     else:
@@ -273,17 +258,15 @@ def distil(
         else:
             widths = {name: options[name] for name in presets.STUDENT_OPTIONS}
             student, set_all = build_student(teacher, **widths), set_ranges
-        optimizers = make_optimizers(options, student)
-        state = {'student': student.model}
-        for name, (optimizer, _) in zip(('optimizer', 'range_optimizer'), optimizers, strict=False):
-            state[name] = optimizer
+        optimizer = make_optimizer(options, trainable_variables(student))
+        state = {'student': student.model, 'optimizer': optimizer}
         update = None
         if options['update_generator']:
             generator_optimizer, update = zscgan.continue_training(
                 teacher, source.generator, generator_options, steps, seed
             )
             state |= {'generator': source.generator, 'generator_optimizer': generator_optimizer}
-        step = make_step(student, optimizers, options, seed=seed, generator_update=update)
+        step = make_step(student, optimizer, options, seed=seed, generator_update=update)
     if steps:
         workdirs.claim(workdir, config, keep, flag='--student_workdir')
     if not steps or training_loop.restore(state, workdir) == 0:

@@ -155,7 +155,6 @@ _PAPER_DISTILLATION = {
     'steps': 50_000,
     'optimizer': 'sgd',
     'learning_rate': 1e-4,
-    'range_learning_rate': 1e-4,
     'soft_target_weight': 1.0,
     'temperature': 1.0,
     'feature_loss_weight': 0.0,
@@ -172,7 +171,6 @@ _SMALL_DISTILLATION = {
     'steps': 1500,
     'optimizer': 'adam',
     'learning_rate': None,  # by the width, below
-    'range_learning_rate': 1e-3,
     'feature_loss_weight': 1.0,
     'augment': True,
     'mix': True,
@@ -252,7 +250,6 @@ def resolve_distillation(preset, overrides):
         legal = f'one of {", ".join(values)}'
         _check(options, name, values.__contains__, legal, DISTILLATION_FLAGS.get(name))
     _check(options, 'range_images', lambda v: v >= 1, 'at least 1')
-    _check(options, 'range_learning_rate', lambda v: 0 < v < float('inf'), 'positive')
     for name, is_legal, legal in (
         ('steps', lambda v: v >= 0, '0 (ranges only, no training) or more'),
         ('learning_rate', lambda v: 0 < v < float('inf'), 'positive'),

@@ -215,9 +215,6 @@ def define_student_flags():
         'distillation_learning_rate', None, 'First rate; a cosine to 0. Paper: 1e-4.'
     )
     flags.DEFINE_float(
-        'range_learning_rate', None, 'The same, of the learned ranges of activations.'
-    )
-    flags.DEFINE_float(
         'soft_target_weight', None, 'λ of equation 3. Paper: 1 (eq. 4, soft targets only).'
     )
     flags.DEFINE_float('temperature', None, 'Of the soft targets. Paper: 1.')
