@@ -71,6 +71,22 @@ def test_gradient_of_an_activation_range_is_lsqs(bits, low):
     np.testing.assert_allclose(dlow, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize('bits', (2, 4, 8))
+@pytest.mark.parametrize('low, high', [(None, 1.3), (0.0, 1.3), (-0.7, 1.1)])
+def test_gradient_between_fixed_ranges_is_the_fused_ops(bits, low, high):
+    x = RNG.normal(size=(4, 5, 5, 3)).astype(np.float32)
+    x[0, 0, 0] = [high, 0, 0 if low is None else low]
+    x = np.maximum(x, 0) if low is None else x
+    upstream = RNG.normal(size=x.shape).astype(np.float32)
+    (found,) = gradients(
+        lambda x: fake.quantize_activations(x, low, high, bits, learned=False), x, upstream
+    )
+    expected, _, _ = tf.quantization.fake_quant_with_min_max_vars_gradient(
+        upstream, x, low or 0.0, high, num_bits=bits
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_ranges_of_zero_stay_finite():
     w = tf.zeros([3, 3, 2, 2])
     dw, dm = gradients(lambda w, m: fake.quantize_weights(w, m, 4), w, [0.0, 1.0], np.ones(w.shape))

@@ -91,21 +91,22 @@ class ActivationQuantizer(quantizers.Quantizer):
             return fake.stored_activations(
                 inputs, low, _now(weights['max']), self.bits, self.nonnegative
             )
-        low = tf.constant(0.0) if self.nonnegative else weights['min']
-        return fake.quantize_activations(inputs, low, weights['max'], self.bits)
+        return fake.quantize_activations(
+            inputs, weights.get('min'), weights['max'], self.bits, self.training == 'learned'
+        )
 
     def _follow(self, x, weights):
         """Moves the range towards the extremes of the global batch."""
-        extremes = tf.stack([tf.reduce_min(x), tf.reduce_max(x)])[None]
+        # Reductions cost as much as the rounding: no more of them than there are ends.
+        ends = {'max': tf.reduce_max, 'min': tf.reduce_min}
+        found = tf.stack([ends[name](x) for name in weights])[None]
         replicas = tf.distribute.get_replica_context()
         if replicas is not None and replicas.num_replicas_in_sync > 1:
-            extremes = replicas.all_gather(extremes, axis=0)
-        seen = {
-            'min': tf.minimum(tf.reduce_min(extremes[:, 0]), 0),
-            'max': tf.maximum(tf.reduce_max(extremes[:, 1]), 0),
-        }
-        for name, variable in weights.items():
-            variable.assign_add((1 - MOVING_AVERAGE_DECAY) * (seen[name] - variable))
+            found = replicas.all_gather(found, axis=0)
+        for index, (name, variable) in enumerate(weights.items()):
+            bound = tf.maximum if name == 'max' else tf.minimum
+            seen = bound(ends[name](found[:, index]), 0)
+            variable.assign_add((1 - MOVING_AVERAGE_DECAY) * (seen - variable))
 
     def get_config(self):
         return {
