@@ -171,7 +171,7 @@ _SMALL_DISTILLATION = {
     'steps': 1500,
     'optimizer': 'adam',
     'learning_rate': None,  # by the width, below
-    'feature_loss_weight': 1.0,
+    'feature_loss_weight': 10.0,
     'augment': True,
     'mix': True,
     'update_generator': False,
