@@ -221,7 +221,9 @@ def ten_steps(strategy, workdir, training):
     return [m['distillation_loss'] for m in metrics(pathlib.Path(workdir) / 'run')]
 
 
-@pytest.mark.parametrize('training', ('learned', 'moving_average'))
+@pytest.mark.parametrize(
+    'training', ('learned', pytest.param('moving_average', marks=pytest.mark.slow))
+)
 def test_two_replicas_agree_with_one_device(tmp_path, training):
     (tmp_path / 'two').mkdir()
     (tmp_path / 'one').mkdir()
