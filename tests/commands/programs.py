@@ -19,6 +19,9 @@ import signal
 import sys
 import threading
 
+import numpy as np
+import tensorflow as tf
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -64,6 +67,22 @@ class Programs:
             process.kill()
             raise AssertionError(f'{name} hangs: {printed[1].read_text()}')
         return Result(process.exitcode, *(path.read_text() for path in printed))
+
+
+def weights(workdir):
+    """Everything that the newest checkpoint holds: weights, moments of Adam, step."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(workdir / 'checkpoints'))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if 'OBJECT_GRAPH' not in name and 'save_counter' not in name
+    }
+
+
+def assert_same_weights(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
 def _program(name, arguments, folder, printed, during):

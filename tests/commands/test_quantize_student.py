@@ -6,11 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tf_keras
 
 from tests.commands.conftest import TRAINING
-from tests.commands.programs import interrupt_in, interrupt_soon_after
+from tests.commands.programs import (
+    assert_same_weights,
+    interrupt_in,
+    interrupt_soon_after,
+    weights,
+)
 from tests.conftest import randomize
 from zscgan_tf import audit, levels
 
@@ -60,22 +64,6 @@ def quantized(generator, programs):
     return result
 
 
-def weights(workdir):
-    """What the newest checkpoint of a distillation holds."""
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(workdir / 'checkpoints'))
-    return {
-        name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if 'OBJECT_GRAPH' not in name and 'save_counter' not in name
-    }
-
-
-def assert_same(one, two):
-    assert one.keys() == two.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
-
-
 def test_the_file_is_integer_and_holds_six_bits(quantized, programs):
     data = (programs.folder / 'w6a6.tflite').read_bytes()
     report = audit.audit(data)
@@ -117,7 +105,7 @@ def test_distill_then_quantize_reuses_the_finished_student(quantized, generator,
     assert 'student: ' not in result.stderr  # nothing was left to train
     assert (folder / 'metrics.jsonl').read_text() == log
     # The stage alone does what the whole job does.
-    assert_same(weights(folder), weights(programs.folder / generator / 'student_w6a6'))
+    assert_same_weights(weights(folder), weights(programs.folder / generator / 'student_w6a6'))
 
 
 def test_ranges_by_squared_error_without_training(generator, programs):
@@ -150,7 +138,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_student(quantized, gene
     assert result.status == 0, result.stderr
     assert 'student: resuming after step 3' in result.stderr
     whole = weights(programs.folder / generator / 'student_w6a6')
-    assert_same(weights(programs.folder / 'broken_off'), whole)
+    assert_same_weights(weights(programs.folder / 'broken_off'), whole)
 
 
 @pytest.mark.parametrize(

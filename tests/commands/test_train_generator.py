@@ -5,12 +5,16 @@ import os
 import shutil
 import signal
 
-import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.commands.conftest import TRAINING
-from tests.commands.programs import full_disk_from, interrupt_in, kill_in
+from tests.commands.programs import (
+    assert_same_weights,
+    full_disk_from,
+    interrupt_in,
+    kill_in,
+    weights,
+)
 
 METRICS = ('zscgan_tf.training_loop', '_write_metrics')
 
@@ -27,21 +31,8 @@ def train(programs, workdir, *flags, **options):
     )
 
 
-def weights(workdir):
-    """Everything that the newest checkpoint holds: weights, moments of Adam, step."""
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(workdir / 'checkpoints'))
-    return {
-        name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if 'OBJECT_GRAPH' not in name and 'save_counter' not in name
-    }
-
-
 def assert_same_end(workdir, finished):
-    one, two = weights(workdir), weights(finished.workdir)
-    assert one.keys() == two.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    assert_same_weights(weights(workdir), weights(finished.workdir))
     steps = [json.loads(line)['step'] for line in (workdir / 'metrics.jsonl').open()]
     assert steps == sorted(set(steps)) and steps[-1] == 8
     assert (workdir / 'classes.png').read_bytes() == (finished.workdir / 'classes.png').read_bytes()

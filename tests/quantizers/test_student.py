@@ -47,6 +47,15 @@ def own_teacher(build, size=8, seed=0, head='logits'):
     )
 
 
+def teacher_with_a_channel_of_zeros():
+    teacher = tiny_teacher()
+    convolution = next(x for x in teacher.model.layers if isinstance(x, layers.Conv2D))
+    kernel = convolution.kernel.numpy()
+    kernel[..., 2] = 0
+    convolution.kernel.assign(kernel)
+    return teacher
+
+
 def wrappers(student):
     return [w for w in student.model.layers if getattr(w, '_weight_vars', None)]
 
@@ -79,11 +88,7 @@ def test_a_depthwise_range_has_as_many_entries_as_channels():
 
 
 def test_channels_of_zeros_survive():
-    teacher = tiny_teacher()
-    convolution = next(x for x in teacher.model.layers if isinstance(x, layers.Conv2D))
-    kernel = convolution.kernel.numpy()
-    kernel[..., 2] = 0
-    convolution.kernel.assign(kernel)
+    teacher = teacher_with_a_channel_of_zeros()
     for bits in (4, 8):
         student = make(teacher, weight_bits=bits)
         with tf.GradientTape() as tape:

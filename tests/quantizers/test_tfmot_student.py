@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from tests.quantizers.test_student import PIXELS, own_teacher
+from tests.quantizers.test_student import PIXELS, own_teacher, teacher_with_a_channel_of_zeros
 from tests.tiny import tiny_teacher
 from zscgan_tf import audit, distillation, evaluation, levels, presets
 from zscgan_tf.errors import UserError
@@ -119,11 +119,7 @@ def test_the_file_is_integer_and_computes_what_the_student_does(head):
 
 
 def test_channels_of_zeros_survive():
-    teacher = tiny_teacher()
-    convolution = next(x for x in teacher.model.layers if isinstance(x, layers.Conv2D))
-    kernel = convolution.kernel.numpy()
-    kernel[..., 2] = 0
-    convolution.kernel.assign(kernel)
+    teacher = teacher_with_a_channel_of_zeros()
     student = make(teacher)
     assert np.all(np.isfinite(student.model(PIXELS, training=True)))
     tflite = evaluation.TfliteModel(conversion.convert(student))

@@ -37,8 +37,7 @@ def correct_biases(student, batches, total=None):
     sums, images = [0.0] * len(shifts), 0
     with tqdm.tqdm(total=total, desc='bias correction', unit=' images', disable=None) as bar:
         for pixels in batches():
-            found = run(tf.convert_to_tensor(pixels))
-            found = found if isinstance(found, list) else [found]
+            found = tf.nest.flatten(run(tf.convert_to_tensor(pixels)))
             sums = [s + len(pixels) * f.numpy() for s, f in zip(sums, found, strict=True)]
             images += len(pixels)
             bar.update(len(pixels))

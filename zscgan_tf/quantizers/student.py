@@ -262,8 +262,7 @@ def observe(student, tensors, batches, total=None):
             disable=None,
         ) as bar:  # fmt: skip
             for pixels in batches():
-                outputs = run(tf.convert_to_tensor(pixels))
-                outputs = outputs if isinstance(outputs, list) else [outputs]
+                outputs = tf.nest.flatten(run(tf.convert_to_tensor(pixels)))
                 for histogram, values in zip(histograms, outputs, strict=True):
                     getattr(histogram, see)(values.numpy())
                 bar.update(len(pixels))
