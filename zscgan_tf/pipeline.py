@@ -92,7 +92,7 @@ def quantize_student(
 
     Returns:
         What `quantize` does, and `levels` (a `LevelsReport`) and `student_agreement`, of the
-        student with its file on the source's next images, in per cent.
+        student with its file on `check_images` images of the source, in per cent.
 
     Raises:
         UserError: see `export.check_output`, `conversion.convert`, `audit.audit` and
@@ -116,7 +116,7 @@ def quantize_student(
     )
     tflite = evaluation.TfliteModel(data)
     result = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
-    own = _fresh_agreement(tflite, student, source, used_images, check_images)
+    own = _agreement(tflite, student, source, used_images, check_images)
     export.write_atomically(output, data, overwrite)
     return {
         'output': str(output),
@@ -157,15 +157,20 @@ def disagrees(teacher, result):
 
 def _fresh_agreement(tflite, teacher, source, used, wanted):
     """Agreement on images of the source behind the `used` first ones; None if it has no more."""
-    start = -(-used // source.batch_size)
     stored = getattr(source, 'image_count', None)
     if stored is not None:  # a source of stored images begins again behind its last one
-        wanted = min(wanted, stored - start * source.batch_size)
+        wanted = min(wanted, stored - -(-used // source.batch_size) * source.batch_size)
+    return _agreement(tflite, teacher, source, used, wanted)
+
+
+def _agreement(tflite, model, source, used, wanted):
+    """Agreement with a teacher or student behind the `used` first images; None of no images."""
     if wanted < 1:
         return None
+    batches = source.batches(start=-(-used // source.batch_size))
     # Without labels: a generator's are what it aimed at, not what the images show.
-    fresh = ((pixels, None) for pixels, _ in take(source.batches(start=start), wanted))
-    return evaluation.evaluate(tflite, teacher, fresh, total=wanted)
+    images = ((pixels, None) for pixels, _ in take(batches, wanted))
+    return evaluation.evaluate(tflite, model, images, total=wanted)
 
 
 def summary(teacher, result):

@@ -125,6 +125,27 @@ def test_ranges_by_squared_error_without_training(generator, programs):
     assert not (programs.folder / generator / 'student_w8a8').exists()
 
 
+def test_real_images_may_be_fewer_than_the_training_takes(quantized, programs):
+    """20 images, seen again and again; none of them is fresh, all can be answered."""
+    result = programs.run(
+        'quantize',
+        '--teacher=tiny.h5',
+        '--seed=2',
+        '--method=qat',
+        '--source=files',
+        '--images=real.npz',
+        '--batch_size=8',
+        *STUDENT,
+        '--output=files.tflite',
+        '--result_json=files.json',
+    )
+    assert result.status == 0, result.stderr
+    assert 'fresh' not in result.stdout
+    metrics = json.loads((programs.folder / 'files.json').read_text())['metrics']
+    assert metrics['student_agreement'][0] > 90
+    assert 'fresh_agreement' not in metrics and 'generator_minutes' not in metrics
+
+
 # Ctrl-C.
 
 

@@ -205,7 +205,10 @@ def _add_result(result, folder, common, distilled):
     minutes = log.get('seconds', 0) / 60
     metrics |= {name: log[name] for name in ('class_loss', 'bns_loss') if name in log}
     if distilled:
-        metrics |= {'student_agreement': result['student_agreement'], 'generator_minutes': minutes}
+        if log:
+            metrics['generator_minutes'] = minutes
+        if result['student_agreement'] is not None:
+            metrics['student_agreement'] = result['student_agreement']
         own = training_loop.last_metrics(common_flags.student_folder(folder, distilled))
         minutes = own.get('seconds', 0) / 60 if distilled['steps'] else 0
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **common)
