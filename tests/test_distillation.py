@@ -14,6 +14,7 @@ from tests.tiny import tiny_teacher
 from zscgan_tf import distillation, training_loop, zscgan
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers.bias_correction import correct_biases
+from zscgan_tf.quantizers.equalization import equalize
 from zscgan_tf.quantizers.student import build_student, set_ranges
 from zscgan_tf.sources.noise import NoiseSource
 
@@ -249,6 +250,7 @@ def test_ranges_alone_need_no_workdir():
     student = distillation.distil(teacher, source, None, steps=0, **SMALL)
     again = build_student(teacher, weight_bits=4, activation_bits=4)
     images = [next(source.batches())[0]]
+    equalize(again, lambda: images)
     set_ranges(again, lambda: images)
     correct_biases(again, lambda: images)
     for one, two in zip(student.model.get_weights(), again.model.get_weights(), strict=True):

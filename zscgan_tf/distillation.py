@@ -9,6 +9,7 @@ from zscgan_tf import presets, training_loop, zscgan
 from zscgan_tf import workdir as workdirs
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers.bias_correction import correct_biases
+from zscgan_tf.quantizers.equalization import equalize
 from zscgan_tf.quantizers.ptq import check_pixels
 from zscgan_tf.quantizers.student import as_logits, build_student, feature_layers, set_ranges
 from zscgan_tf.quantizers.tfmot_student import build_tfmot_student, set_tfmot_ranges
@@ -259,7 +260,7 @@ def distil(
             widths = {name: options[name] for name in presets.STUDENT_OPTIONS}
             student, set_all = build_student(teacher, **widths), set_ranges
         optimizer = make_optimizer(options, trainable_variables(student))
-        state = {'student': student.model, 'optimizer': optimizer}
+        state = {'student': student.model, 'twin': student.twin, 'optimizer': optimizer}
         update = None
         if options['update_generator']:
             generator_optimizer, update = zscgan.continue_training(
@@ -275,6 +276,8 @@ def distil(
         def images():
             return (pixels for pixels, _ in take(_batches(teacher, source), count))
 
+        if options['equalization']:
+            equalize(student, images, total=count)
         set_all(student, images, options['range_estimator'], total=count)
         if options['bias_correction']:
             correct_biases(student, images, total=count)

@@ -151,6 +151,7 @@ _PAPER_DISTILLATION = {
     'range_estimator': 'minmax',
     'range_training': 'moving_average',
     'range_images': 1024,
+    'equalization': False,
     'bias_correction': False,
     'steps': 50_000,
     'optimizer': 'sgd',
@@ -167,6 +168,7 @@ _SMALL_DISTILLATION = {
     'range_estimator': 'mse',
     'range_training': 'learned',
     'range_images': 512,
+    'equalization': True,
     'bias_correction': True,
     'steps': 1500,
     'optimizer': 'adam',
@@ -183,6 +185,7 @@ TFMOT_STUDENT = {
     'first_last_bits': 8,
     'all_activations': False,
     'range_training': 'moving_average',
+    'equalization': False,
     'bias_correction': False,
 }
 # The coarser the grid, the further the best weights lie from the teacher's. Three times as much at

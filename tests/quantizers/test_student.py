@@ -198,16 +198,19 @@ def test_moving_averages_follow_the_images():
     assert float(variable) == pytest.approx(0.99 * 1000 + 0.01 * highest, rel=1e-3)
 
 
-def test_features_are_the_last_of_every_size():
+def test_features_are_what_kernels_read():
     def build(x):
-        for filters, strides in ((4, 1), (6, 2), (8, 2)):
-            x = layers.ReLU(name=f'relu_{filters}')(
-                layers.Conv2D(filters, 3, strides, padding='same')(x)
-            )
-        return layers.Dense(4)(layers.GlobalAveragePooling2D()(x))
+        for filters, strides in ((4, 1), (6, 2)):
+            x = layers.Conv2D(filters, 3, strides, padding='same', name=f'conv_{filters}')(x)
+            x = layers.ReLU(name=f'relu_{filters}')(x)
+        x = layers.Add(name='sum')([x, layers.Conv2D(6, 1, name='branch')(x)])
+        x = layers.ZeroPadding2D(name='pad')(x)
+        x = layers.ReLU(name='relu')(layers.DepthwiseConv2D(3)(x))
+        return layers.Dense(4)(layers.GlobalAveragePooling2D(name='pool')(x))
 
     student = make(own_teacher(build))
-    assert feature_layers(student.twin) == ['relu_4', 'relu_6', 'relu_8']
+    # Not `branch`, which is only summed, `pad`, which hands `sum` on, and the logits.
+    assert feature_layers(student.twin) == ['relu_4', 'relu_6', 'sum', 'pool']
 
 
 @pytest.mark.parametrize(

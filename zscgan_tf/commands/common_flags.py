@@ -207,6 +207,9 @@ def define_student_flags():
     )
     flags.DEFINE_integer('range_images', None, 'Images that set the ranges.')
     flags.DEFINE_boolean(
+        'equalization', None, 'Scale channels to make the most of shared ranges. Paper: no.'
+    )
+    flags.DEFINE_boolean(
         'bias_correction', None, 'Take back what rounding kernels adds to channels. Paper: no.'
     )
     flags.DEFINE_integer('distillation_steps', None, 'Steps of the student. Paper: 50,000.')

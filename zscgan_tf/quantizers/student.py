@@ -276,16 +276,13 @@ def legal_range(input_spec):
 
 
 def feature_layers(twin):
-    """Names of the layers whose outputs are compared in distillation: the last of every size.
+    """Names of the layers whose outputs are compared in distillation: what convolutions read.
 
     Those of them that have a range of their own, so that the student's is what the file computes.
     """
-    graph, last = _Graph(twin), {}
-    for layer in twin.layers[1:]:
-        shape = layer.output_shape
-        if len(shape) == 4 and min(shape[1:3]) > 1 and graph.is_quantized(layer):
-            last[tuple(shape[1:3])] = layer.name
-    return list(last.values())
+    graph = _Graph(twin)
+    found = (layer for layer in twin.layers[1:] if graph.feeds_kernel(layer))
+    return [layer.name for layer in found if graph.is_quantized(layer)]
 
 
 def export_model(student, head):
