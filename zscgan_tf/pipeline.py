@@ -143,9 +143,14 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
 
 def _inputs(teacher, source, used):
     """Batches of the source's next images as the model takes them, to count levels on."""
-    batches = source.batches(start=-(-used // source.batch_size))
+    batches = source.batches(start=_next_batch(source, used))
     for pixels, _ in itertools.islice(batches, -(-LEVEL_IMAGES // source.batch_size)):
         yield teacher.input_spec.to_inputs(pixels).numpy()
+
+
+def _next_batch(source, used):
+    """The number of a source's first batch behind the `used` first images."""
+    return -(-used // source.batch_size)
 
 
 def disagrees(teacher, result):
@@ -159,7 +164,7 @@ def _fresh_agreement(tflite, teacher, source, used, wanted):
     """Agreement on images of the source behind the `used` first ones; None if it has no more."""
     stored = getattr(source, 'image_count', None)
     if stored is not None:  # a source of stored images begins again behind its last one
-        wanted = min(wanted, stored - -(-used // source.batch_size) * source.batch_size)
+        wanted = min(wanted, stored - _next_batch(source, used) * source.batch_size)
     return _agreement(tflite, teacher, source, used, wanted)
 
 
@@ -167,7 +172,7 @@ def _agreement(tflite, model, source, used, wanted):
     """Agreement with a teacher or student behind the `used` first images; None of no images."""
     if wanted < 1:
         return None
-    batches = source.batches(start=-(-used // source.batch_size))
+    batches = source.batches(start=_next_batch(source, used))
     # Without labels: a generator's are what it aimed at, not what the images show.
     images = ((pixels, None) for pixels, _ in take(batches, wanted))
     return evaluation.evaluate(tflite, model, images, total=wanted)

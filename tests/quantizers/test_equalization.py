@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from tests.quantizers.test_student import PIXELS, make, own_teacher
+from tests.quantizers.test_student import PIXELS, own_teacher
 from zscgan_tf.quantizers.equalization import LARGEST_SCALE, best_scales, equalize
-from zscgan_tf.quantizers.student import as_logits, set_ranges
+from zscgan_tf.quantizers.student import as_logits, build_student, set_ranges
 
 layers = tf_keras.layers
 
@@ -50,7 +50,7 @@ def logits(model, student):
 
 def test_the_function_stays():
     teacher = unevenly(own_teacher(residual))
-    student = make(teacher)
+    student = build_student(teacher)
     before = logits(student.twin, student)
     kernel = student.twin.get_layer('linear').kernel.numpy()
     equalize(student, batches)
@@ -66,7 +66,7 @@ def test_the_function_stays():
 def test_less_is_lost_to_rounding():
     errors = []
     for scaled in (False, True):
-        student = make(unevenly(own_teacher(residual)), activation_bits=4)
+        student = build_student(unevenly(own_teacher(residual)), activation_bits=4)
         if scaled:
             equalize(student, batches)
         set_ranges(student, batches)
@@ -76,7 +76,7 @@ def test_less_is_lost_to_rounding():
 
 
 def test_a_cap_can_not_be_scaled():
-    student = make(own_teacher(capped))
+    student = build_student(own_teacher(capped))
     before = [w.copy() for w in student.twin.get_weights()]
     equalize(student, batches)
     for one, two in zip(student.twin.get_weights(), before, strict=True):

@@ -19,19 +19,15 @@ import tf_keras
 import tqdm
 
 from zscgan_tf.quantizers.folding import weight_layers
-from zscgan_tf.quantizers.student import as_logits
+from zscgan_tf.quantizers.student import KEEPING_CHANNELS, as_logits
 
 layers = tf_keras.layers
 
 # Layers f with f(s x) = s f(x) for a positive s a channel; so that in- and outputs share scales.
 HOMOGENEOUS = (
+    *KEEPING_CHANNELS,
     layers.Add,
-    layers.ZeroPadding2D,
-    layers.Cropping2D,
-    layers.UpSampling2D,
-    layers.MaxPooling2D,
     layers.AveragePooling2D,
-    layers.GlobalMaxPooling2D,
     layers.GlobalAveragePooling2D,
 )
 # No channel is scaled further from the others: a peak on few images says little.
@@ -54,18 +50,19 @@ def equalize(student, batches, total=None):
     """
     twin = student.twin
     group_of = _groups(twin)
-    bits = {}
+    scaled = {}
     for wrapper in student.model.layers:
         output = getattr(getattr(wrapper, 'quantize_config', None), 'output', None)
-        if output is not None and group_of(twin.get_layer(wrapper.layer.name).output) is not None:
-            bits[wrapper.layer.name] = output.bits
-    if not bits:
+        if output is not None:
+            group = group_of(twin.get_layer(wrapper.layer.name).output)
+            if group is not None:
+                scaled[wrapper.layer.name] = group, output.bits
+    if not scaled:
         return
     tensors = collections.defaultdict(list)
-    observed = _observe(student, list(bits), batches, total)
-    for name, (peaks, sensitivities) in zip(bits, observed, strict=True):
-        step = 1 / (2 ** bits[name] - 1)
-        group = group_of(twin.get_layer(name).output)
+    observed = _observe(student, scaled, batches, total)
+    for (group, bits), (peaks, sensitivities) in zip(scaled.values(), observed, strict=True):
+        step = 1 / (2**bits - 1)
         tensors[group].append((peaks, sensitivities * step**2))
     scales = {group: best_scales(*zip(*found, strict=True)) for group, found in tensors.items()}
     for layer in weight_layers(twin):

@@ -20,17 +20,16 @@ from zscgan_tf.quantizers.folding import fold
 
 layers = tf_keras.layers
 
-# Layers that hand values on: their output has their input's range and levels.
-HANDING_ON = (
+# Layers that hand values on, each in its channel.
+KEEPING_CHANNELS = (
     layers.MaxPooling2D,
     layers.GlobalMaxPooling2D,
     layers.ZeroPadding2D,
     layers.Cropping2D,
     layers.UpSampling2D,
-    layers.Reshape,
-    layers.Flatten,
-    layers.Permute,
 )
+# Layers that hand values on: their output has their input's range and levels.
+HANDING_ON = (*KEEPING_CHANNELS, layers.Reshape, layers.Flatten, layers.Permute)
 # TFLite's converter fuses a ReLU into these.
 FUSED_WITH_RELU = (layers.Conv2D, layers.DepthwiseConv2D, layers.Add)
 # What their int8 kernels give: scale 1/256 or 1/128.
