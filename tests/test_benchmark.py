@@ -131,16 +131,16 @@ def test_the_float_student_takes_the_same_step_without_rounding(teacher):
     pixels = tf.constant(pixels, tf.float32)
     options = presets.resolve_distillation('paper', {'update_generator': False})
     student = benchmark_distillation._student(teacher, options, pixels)
-    pupil = benchmark_distillation.float_student(student)
+    copy = benchmark_distillation.float_student(student)
     losses = [
         benchmark_distillation._training(each, options)[1](tf.constant(0, tf.int64), pixels)
-        for each in (student, pupil)
+        for each in (student, copy)
     ]
     logits = teacher.logits(pixels)
     entropy = float(distillation.distillation_loss(logits, logits))
     assert float(losses[1]['distillation_loss']) == pytest.approx(entropy, rel=1e-4)
     assert float(losses[0]['distillation_loss']) == pytest.approx(entropy, rel=0.05)
-    trained = [distillation.trainable_variables(each) for each in (student, pupil)]
+    trained = [distillation.trainable_variables(each) for each in (student, copy)]
     shapes = [sorted(tuple(v.shape) for v in each) for each in trained]
     assert shapes[0] == shapes[1]
 

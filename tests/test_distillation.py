@@ -9,14 +9,16 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tests.tiny import tiny_teacher
-from zscgan_tf import distillation, training_loop, zscgan
+from zscgan_tf import distillation, levels, training_loop, zscgan
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers.bias_correction import correct_biases
 from zscgan_tf.quantizers.equalization import equalize
 from zscgan_tf.quantizers.student import build_student, set_ranges
 from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.teacher.loading import load_teacher
 
 RNG = np.random.default_rng(0)
 SMALL = {'range_images': 16, 'weight_bits': 4, 'activation_bits': 4, 'learning_rate': 3e-3}
@@ -72,8 +74,8 @@ def test_mixing_blends_neighbours():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def distil(workdir, teacher, source, steps, **options):
-    return distillation.distil(
+def distill(workdir, teacher, source, steps, **options):
+    return distillation.distill(
         teacher, source, workdir, steps=steps, checkpoint_every=5, **{**SMALL, **options}
     )
 
@@ -91,7 +93,7 @@ def test_distillation_lowers_both_losses(tmp_path):
         'range_estimator': 'minmax',
         'learning_rate': 1e-2,
     }
-    distil(tmp_path, teacher, source, 60, feature_loss_weight=0.5, **options)
+    distill(tmp_path, teacher, source, 60, feature_loss_weight=0.5, **options)
     log = metrics(tmp_path)
     first, last = (
         {key: np.mean([m[key] for m in part]) for key in log[0]} for part in (log[:10], log[-10:])
@@ -105,7 +107,7 @@ def test_resumed_is_bit_equal(tmp_path, training):
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=8)
     options = {'range_training': training}
-    whole = distil(tmp_path / 'whole', teacher, source, 12, **options)
+    whole = distill(tmp_path / 'whole', teacher, source, 12, **options)
 
     class Stops(NoiseSource):
         """Is interrupted when it is asked for the batches behind the tenth."""
@@ -120,31 +122,45 @@ def test_resumed_is_bit_equal(tmp_path, training):
             yield
 
     broken = Stops(teacher.input_spec, batch_size=8)
-    broken.description = 'NoiseSource'
-    source.description = 'NoiseSource'
     with pytest.raises(KeyboardInterrupt):
-        distil(tmp_path / 'parts', teacher, broken, 12, **options)
+        distill(tmp_path / 'parts', teacher, broken, 12, **options)
     assert 0 < metrics(tmp_path / 'parts')[-1]['step'] < 12
-    resumed = distil(tmp_path / 'parts', teacher, source, 12, **options)
+    resumed = distill(tmp_path / 'parts', teacher, source, 12, **options)
     for one, two in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
-    reused = distil(tmp_path / 'parts', teacher, source, 12, **options)
+    reused = distill(tmp_path / 'parts', teacher, source, 12, **options)
     for one, two in zip(whole.model.get_weights(), reused.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_ranges_of_weights_follow_them_where_activations_are_moving_averages():
+    teacher = tiny_teacher()
+    source = NoiseSource(teacher.input_spec, batch_size=8)
+    student = build_student(teacher, range_training='moving_average')
+    set_ranges(student, lambda: [next(source.batches())[0]])
+    student.model(next(source.batches())[0], training=True)
+    for wrapper in student.model.layers:
+        for kernel, quantizer, found in getattr(wrapper, '_weight_vars', []):
+            values = np.abs(kernel.numpy())
+            if quantizer.depthwise:
+                values = values.reshape(*values.shape[:2], -1)
+            largest = values.max(axis=tuple(range(values.ndim - 1)))
+            np.testing.assert_array_equal(found['max'], largest)
 
 
 def test_the_generator_is_updated_only_if_asked_for(tmp_path):
     teacher = tiny_teacher()
     options = {'steps': 2, 'batch_size': 8, 'generator_scales': 1, 'generator_channels': [4]}
     source = zscgan.train_generator(teacher, tmp_path / 'generator', **options)
-    config = json.loads((tmp_path / 'generator' / 'config.json').read_text())
     before = source.generator.get_weights()
-    distil(tmp_path / 'fixed', teacher, source, 2)
+    distill(tmp_path / 'fixed', teacher, source, 2)
     for one, two in zip(before, source.generator.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
-    distil(
-        tmp_path / 'updated', teacher, source, 2, update_generator=True, generator_options=config
-    )
+    loaded = zscgan.load_generator(teacher, tmp_path / 'generator')
+    distill(tmp_path / 'loaded', teacher, loaded, 2, update_generator=True)
+    distill(tmp_path / 'updated', teacher, source, 2, update_generator=True)
+    losses = [metrics(tmp_path / name)[-1]['bns_loss'] for name in ('loaded', 'updated')]
+    assert losses[0] == losses[1]
     changed = [
         np.abs(one - two).max()
         for one, two in zip(before, source.generator.get_weights(), strict=True)
@@ -159,6 +175,7 @@ def test_the_generator_is_updated_only_if_asked_for(tmp_path):
         ({'temperature': 0.0}, 'temperature=0.0 must be positive'),
         ({'soft_target_weight': 1.5}, 'soft_target_weight=1.5 must be between 0 and 1'),
         ({'soft_target_weight': 0.5}, 'needs labels'),
+        ({'soft_target_weight': 0.5, 'mix': True}, 'a blend of two images has none'),
         ({'update_generator': True}, 'needs a generator'),
         ({'weight_bits': 9}, 'weight_bits=9 must be 2 to 8'),
         ({'range_training': 'wild'}, 'range_training=wild must be one of'),
@@ -168,8 +185,20 @@ def test_refusals(tmp_path, options, message):
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=8)
     with pytest.raises(UserError, match=message):
-        distil(tmp_path / 'run', teacher, source, 2, **options)
+        distill(tmp_path / 'run', teacher, source, 2, **options)
     assert not (tmp_path / 'run').exists()
+
+
+def test_what_can_not_be_exported_is_refused_before_it_is_trained(tmp_path, monkeypatch):
+    teacher = tiny_teacher()
+    source = NoiseSource(teacher.input_spec, batch_size=8)
+    check_levels = levels.check_levels
+    monkeypatch.setattr(
+        levels, 'check_levels', lambda *a, **k: check_levels(*a, **{**k, 'activation_bits': 2})
+    )
+    with pytest.raises(UserError, match='does not hold 2-bit activations'):
+        distill(tmp_path / 'run', teacher, source, 4)
+    assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
 
 
 @pytest.mark.parametrize('batch', (0, 2), ids=('setting ranges', 'training'))
@@ -182,24 +211,63 @@ def test_images_that_are_not_finite_are_refused_with_their_source(tmp_path, batc
             return pixels * np.nan if index == batch else pixels
 
     source = Broken(teacher.input_spec, batch_size=16)
-    with pytest.raises(UserError, match='^Broken: A batch of images holds .* not finite'):
-        distil(tmp_path / 'run', teacher, source, 4)
+    with pytest.raises(UserError, match='^noise_uniform: A batch of images holds .* not finite'):
+        distill(tmp_path / 'run', teacher, source, 4)
 
 
 def test_images_of_another_shape_and_other_runs_are_refused(tmp_path):
     teacher = tiny_teacher()
     other = NoiseSource(tiny_teacher(size=9).input_spec, batch_size=8)
     with pytest.raises(UserError, match='the images have the shape'):
-        distil(tmp_path / 'run', teacher, other, 2)
+        distill(tmp_path / 'run', teacher, other, 2)
     source = NoiseSource(teacher.input_spec, batch_size=8)
-    distil(tmp_path / 'run', teacher, source, 1)
+    distill(tmp_path / 'run', teacher, source, 1)
     with pytest.raises(UserError, match='weight_bits 4, not 6'):
-        distil(tmp_path / 'run', teacher, source, 1, weight_bits=6)
+        distill(tmp_path / 'run', teacher, source, 1, weight_bits=6)
+
+
+def test_a_student_of_other_images_is_not_reused(tmp_path):
+    teacher = tiny_teacher()
+    spec, options = teacher.input_spec, {'generator_scales': 1, 'generator_channels': [4]}
+    generators = [
+        zscgan.train_generator(teacher, tmp_path / f'{n}', steps=n, batch_size=8, **options)
+        for n in (1, 2)
+    ]
+    for name, made, other, message in (
+        ('kind', NoiseSource(spec), NoiseSource(spec, 'gaussian'), '"noise_uniform", not "noise_g'),
+        ('seed', NoiseSource(spec), NoiseSource(spec, seed=1), 'source_seed 0, not 1'),
+        ('generator', *generators, 'source_steps 1, not 2'),
+    ):
+        distill(tmp_path / name, teacher, made, 1, range_images=8)
+        with pytest.raises(UserError, match=message):
+            distill(tmp_path / name, teacher, other, 1, range_images=8)
+
+
+def test_pairs_to_blend_are_of_one_replica():
+    training_loop.check_batch_size(6, 2)
+    training_loop.check_batch_size(8, 2, multiple=2)
+    with pytest.raises(UserError, match='batch_size=6 .* 2 replicas: pass a multiple of 4'):
+        training_loop.check_batch_size(6, 2, multiple=2)
+
+
+def test_all_learned_ranges_are_trained_and_no_constant_kernel():
+    layers = tf_keras.layers
+    x = inputs = layers.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(x))
+    x = layers.Average(name='average')([layers.ReLU()(x), layers.Conv2D(4, 1)(x)])
+    model = tf_keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'tf'})
+    student = build_student(teacher)
+    trained = {id(v) for v in distillation.trainable_variables(student)}
+    left = [id(v) for v in student.model.trainable_variables if id(v) not in trained]
+    average = student.model.get_layer('quant_average')
+    assert left == [id(kernel) for kernel, _, _ in average._weight_vars] and len(left) == 1
+    assert {id(v) for v in average._output_quantizer_vars.values()} <= trained
 
 
 TWO_DEVICES = """
+import json
 import sys
-import numpy as np
 import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
@@ -208,29 +276,48 @@ tf.config.set_logical_device_configuration(
 from tests import test_distillation
 from zscgan_tf import training_loop
 
-losses = test_distillation.ten_steps(training_loop.make_strategy('mirrored'), *sys.argv[1:])
-np.save(sys.argv[1] + '/losses.npy', losses)
+strategy = training_loop.make_strategy('mirrored')
+losses, ranges = test_distillation.ten_steps(strategy, *sys.argv[1:])
+ranges = [[float(x) for x in variable.values] for variable in ranges]
+json.dump([losses, ranges], open(sys.argv[1] + '/found.json', 'w'))
 """
+
+
+class Uneven(NoiseSource):
+    """Batches whose second half is darker: the replicas see other extremes."""
+
+    def _batch(self, index):
+        first, second = tf.split(super()._batch(index), 2)
+        return tf.concat([first, 0.2 * second], axis=0)
 
 
 def ten_steps(strategy, workdir, training):
     teacher = tiny_teacher()
-    source = NoiseSource(teacher.input_spec, batch_size=8)
+    source = Uneven(teacher.input_spec, batch_size=8)
     # At 8 bits: with few levels, a value on the edge of two tells.
     options = {'range_images': 16, 'learning_rate': 3e-3, 'range_training': training, 'mix': True}
-    distillation.distil(teacher, source, workdir + '/run', steps=10, strategy=strategy, **options)
-    return [m['distillation_loss'] for m in metrics(pathlib.Path(workdir) / 'run')]
+    student = distillation.distill(
+        teacher, source, workdir + '/run', steps=10, strategy=strategy, **options
+    )
+    ranges = [
+        variable
+        for wrapper in student.model.layers
+        for variable in (getattr(wrapper, '_output_quantizer_vars', None) or {}).values()
+    ]
+    return [m['distillation_loss'] for m in metrics(pathlib.Path(workdir) / 'run')], ranges
 
 
-@pytest.mark.parametrize(
-    'training', ('learned', pytest.param('moving_average', marks=pytest.mark.slow))
-)
+@pytest.mark.parametrize('training', ('learned', 'moving_average'))
 def test_two_replicas_agree_with_one_device(tmp_path, training):
     (tmp_path / 'two').mkdir()
     (tmp_path / 'one').mkdir()
     subprocess.run([sys.executable, '-c', TWO_DEVICES, str(tmp_path / 'two'), training], check=True)
-    one = ten_steps(training_loop.make_strategy('default'), str(tmp_path / 'one'), training)
-    np.testing.assert_allclose(np.load(tmp_path / 'two' / 'losses.npy'), one, rtol=1e-3)
+    one, ranges = ten_steps(training_loop.make_strategy('default'), str(tmp_path / 'one'), training)
+    two, found = json.loads((tmp_path / 'two' / 'found.json').read_text())
+    np.testing.assert_allclose(two, one, rtol=1e-3)
+    assert found
+    for (first, second), expected in zip(found, ranges, strict=True):
+        assert first == second == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_the_step_compiles_with_xla(tmp_path):
@@ -238,8 +325,8 @@ def test_the_step_compiles_with_xla(tmp_path):
     source = NoiseSource(teacher.input_spec, batch_size=8)
     # Adam would blow up the rounding of gradients that are nearly 0.
     options = {'weight_bits': 8, 'activation_bits': 8, 'optimizer': 'sgd'}
-    plain = distil(tmp_path / 'plain', teacher, source, 2, **options)
-    compiled = distil(tmp_path / 'xla', teacher, source, 2, jit_compile=True, **options)
+    plain = distill(tmp_path / 'plain', teacher, source, 2, **options)
+    compiled = distill(tmp_path / 'xla', teacher, source, 2, jit_compile=True, **options)
     for one, two in zip(plain.model.get_weights(), compiled.model.get_weights(), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
 
@@ -247,7 +334,7 @@ def test_the_step_compiles_with_xla(tmp_path):
 def test_ranges_alone_need_no_workdir():
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=16)
-    student = distillation.distil(teacher, source, None, steps=0, **SMALL)
+    student = distillation.distill(teacher, source, None, steps=0, **SMALL)
     again = build_student(teacher, weight_bits=4, activation_bits=4)
     images = [next(source.batches())[0]]
     equalize(again, lambda: images)

@@ -100,6 +100,18 @@ def test_other_files_are_refused(tmp_path, text):
     assert path.read_text() == text
 
 
+def test_a_seed_that_is_evaluated_otherwise_is_refused_before_any_work(tmp_path):
+    path, unlabelled = tmp_path / 'ptq.json', tmp_path / 'unlabelled.json'
+    add(path, 0, 80)
+    results.check(path, evaluated=True)
+    with pytest.raises(UserError, match='holds results with an accuracy'):
+        results.check(path, evaluated=False)
+    results.add(unlabelled, 0, {'agreement': 99}, 1, images=512, steps=100)
+    results.check(unlabelled, evaluated=False)
+    with pytest.raises(UserError, match='holds results without an accuracy'):
+        results.check(unlabelled, evaluated=True)
+
+
 def test_check_is_called_before_any_work(tmp_path):
     results.check(tmp_path / 'new.json')
     assert not list(tmp_path.iterdir())

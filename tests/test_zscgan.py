@@ -282,7 +282,7 @@ class Recorder:
 def make_step(teacher, tap, *, weights=(1.0, 1.0, 0.0), dtype='float32'):
     generator = build_generator((8, 8, 3), 5, **TINY, dtype=dtype)
     optimizer = Recorder()
-    step = zscgan.make_step(
+    update = zscgan.make_update(
         generator,
         optimizer,
         *tap,
@@ -293,7 +293,7 @@ def make_step(teacher, tap, *, weights=(1.0, 1.0, 0.0), dtype='float32'):
         entropy_loss_weight=weights[2],
         seed=0,
     )
-    return generator, optimizer, step
+    return generator, optimizer, lambda index: update(index)[0]
 
 
 @pytest.mark.parametrize('weights', [(1, 1, 0), (1, 0, 0), (0, 1, 0), (3.0, 0.5, 2.0)])
@@ -369,9 +369,18 @@ def test_switched_off_losses_do_not_matter(teacher, tap):
             np.testing.assert_array_equal(one, two)
 
 
-def test_labels_are_uniform(teacher):
+def test_images_of_five_channels(tmp_path):
+    teacher = tiny_teacher(channels=5)
+    zscgan.train_generator(teacher, tmp_path, steps=2, batch_size=8, generator_channels=4)
+    events = next((tmp_path / 'tensorboard').iterdir()).read_bytes()
+    assert (tmp_path / 'classes.png').exists() and b'classes' in events
+
+
+def test_labels_are_uniform(teacher, tap):
     generator = build_generator((8, 8, 3), 5, **TINY)
-    labels = np.concatenate([drawn(generator, 100, i)[0] for i in range(50)])
+    update = zscgan.make_update(generator, Recorder(), *tap, teacher.input_spec, batch_size=100)
+    update = tf.function(update)
+    labels = np.concatenate([update(tf.constant(i, tf.int64))[2] for i in range(50)])
     assert np.bincount(labels, minlength=5).min() > 850  # of 1000 +- 28
 
 

@@ -18,7 +18,7 @@ def tiny_teacher(num_classes=7, head='softmax', size=8, seed=0, odd=None, channe
         size: height and width, one value or two.
         seed: of weights and moments.
         odd: function that is applied to the last feature map, in a Lambda layer of this name.
-        channels: of the images, three at most.
+        channels: of the images, five at most.
     """
     size = (size, size) if isinstance(size, int) else size
     inputs = layers.Input((*size, channels))
@@ -44,7 +44,10 @@ def tiny_teacher(num_classes=7, head='softmax', size=8, seed=0, odd=None, channe
         model=model,
         logits_model=tf_keras.Model(inputs, logits),
         input_spec=InputSpec(
-            size, channels, (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
+            size,
+            channels,
+            (0.4, 0.5, 0.6, 0.5, 0.4)[:channels],
+            (0.2, 0.25, 0.3, 0.3, 0.2)[:channels],
         ),
         num_classes=num_classes,
         head=head,

@@ -19,7 +19,7 @@ _HOMES = {
     'Teacher': 'teacher.teacher',
     'TfliteModel': 'evaluation',
     'UserError': 'errors',
-    'distil': 'distillation',
+    'distill': 'distillation',
     'evaluate': 'evaluation',
     'load_generator': 'zscgan',
     'load_teacher': 'teacher.loading',

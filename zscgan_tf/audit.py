@@ -25,6 +25,7 @@ OP_NAMES = {
 TYPE_NAMES = {
     code: name.lower() for name, code in vars(schema.TensorType).items() if not name.startswith('_')
 }
+KEEP_FLOAT = 'or pass --allow_float_ops to keep it in float'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +97,13 @@ def read_model(model_bytes, name='The file'):
     return model
 
 
-def audit(model_bytes, *, allow_float_ops=False):
+def audit(model_bytes, *, allow_float_ops=False, advice=KEEP_FLOAT):
     """Proves that a `.tflite` is integer.
 
     Args:
         model_bytes: the file's content.
         allow_float_ops: whether ops on float32 tensors are reported instead of refused.
+        advice: what the message of a refusal says that can be done instead of rebuilding.
 
     Returns:
         An `AuditReport`.
@@ -111,10 +113,10 @@ def audit(model_bytes, *, allow_float_ops=False):
             scale vector that does not fit its axis.
     """
     model = read_model(model_bytes)
-    return audit_model(model, len(model_bytes), allow_float_ops=allow_float_ops)
+    return audit_model(model, len(model_bytes), allow_float_ops, advice)
 
 
-def audit_model(model, file_bytes, *, allow_float_ops=False):
+def audit_model(model, file_bytes, allow_float_ops=False, advice=KEEP_FLOAT):
     """`audit` of a flatbuffer that was read."""
     graph = model.subgraphs[0]
     for role, ends in (('input', graph.inputs), ('output', graph.outputs)):
@@ -137,7 +139,7 @@ def audit_model(model, file_bytes, *, allow_float_ops=False):
     if float_ops and not allow_float_ops:
         raise UserError(
             f'The .tflite is not integer: {_first(float_ops)}: rebuild this layer of ops that '
-            f'TFLite quantizes, or pass --allow_float_ops to keep it in float.'
+            f'TFLite quantizes, {advice}.'
         )
     weights, weight_types = _weights(model)
     return AuditReport(

@@ -26,8 +26,7 @@ def distillation_over_float_student(teacher, repeats, batch_size=128):
     options = presets.resolve_distillation('paper', {'update_generator': False})
     student = _student(teacher, options, pixels)
     steps = [
-        compiled(_training(pupil, options)[1], pixels)
-        for pupil in (student, float_student(student))
+        compiled(_training(each, options)[1], pixels) for each in (student, float_student(student))
     ]
     seconds = interleaved(*steps, repeats=repeats)
     return summarize(

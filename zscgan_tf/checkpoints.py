@@ -59,7 +59,7 @@ class Checkpoints:
         if paths:
             raise UserError(
                 f'{self._folder}: none of its checkpoints can be read; remove the folder to start '
-                f'again, or pass another --workdir.'
+                f'again, or pass another one.'
             )
         return 0
 
@@ -82,7 +82,7 @@ class Checkpoints:
                 if variable.dtype.is_floating and not np.all(np.isfinite(variable.numpy())):
                     raise UserError(
                         f'{variable.name} of the {name} is not finite after step {done}; the last '
-                        f'checkpoint is whole. Try a lower --learning_rate with another --workdir.'
+                        f'checkpoint is whole. Try a lower learning rate in another folder.'
                     )
         self._step.assign(done)
         try:

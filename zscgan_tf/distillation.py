@@ -8,6 +8,7 @@ import tf_keras
 from zscgan_tf import presets, training_loop, zscgan
 from zscgan_tf import workdir as workdirs
 from zscgan_tf.errors import UserError
+from zscgan_tf.quantizers import conversion
 from zscgan_tf.quantizers.bias_correction import correct_biases
 from zscgan_tf.quantizers.equalization import equalize
 from zscgan_tf.quantizers.ptq import check_pixels
@@ -105,6 +106,10 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
         seed: of the augmentation.
         generator_update: the update of `zscgan.make_update`, which then makes the images and
             trains on them; None: the loop passes batches, (pixels,) or (pixels, labels).
+
+    Returns:
+        A function (index, *batch) that updates the student and returns this replica's shares of
+        the metrics.
     """
     to_inputs = student.teacher.input_spec.to_inputs
     features = feature_layers(student.twin) if options['feature_loss_weight'] else []
@@ -112,7 +117,7 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
         student.twin.input,
         [student.twin.output, *(student.twin.get_layer(n).output for n in features)],
     )
-    pupil = tf_keras.Model(
+    trained = tf_keras.Model(
         student.model.input,
         [student.model.output, *(student.model.get_layer(f'quant_{n}').output for n in features)],
     )
@@ -122,6 +127,19 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
         found = model(inputs, training=training)
         first, *others = found if isinstance(found, list) else [found]
         return as_logits(first), others
+
+    def vary(pixels, seed, replicas):
+        draws = tf.random.stateless_uniform(
+            [pixels.shape[0] * replicas.num_replicas_in_sync, 4],
+            seed,
+            maxval=2**20,
+            dtype=tf.int32,
+            alg='philox',
+        )
+        draws = training_loop.replica_slice(draws, replicas)
+        if options['augment']:
+            pixels = augment(pixels, draws)
+        return mix(pixels, draws[:, 3]) if options['mix'] else pixels
 
     def step(index, pixels=None, labels=None):
         replicas = tf.distribute.get_replica_context()
@@ -133,27 +151,16 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
         else:
             pixels = training_loop.replica_slice(pixels, replicas)
             labels = None if labels is None else training_loop.replica_slice(labels, replicas)
-        if options['augment'] or options['mix']:
-            count = pixels.shape[0] * replicas.num_replicas_in_sync
-            draws = tf.random.stateless_uniform(
-                [count, 4],
-                training_loop.fold_seed(seed, index, 2),
-                maxval=2**20,
-                dtype=tf.int32,
-                alg='philox',
-            )
-            draws = training_loop.replica_slice(draws, replicas)
-            if options['augment']:
-                pixels = augment(pixels, draws)
-            if options['mix']:
-                pixels = mix(pixels, draws[:, 3])
+        varied = options['augment'] or options['mix']
+        if varied:
+            pixels = vary(pixels, training_loop.fold_seed(seed, index, 2), replicas)
         inputs = to_inputs(pixels)
-        if teacher_logits is None or features or options['augment'] or options['mix']:
+        if teacher_logits is None or features or varied:
             teacher_logits, teacher_features = outputs(twin, inputs, training=False)
         else:
             teacher_features = []
         with tf.GradientTape() as tape:
-            student_logits, student_features = outputs(pupil, inputs, training=True)
+            student_logits, student_features = outputs(trained, inputs, training=True)
             losses = {
                 'distillation_loss': distillation_loss(
                     teacher_logits,
@@ -182,7 +189,8 @@ def trainable_variables(student):
         id(variable)
         for wrapper in student.model.layers
         if hasattr(wrapper, 'layer') and not wrapper.layer.trainable
-        for variable in wrapper.weights
+        # Their kernels are the wrapper's own; the range of their output is learned like others.
+        for variable in (*wrapper.layer.weights, *(kernel for kernel, *_ in wrapper._weight_vars))
     }
     return [v for v in student.model.trainable_variables if id(v) not in frozen]
 
@@ -200,7 +208,7 @@ def make_optimizer(options, variables):
     return optimizer
 
 
-def distil(
+def distill(
     teacher,
     source,
     workdir,
@@ -210,7 +218,6 @@ def distil(
     strategy=None,
     jit_compile=False,
     checkpoint_every=500,
-    generator_options=None,
     keep=None,
     **options,
 ):
@@ -225,7 +232,6 @@ def distil(
         preset: 'small' or 'paper': defaults of the options.
         seed: of the augmentation, and of the images where the generator is updated.
         strategy, jit_compile, checkpoint_every, keep: as in `zscgan.train_generator`.
-        generator_options: the configuration of the generator's workdir, for `update_generator`.
         **options: any of `presets.DISTILLATION_OPTIONS`, in place of the preset's value.
 
     Returns:
@@ -233,54 +239,37 @@ def distil(
 
     Raises:
         UserError: an option is out of range, a layer is not supported, the workdir belongs to
-            another run, images of another shape or not finite, a loss that is not finite.
+            another run, images of another shape or not finite, a loss that is not finite, a student
+            that can not be exported (known before it is trained).
     """
     strategy = strategy or tf.distribute.get_strategy()
     options = presets.resolve_distillation(preset, options)
     batch_size, steps = source.batch_size, options['steps']
     check_source(teacher, source, options)
-    if batch_size % strategy.num_replicas_in_sync:
-        raise UserError(
-            f'--batch_size={batch_size} can not be shared by {strategy.num_replicas_in_sync} '
-            f'replicas: pass a multiple of {strategy.num_replicas_in_sync}.'
-        )
-    config = {
-        'teacher': teacher.name,
-        'fingerprint': teacher.fingerprint,
-        'input_spec': teacher.input_spec.to_dict(),
-        'source': _name(source),
-        'batch_size': batch_size,
-        **options,
-        'seed': seed,
-    }
+    replicas = strategy.num_replicas_in_sync
+    # A pair that is blended is of one replica.
+    pairs = options['mix'] and replicas > 1
+    training_loop.check_batch_size(batch_size, replicas, multiple=2 if pairs else 1)
     with strategy.scope():
-        if options['student'] == 'tfmot':
-            student, set_all = build_tfmot_student(teacher), set_tfmot_ranges
-        else:
-            widths = {name: options[name] for name in presets.STUDENT_OPTIONS}
-            student, set_all = build_student(teacher, **widths), set_ranges
+        student = _build(teacher, options)
         optimizer = make_optimizer(options, trainable_variables(student))
         state = {'student': student.model, 'twin': student.twin, 'optimizer': optimizer}
         update = None
         if options['update_generator']:
             generator_optimizer, update = zscgan.continue_training(
-                teacher, source.generator, generator_options, steps, seed
+                teacher, source.generator, source.options, steps, seed
             )
             state |= {'generator': source.generator, 'generator_optimizer': generator_optimizer}
         step = make_step(student, optimizer, options, seed=seed, generator_update=update)
     if steps:
+        config = _config(teacher, source, options, seed)
         workdirs.claim(workdir, config, keep, flag='--student_workdir')
     if not steps or training_loop.restore(state, workdir) == 0:
-        count = options['range_images']
-
-        def images():
-            return (pixels for pixels, _ in take(_batches(teacher, source), count))
-
-        if options['equalization']:
-            equalize(student, images, total=count)
-        set_all(student, images, options['range_estimator'], total=count)
-        if options['bias_correction']:
-            correct_biases(student, images, total=count)
+        _prepare(student, source, options)
+        if steps:
+            # What can not be exported is known now, not when all is trained.
+            pixels, _ = next(_batches(teacher, source))
+            conversion.export(student, [teacher.input_spec.to_inputs(pixels).numpy()])
     first = math.ceil(options['range_images'] / batch_size)
 
     def batches(done):
@@ -304,18 +293,48 @@ def distil(
     return student
 
 
+def _config(teacher, source, options, seed):
+    """What a workdir belongs to: teacher, preprocessing, images, and all that shapes the result."""
+    return {
+        'teacher': teacher.name,
+        'fingerprint': teacher.fingerprint,
+        'input_spec': teacher.input_spec.to_dict(),
+        **{f'source_{name}': value for name, value in source.description.items()},
+        'batch_size': source.batch_size,
+        **options,
+        'seed': seed,
+    }
+
+
+def _build(teacher, options):
+    if options['student'] == 'tfmot':
+        return build_tfmot_student(teacher)
+    return build_student(teacher, **{name: options[name] for name in presets.STUDENT_OPTIONS})
+
+
+def _prepare(student, source, options):
+    """What is done before the first step: scales of channels, ranges, biases."""
+    count = options['range_images']
+
+    def images():
+        return (pixels for pixels, _ in take(_batches(student.teacher, source), count))
+
+    if options['equalization']:
+        equalize(student, images, total=count)
+    set_all = set_tfmot_ranges if student.kind == 'tfmot' else set_ranges
+    set_all(student, images, options['range_estimator'], total=count)
+    if options['bias_correction']:
+        correct_biases(student, images, total=count)
+
+
 def _batches(teacher, source, start=0):
     """A source's batches: none trains, or sets ranges, that is not finite."""
     for pixels, labels in source.batches(start=start):
         try:
             check_pixels(pixels, teacher.input_spec)
         except UserError as error:
-            raise UserError(f'{_name(source)}: {error}') from error
+            raise UserError(f'{source.description["kind"]}: {error}') from error
         yield pixels, labels
-
-
-def _name(source):
-    return getattr(source, 'description', type(source).__name__)
 
 
 def check_source(teacher, source, options):

@@ -61,11 +61,12 @@ def check_levels(
         inputs: iterable of batches, [B, H, W, C], what the float model takes; a few images that
             use the ranges fully are enough. Not looked at where activations have 8 bits.
         weight_bits, activation_bits: 2 to 8.
-        first_last_bits: bits of the first and the last kernel where these have more; a 1x1
-            depthwise convolution directly on the input only rescales it, and is not the first.
+        first_last_bits: bits of the first and the last kernel where these have more. A depthwise
+            convolution that only rescales or averages each channel is neither.
         all_activations: whether every computed int8 tensor is checked, except those that a later
             op clamps and those of ops with a fixed scale; otherwise what convolutions and dense
-            layers read, except what comes from the model's input unchanged.
+            layers read, except the model's input and what comes from ops with a fixed scale.
+            (What only rescales or averages each channel is no convolution.)
 
     Returns:
         A `LevelsReport`.
@@ -135,11 +136,9 @@ def _check_weights(model, weight_bits, first_last_bits):
         if op_name(model, op) in KERNEL_OPS and (integers := kernel_integers(model, op)) is not None
     ]
     wide = set()
-    if first_last_bits is not None and kernels:
-        first = 0
-        if len(kernels) > 1 and _rescales_the_input(model, kernels[0][0]):
-            first = 1
-        wide = {*range(first + 1), len(kernels) - 1}
+    if first_last_bits is not None:
+        real = [number for number, (op, _) in enumerate(kernels) if not _is_rescaling(model, op)]
+        wide = {*real[:1], *real[-1:]}
     most = 0
     for number, (op, integers) in enumerate(kernels):
         bits = max(first_last_bits, weight_bits) if number in wide else weight_bits
@@ -182,7 +181,13 @@ def _checked_tensors(model, all_activations):
         name, layer = op_name(model, op), layer_name(graph, op)
         if name in KERNEL_OPS:
             index = op.inputs[2 if name == 'TRANSPOSE_CONV' else 0]
-            if all_activations or not _is_the_input(model, index, producers):
+            exempt = (
+                _is_rescaling(model, op)
+                or _is_the_input(model, index, producers)
+                or index in producers
+                and op_name(model, producers[index]) in FIXED_SCALE_OPS
+            )
+            if all_activations or not exempt:
                 checked.setdefault(int(index), f"what {name} at layer '{layer}' reads")
         if not all_activations or name in FIXED_SCALE_OPS:
             continue
@@ -200,7 +205,7 @@ def _checked_tensors(model, all_activations):
 
 
 def _is_the_input(model, index, producers):
-    """Whether a tensor is the model's input, at most padded, reshaped or rescaled."""
+    """Whether a tensor is the model's input, at most padded, reshaped, rescaled or averaged."""
     inputs = set(model.subgraphs[0].inputs)
     while index not in inputs:
         op = producers.get(index)
@@ -211,16 +216,11 @@ def _is_the_input(model, index, producers):
 
 
 def _is_rescaling(model, op):
-    """Whether an op is a 1x1 depthwise convolution."""
+    """Whether an op is a depthwise convolution whose weights are all equal in each channel."""
     if op_name(model, op) != 'DEPTHWISE_CONV_2D':
         return False
-    return list(model.subgraphs[0].tensors[op.inputs[1]].shape[1:3]) == [1, 1]
-
-
-def _rescales_the_input(model, op):
-    graph = model.subgraphs[0]
-    producers = {index: producer for producer in graph.operators for index in producer.outputs}
-    return _is_rescaling(model, op) and _is_the_input(model, op.inputs[0], producers)
+    integers = kernel_integers(model, op)
+    return integers is not None and bool(np.all(integers == integers[:, :1]))
 
 
 def _seen_levels(model_bytes, inputs, indices):

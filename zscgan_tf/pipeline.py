@@ -2,9 +2,9 @@
 
 import itertools
 
-from zscgan_tf import audit, evaluation, export, levels
+from zscgan_tf import audit, evaluation, export
 from zscgan_tf.errors import UserError
-from zscgan_tf.quantizers import ptq
+from zscgan_tf.quantizers import conversion, ptq
 from zscgan_tf.sources import take
 
 LEVEL_IMAGES = 64
@@ -41,8 +41,9 @@ def quantize(
 
     Returns:
         A dict: `output`, `report` (an `AuditReport`), `clipped_input_share`, `fresh` (what
-        `evaluate` says of the source's next images; None where it has no more), `real` (of
-        `evaluate_on`, or None), `teacher_weight_bytes`, `tflite_file_bytes`, `latency_ms`.
+        `evaluate` says of the source's next images; None where it has no more), `seen` (of its
+        first images, where there are neither fresh nor real ones), `real` (of `evaluate_on`, or
+        None), `teacher_weight_bytes`, `tflite_file_bytes`, `latency_ms`.
 
     Raises:
         UserError: see `export.check_output`, `ptq.convert` and `audit.audit`; nothing is written.
@@ -84,7 +85,7 @@ def quantize_student(
     """Writes a student as an integer `.tflite` that holds its widths (DF-QAT).
 
     Args:
-        student: a `Student` whose ranges are set, such as `distil` returns.
+        student: a `Student` whose ranges are set, such as `distill` returns.
         source: where its images came from.
         output: the `.tflite` to write.
         used_images: how many of the source's images set its ranges and trained it.
@@ -92,27 +93,20 @@ def quantize_student(
 
     Returns:
         What `quantize` does, and `levels` (a `LevelsReport`) and `student_agreement`, of the
-        student with its file on `check_images` images of the source, in per cent.
+        student with its file on `check_images` images of the source, in per cent (None where the
+        source has no more).
 
     Raises:
-        UserError: see `export.check_output`, `conversion.convert`, `audit.audit` and
-            `levels.check_levels`; nothing is written.
+        UserError: see `export.check_output` and `conversion.export`; nothing is written.
     """
-    from zscgan_tf.quantizers import conversion
-
     export.check_output(output, overwrite)
-    teacher, options = student.teacher, student.options
-    data = conversion.convert(
-        student, input_type=input_type, output_type=output_type, output_head=output_head
-    )
-    report = audit.audit(data)
-    found = levels.check_levels(
-        data,
+    teacher = student.teacher
+    data, report, found = conversion.export(
+        student,
         _inputs(teacher, source, used_images),
-        weight_bits=options['weight_bits'],
-        activation_bits=options['activation_bits'],
-        first_last_bits=options['first_last_bits'],
-        all_activations=options['all_activations'],
+        input_type=input_type,
+        output_type=output_type,
+        output_head=output_head,
     )
     tflite = evaluation.TfliteModel(data)
     result = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
@@ -128,14 +122,19 @@ def quantize_student(
 
 def _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on):
     """What is known of a file that was audited, but not written yet."""
+    fresh = _fresh_agreement(tflite, teacher, source, used_images, check_images)
+    real = evaluate_on and evaluation.evaluate(
+        tflite, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
+    )
+    seen = None
+    if not fresh and not real:
+        seen = _agreement(tflite, teacher, source, 0, min(check_images, source.image_count))
     return {
         'report': report,
         'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
-        'fresh': _fresh_agreement(tflite, teacher, source, used_images, check_images),
-        'real': evaluate_on
-        and evaluation.evaluate(
-            tflite, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
-        ),
+        'fresh': fresh,
+        'seen': seen,
+        'real': real,
         **evaluation.sizes(teacher, tflite),
         'latency_ms': evaluation.latency(tflite),
     }
@@ -155,7 +154,7 @@ def _next_batch(source, used):
 
 def disagrees(teacher, result):
     """Whether a file agrees with its teacher in less than half of what chance leaves open."""
-    measured = result['fresh'] or result['real']
+    measured = result['fresh'] or result['real'] or result['seen']
     chance = 100 / teacher.num_classes
     return bool(measured) and (measured['agreement'] - chance) / (100 - chance) < 0.5
 
@@ -185,7 +184,7 @@ def summary(teacher, result):
     if report.float_ops:
         ops += f'; in float: {"; ".join(report.float_ops)}'
     kinds = ', '.join(f'{count} {name}' for name, count in report.ops.items())
-    fresh, real = result['fresh'], result['real']
+    fresh, real, seen = result['fresh'], result['real'], result['seen']
     size, before = result['tflite_file_bytes'], result['teacher_weight_bytes']
     rows = [
         ('output', result['output']),
@@ -198,6 +197,7 @@ def summary(teacher, result):
         ('', f'its scale clips {100 * result["clipped_input_share"]:.1f} % of the legal range'),
         ('output type', _end(report.output)),
         *(evaluation_rows(fresh, 'fresh images of the source') if fresh else []),
+        *(evaluation_rows(seen, 'images that it was made with') if seen else []),
         *(evaluation_rows(real) if real else []),
         ('latency', f'{result["latency_ms"]:.2f} ms an image (LiteRT, this machine)'),
     ]

@@ -260,5 +260,12 @@ def resolve_distillation(preset, overrides):
         _check(options, name, is_legal, legal, DISTILLATION_FLAGS[name])
     _check(options, 'temperature', lambda v: 0 < v < float('inf'), 'positive')
     _check(options, 'soft_target_weight', lambda v: 0 <= v <= 1, 'between 0 and 1')
+    if options['soft_target_weight'] < 1:
+        if given.get('mix'):
+            raise UserError(
+                f'--soft_target_weight={options["soft_target_weight"]} uses labels, and a blend of '
+                f'two images has none: pass --nomix, or --soft_target_weight=1.'
+            )
+        options['mix'] = False
     _check(options, 'feature_loss_weight', lambda v: 0 <= v < float('inf'), '0 or more')
     return options

@@ -66,11 +66,12 @@ def made_with():
     }
 
 
-def check(path, **known):
+def check(path, evaluated=None, **known):
     """Refuses a result file that a seed could not be added to in the end; called before any work.
 
     Args:
         path: the JSON file.
+        evaluated: whether there are labelled images to evaluate on, so a `float_accuracy` to come.
         **known: what is known by then of what `add` will be told.
 
     Raises:
@@ -80,6 +81,11 @@ def check(path, **known):
     if os.path.exists(path):
         found = read(path)
         _refuse_others(path, {key: found[key] for key in known if key in found}, known)
+        if evaluated is not None and evaluated != ('float_accuracy' in found):
+            raise UserError(
+                f'--result_json={path} holds results with{"out" if evaluated else ""} an accuracy: '
+                f'evaluate as it did, or pass another name.'
+            )
 
 
 def _refuse_others(path, found, common):

@@ -105,7 +105,8 @@ def run(
             tuples of tensors of the global batch; `step` is then called with them behind its
             number, once a call, and each replica takes its slice (`replica_slice`).
         write_images: None, or a function of the number of steps done that writes pictures and
-            returns {name: image batch [N, H, W, C] of pixels} for TensorBoard.
+            returns {name: image batch [N, H, W, C] of pixels} for TensorBoard, which shows at most
+            the first three channels.
         images_every: steps between two calls of it; it is called after the last step too.
         name: what the progress bar and messages call this training.
         advice: what to try where a metric is not finite.
@@ -167,7 +168,8 @@ def run(
             progress.update(count)
             if write_images and (done % images_every == 0 or done == steps):
                 for key, pixels in write_images(done).items():
-                    tf.summary.image(key, pixels, step=done, max_outputs=64)
+                    shown = pixels[..., : 3 if pixels.shape[-1] > 2 else 1]
+                    tf.summary.image(key, shown, step=done, max_outputs=64)
             if done % checkpoint_every == 0 or done == steps or stop():
                 checkpoints.save(done)
                 writer.flush()
@@ -177,6 +179,19 @@ def run(
                     f'the same command resumes it from {workdir}.'
                 )
     return means
+
+
+def check_batch_size(batch_size, replicas, multiple=1):
+    """Refuses a global batch that replicas can not share in equal parts, of a multiple of images.
+
+    Raises:
+        UserError: it can't.
+    """
+    if batch_size % (replicas * multiple):
+        raise UserError(
+            f'--batch_size={batch_size} can not be shared by {replicas} replicas: pass a multiple '
+            f'of {replicas * multiple}.'
+        )
 
 
 def restore(state, workdir):

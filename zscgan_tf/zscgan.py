@@ -156,12 +156,6 @@ def make_update(
     return update
 
 
-def make_step(*args, **kwargs):
-    """`make_update` as the step that `training_loop.run` takes: it returns the metrics alone."""
-    update = make_update(*args, **kwargs)
-    return lambda index: update(index)[0]
-
-
 def make_optimizer(learning_rate, steps, variables):
     """Adam with β1 0.5 and a cosine from `learning_rate` to zero (paper, section 3), built."""
     schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
@@ -179,7 +173,7 @@ def build_training(teacher, options, seed):
         seed: of the first weights, labels and noise.
 
     Returns:
-        The generator, its optimizer, and the step of `make_step`.
+        The generator, its optimizer, and the step that `training_loop.run` takes.
     """
     generator = _build(teacher, options, seed)
     optimizer, update = _update_of(generator, teacher, options, options['steps'], seed)
@@ -194,7 +188,7 @@ def continue_training(teacher, generator, options, steps, seed):
     Args:
         teacher: a `Teacher`.
         generator: the model of a `GeneratorSource`.
-        options: its workdir's configuration.
+        options: what it was trained with, as `presets.resolve` returns it.
         steps: of the distillation.
         seed: of labels and noise.
 
@@ -244,16 +238,12 @@ def train_generator(
     strategy = strategy or tf.distribute.get_strategy()
     options = presets.resolve(preset, teacher, options)
     batch_size, steps = options['batch_size'], options['steps']
-    if batch_size % strategy.num_replicas_in_sync:
-        raise UserError(
-            f'--batch_size={batch_size} can not be shared by {strategy.num_replicas_in_sync} '
-            f'replicas: pass a multiple of {strategy.num_replicas_in_sync}.'
-        )
+    training_loop.check_batch_size(batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
         generator, optimizer, step = build_training(teacher, options, seed)
     # Claimed when all options are known to be right.
     workdirs.claim(workdir, _config(teacher, options, seed), keep)
-    source = GeneratorSource(generator, teacher.num_classes, batch_size, seed)
+    source = GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
 
     def write_images(done):
         labels, pixels = class_grid(source, teacher.num_classes)
@@ -308,7 +298,9 @@ def load_generator(teacher, workdir, *, batch_size=None, seed=0):
             f'--workdir={workdir}: its generator was trained for {done} of {config["steps"]} '
             f'steps: run the training again to finish it.'
         )
-    return GeneratorSource(generator, teacher.num_classes, batch_size or config['batch_size'], seed)
+    options = {name: config[name] for name in presets.OPTIONS}
+    batch_size = batch_size or config['batch_size']
+    return GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
 
 
 def class_grid(source, num_classes):

@@ -62,6 +62,7 @@ def test_refused(finished, programs):
         (['--model=missing.tflite', '--images=real'], 'missing.tflite'),
         (['--model=broken.tflite', '--images=real'], 'broken.tflite'),
         (['--images=missing.npz'], 'missing.npz'),
+        (['--images=real', '--dataset=cifar10'], '--images and --dataset name two sets'),
         (['--images=real', '--batch_size=0'], '--batch_size=0'),
         (['--images=real', '--count=0'], '--count=0'),
         (['--teacher=other.h5', '--workdir=run2'], 'another teacher (tiny)'),

@@ -141,6 +141,7 @@ def test_real_images_may_be_fewer_than_the_training_takes(quantized, programs):
     )
     assert result.status == 0, result.stderr
     assert 'fresh' not in result.stdout
+    assert '% on 20 images that it was made with' in result.stdout
     metrics = json.loads((programs.folder / 'files.json').read_text())['metrics']
     assert metrics['student_agreement'][0] > 90
     assert 'fresh_agreement' not in metrics and 'generator_minutes' not in metrics
@@ -243,6 +244,9 @@ FILES = '--source=files'
         (['--temperature=0'], ['--temperature=0.0 must be positive']),
         (['--soft_target_weight=2'], ['--soft_target_weight=2.0 must be between 0 and 1']),
         (['--soft_target_weight=0.5'], ['--soft_target_weight=0.5 needs labels']),
+        (['--calibration_images=9'], ["--calibration_images is for TFLite's calibration, not for"]),
+        (['--noper_channel'], ["--per_channel is for TFLite's calibration, not for a student"]),
+        (['--allow_float_ops'], ["--allow_float_ops is for TFLite's calibration, not for a"]),
         (['--range_images=0'], ['--range_images=0 must be at least 1']),
         (['--distillation_steps=-1'], ['--distillation_steps=-1 must be 0']),
         (['--distillation_learning_rate=0'], ['--distillation_learning_rate=0.0 must be positive']),
@@ -298,8 +302,10 @@ def times(folder):
             ['--temperature=2'],
             ['temperature 1.0, not 2.0', 'or another --student_workdir'],
         ),
-        ('distill', ['--distillation_steps=0'], ['leaves nothing to distil']),
+        ('distill', ['--distillation_steps=0'], ['leaves nothing to distill']),
         ('distill', ['--workdir=missing'], ['--workdir=missing holds no run']),
+        ('distill', ['--seed=3'], ['holds a generator of another configuration', 'seed 2, not 3']),
+        ('distill', ['--z_channels=7', '--steps=9'], ['steps 8, not 9', 'z_channels 3, not 7']),
     ],
     ids=lambda value: ' '.join(value)[:60],
 )

@@ -38,6 +38,16 @@ def rows(printed):
     }
 
 
+def test_a_folder_of_somebody_else_is_kept(tmp_path):
+    (tmp_path / 'generator').mkdir()
+    (tmp_path / 'generator' / 'notes.txt').write_text('mine')
+    done = quickstart(tmp_path, 0)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert f'{tmp_path / "generator"} is in the way' in done.stderr
+    assert os.listdir(tmp_path) == ['generator']
+    assert (tmp_path / 'generator' / 'notes.txt').read_text() == 'mine'
+
+
 @pytest.mark.slow
 def test_the_table_has_both_students_and_a_second_run_starts_anew(tmp_path):
     for seed in (0, 1):  # another classifier: nothing of the first run can be reused

@@ -89,9 +89,9 @@ def names(model):
     [
         lambda: layers.Conv2D(4, 3, use_bias=False),
         lambda: layers.Conv2D(6, 3, groups=3, strides=2, padding='same'),
-        lambda: layers.Conv2D(4, (3, 2), dilation_rate=2),
+        lambda: layers.Conv2D(4, (3, 2)),
         lambda: layers.DepthwiseConv2D(3, use_bias=False, strides=2),
-        lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, dilation_rate=2, padding='same'),
+        lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, padding='same'),
         lambda: layers.SeparableConv2D(4, 3, strides=2, depth_multiplier=2),
         lambda: layers.SeparableConv2D(4, 3, use_bias=False),
         lambda: layers.Dense(4),
@@ -313,6 +313,31 @@ def test_constants_are_not_folded_into():
     assert [layer.trainable for layer in weight_layers(folded)] == [False, True, True]
 
 
+def test_sums_and_products_of_many_values_are_made_in_pairs():
+    def body(x):
+        y, z = layers.Conv2D(3, 1)(x), layers.Conv2D(3, 1)(x)
+        total = layers.Add(name='total')([x, y, z, y])
+        product = layers.Multiply(name='product')([total, y, z])
+        return end(layers.Average(name='average')([product, total, x]))
+
+    folded = folded_same(make(body))
+    assert all(
+        len(x.input) == 2 for x in folded.layers if isinstance(x, (layers.Add, layers.Multiply))
+    )
+    assert {'total', 'product', 'average'} <= set(names(folded))
+
+
+def test_average_pools_have_ranges_of_their_own():
+    def body(x):
+        x = layers.AveragePooling2D((2, 3), strides=(2, 1), name='part')(x)
+        return layers.Dense(4)(layers.Flatten()(layers.AveragePooling2D((4, 6), name='whole')(x)))
+
+    folded = folded_same(make(body))
+    part = folded.get_layer('part')
+    assert type(part) is layers.DepthwiseConv2D and not part.trainable
+    assert type(folded.get_layer('whole')) is layers.GlobalAveragePooling2D
+
+
 def test_merging_and_shaping_layers():
     def body(x):
         y = layers.Conv2D(4, 3, padding='same')(x)
@@ -433,6 +458,8 @@ def test_weight_layers_are_in_order():
         (lambda: layers.Rescaling(np.ones((8, 1, 3)), name='odd'), ['Rescaling', 'channel']),
         (lambda: layers.UpSampling2D(interpolation='bicubic', name='odd'), ['bicubic']),
         (lambda: LogProbabilities(name='odd'), ['LogProbabilities']),
+        (lambda: layers.Conv2D(4, 3, dilation_rate=2, name='odd'), ['Conv2D', 'dilation_rate']),
+        (lambda: layers.DepthwiseConv2D(3, dilation_rate=(1, 2), name='odd'), ['dilation_rate']),
     ],
 )
 def test_what_the_student_can_not_hold_is_refused(layer, words):

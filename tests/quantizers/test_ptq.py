@@ -123,7 +123,7 @@ def test_bad_images(teacher, batches, message):
 def test_unknown_options(teacher):
     with pytest.raises(UserError, match='--input_type=int16'):
         ptq.convert(teacher, [pixels()], input_type='int16')
-    with pytest.raises(UserError, match='--output=softmax'):
+    with pytest.raises(UserError, match='--output_head=softmax'):
         ptq.convert(teacher, [pixels()], output_head='softmax')
 
 

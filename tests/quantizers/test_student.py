@@ -19,6 +19,7 @@ from zscgan_tf.quantizers.student import (
     set_ranges,
     split_end,
 )
+from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
 
 layers = tf_keras.layers
 PIXELS = np.random.default_rng(0).uniform(size=(64, 8, 8, 3)).astype(np.float32)
@@ -122,6 +123,10 @@ def test_the_file_holds_the_widths_and_computes_what_the_student_does(
     data = conversion.convert(student)
     report = audit.audit(data)
     assert report.weights == 'per-channel' and not report.float_ops
+    stored = {'int4' if weight_bits <= 4 else 'int8'}
+    if 'first_last_bits' in options:
+        stored.add('int8')
+    assert set(report.weight_types) == stored
     inputs = student.input_spec.to_inputs(PIXELS).numpy()
     found = levels.check_levels(
         data, [inputs], weight_bits=weight_bits, activation_bits=activation_bits, **options
@@ -134,6 +139,68 @@ def test_the_file_holds_the_widths_and_computes_what_the_student_does(
     tolerance = 0.02 if activation_bits >= 6 else 0.15
     np.testing.assert_allclose(scores, probabilities, atol=tolerance)
     assert np.mean(scores.argmax(1) == probabilities.argmax(1)) > 0.9
+
+
+def convolved(x, **options):
+    return layers.Conv2D(6, 3, padding='same', **options)(x)
+
+
+def ending(x):
+    return layers.Dense(6)(layers.GlobalAveragePooling2D()(layers.ReLU()(convolved(x))))
+
+
+def squeezed(y, gate):
+    z = layers.Dense(4, activation='relu')(layers.GlobalAveragePooling2D()(y))
+    return layers.Multiply()([y, layers.Reshape((1, 1, 6))(gate(layers.Dense(6)(z)))])
+
+
+PARTS = {
+    'average pool': lambda y: layers.AveragePooling2D(2)(y),
+    'whole average pool': lambda y: layers.UpSampling2D(8)(layers.AveragePooling2D(8)(y)),
+    'concatenation': lambda y: layers.Concatenate()([y, convolved(y), layers.MaxPooling2D(1)(y)]),
+    'squeeze and excite': lambda y: squeezed(y, layers.Activation('sigmoid')),
+    'hard squeeze': lambda y: squeezed(y, HardSigmoid()),
+    'hard-swish': lambda y: HardSwish()(convolved(y)),
+    'swish': lambda y: layers.Activation('swish')(convolved(y)),
+    'leaky ReLU': lambda y: layers.LeakyReLU(0.1)(convolved(y)),
+    'sigmoid that is read': lambda y: layers.Activation('sigmoid')(convolved(y)),
+    'sum of three': lambda y: layers.Add()([y, convolved(y), layers.Conv2D(6, 1)(y)]),
+    'average of three': lambda y: layers.Average()([y, convolved(y), layers.Conv2D(6, 1)(y)]),
+    'product of three': lambda y: layers.Multiply()([y, y, layers.ReLU()(convolved(y))]),
+    'batch norm of its own': lambda y: layers.BatchNormalization()(layers.MaxPooling2D()(y)),
+}
+
+
+@pytest.mark.parametrize('part', PARTS)
+@pytest.mark.parametrize('widths', [(8, 8), (4, 4, 8)], ids=('W8A8', 'W4A4'))
+def test_the_file_computes_what_the_student_does_with_every_kind_of_layer(part, widths):
+    teacher = own_teacher(lambda x: ending(PARTS[part](layers.ReLU()(convolved(x)))))
+    names = ('weight_bits', 'activation_bits', 'first_last_bits')
+    student = make(teacher, **dict(zip(names, widths, strict=False)))
+    inputs = student.input_spec.to_inputs(PIXELS).numpy()
+    data, report, _ = conversion.export(student, [inputs])
+    assert not report.float_ops
+    expected = student.logits(PIXELS).numpy()
+    error = evaluation.TfliteModel(data).scores(inputs) - expected
+    # Of the logits' own deviation: steps of int8, and few levels of which one may flip.
+    assert np.sqrt(np.mean(error**2)) < (0.08 if widths[0] == 8 else 0.3) * expected.std()
+
+
+def test_constants_are_not_what_a_width_applies_to():
+    def build(x):
+        x = layers.Rescaling(1.5, name='scaled')(x)
+        x = layers.Average(name='mean')([layers.ReLU(name='inner')(convolved(x)), convolved(x)])
+        return layers.Rescaling(0.5)(layers.Dense(4)(layers.Flatten()(x)))
+
+    student = make(own_teacher(build), weight_bits=4, activation_bits=4, first_last_bits=8)
+    bits = {
+        w.layer.name: w.quantize_config.output.bits
+        for w in student.model.layers
+        if getattr(getattr(w, 'quantize_config', None), 'output', None)
+    }
+    # The input behind its rescaling, and what an average reads, are read by no convolution.
+    assert bits['scaled'] == 8 and bits['inner'] == 8 and bits['mean'] == 4
+    conversion.export(student, [student.input_spec.to_inputs(PIXELS).numpy()])
 
 
 def test_what_a_width_applies_to():

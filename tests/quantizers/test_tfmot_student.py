@@ -79,7 +79,7 @@ def test_training_leaves_batch_norms_alone(tmp_path):
     teacher = tiny_teacher()
     before = teacher.model.get_weights()
     source = NoiseSource(teacher.input_spec, batch_size=16)
-    student = distillation.distil(
+    student = distillation.distill(
         teacher, source, tmp_path, steps=8, student='tfmot', range_images=32, learning_rate=1e-3
     )
     norms = [x for x in student.twin.layers if isinstance(x, layers.BatchNormalization)]

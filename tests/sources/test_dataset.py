@@ -128,6 +128,14 @@ def test_damaged_records(data_dir, tmp_path):
     with pytest.raises(UserError, match='train.*image 0 of the split') as error:
         list(DatasetSource('tiny', 'train', str(folder), SPEC, 1).one_pass())
     assert '\n' not in str(error.value)
+    for broken, words in (
+        (data.replace(b'image', b'omage'), "damaged: an image without its feature 'image'"),
+        (data.replace(b'label', b'lobel'), "damaged: an image without its feature 'label'"),
+        (data[:12] + b'\xff' + data[13:], 'not a readable TFRecord file'),
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=f'train.*: {words}'):
+            list(DatasetSource('tiny', 'train', str(folder), SPEC, 1).one_pass())
     path.unlink()
     with pytest.raises(UserError, match='not a readable file'):
         DatasetSource('tiny', 'train', str(folder), SPEC, 8)

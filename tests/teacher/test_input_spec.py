@@ -71,6 +71,7 @@ def test_the_json_form_comes_back(tmp_path):
 def test_explicit_fields_come_before_stored_ones():
     stored = {'image_size': [8, 8], 'mean': 0.5, 'std': 0.5, 'bgr': True}
     assert merge_fields({'mean': 0.1}, stored) == {**stored, 'mean': 0.1}
+    assert not merge_fields({'bgr': False}, stored)['bgr']
     assert merge_fields({'preprocessing': 'tf'}, stored) == {
         'image_size': [8, 8],
         'preprocessing': 'tf',

@@ -138,7 +138,7 @@ def train_generator(teacher, folder):
         folder,
         preset=FLAGS.preset,
         seed=FLAGS.seed,
-        strategy=_strategy(),
+        strategy=strategy(),
         jit_compile=_jit_compile(),
         checkpoint_every=FLAGS.checkpoint_every,
         images_every=FLAGS.images_every,
@@ -152,6 +152,12 @@ def generator_options(teacher):
     from zscgan_tf import presets
 
     return presets.resolve(FLAGS.preset, teacher, _given_options())
+
+
+def passed_generator_options(teacher):
+    """Those of `generator_options` whose flags were passed."""
+    options = generator_options(teacher)
+    return {name: options[name] for name, value in _given_options().items() if value is not None}
 
 
 def _given_options():
@@ -189,8 +195,8 @@ def define_student_flags():
     flags.DEFINE_boolean(
         'all_activations',
         None,
-        'Bring the logits and what is only summed to --activation_bits too, not only what '
-        'convolutions read.',
+        "Bring the model's input, the logits and what is only summed to --activation_bits too, not "
+        'only what convolutions read.',
     )
     flags.DEFINE_enum(
         'range_estimator',
@@ -225,7 +231,7 @@ def define_student_flags():
         'feature_loss_weight', None, 'Weight of the error of inner features. Paper: 0.'
     )
     flags.DEFINE_boolean('augment', None, 'Flip and shift the images. Paper: no.')
-    flags.DEFINE_boolean('mix', None, 'Blend pairs of images. Paper: no.')
+    flags.DEFINE_boolean('mix', None, 'Blend pairs of images; for soft targets only. Paper: no.')
     flags.DEFINE_boolean(
         'update_generator', None, 'Train the generator on while the student learns. Paper: yes.'
     )
@@ -249,33 +255,28 @@ def check_student(teacher, options):
         build_tfmot_student(teacher)
     else:
         fold(split_end(teacher)[0], teacher.name)
-    if options['update_generator'] and getattr(FLAGS, 'source', 'zscgan') != 'zscgan':
-        raise UserError(
-            '--update_generator needs a generator: pass --source=zscgan or --noupdate_generator.'
-        )
 
 
-def distil(teacher, source, folder, options):
+def distill(teacher, source, folder, options):
     """Distils, resumes or reuses the student of these options; `folder` is the generator's."""
-    from zscgan_tf import distillation, workdir
+    from zscgan_tf import distillation
 
-    return distillation.distil(
+    return distillation.distill(
         teacher,
         source,
         student_folder(folder, options),
         preset=FLAGS.preset,
         seed=FLAGS.seed,
-        strategy=_strategy(),
+        strategy=strategy(),
         jit_compile=_jit_compile(),
         checkpoint_every=FLAGS.checkpoint_every,
-        generator_options=workdir.read(folder) if options['update_generator'] else None,
         keep={'flags.cfg': flags_text()},
         **options,
     )
 
 
 @functools.cache
-def _strategy():
+def strategy():
     """The strategy of the flags: a process makes one."""
     from zscgan_tf import training_loop
 
@@ -316,21 +317,26 @@ def define_real_images_flags():
     )
 
 
-def real_images(teacher, split, batch_size=100):
-    """The source of --images or --dataset with a split; None where neither is passed."""
-    from zscgan_tf.sources.dataset import DatasetSource
+def images_in(path, teacher, batch_size=100):
+    """The source of an .npz file or a folder of images."""
     from zscgan_tf.sources.files import FileSource
 
-    options = {
-        'batch_size': batch_size,
-        'seed': FLAGS.seed,
-        'resize_short_side': FLAGS.resize_short_side,
-    }
-    if FLAGS.images:
-        return FileSource(FLAGS.images, teacher.input_spec, **options)
-    if FLAGS.dataset:
-        return DatasetSource(FLAGS.dataset, split, FLAGS.data_dir, teacher.input_spec, **options)
-    return None
+    return FileSource(path, teacher.input_spec, batch_size, FLAGS.seed, FLAGS.resize_short_side)
+
+
+def images_of_split(split, teacher, batch_size=100):
+    """The source of a split of --dataset."""
+    from zscgan_tf.sources.dataset import DatasetSource
+
+    return DatasetSource(
+        FLAGS.dataset,
+        split,
+        FLAGS.data_dir,
+        teacher.input_spec,
+        batch_size,
+        FLAGS.seed,
+        FLAGS.resize_short_side,
+    )
 
 
 def define_overwrite_flag():

@@ -28,19 +28,35 @@ def main():
     options = presets.resolve_distillation(FLAGS.preset, common_flags.distillation_options())
     if not options['steps']:
         raise UserError(
-            '--distillation_steps=0 leaves nothing to distil: pass 1 or more, or bin/quantize.py '
+            '--distillation_steps=0 leaves nothing to distill: pass 1 or more, or bin/quantize.py '
             '--method=qat, which sets ranges alone too.'
         )
     teacher = common_flags.load_teacher()
     common_flags.check_student(teacher, options)
-    source = zscgan.load_generator(teacher, folder, seed=FLAGS.seed)
-    common_flags.distil(teacher, source, folder, options)
+    with common_flags.strategy().scope():
+        source = zscgan.load_generator(teacher, folder, seed=FLAGS.seed)
+    _check_generator(teacher, folder)
+    common_flags.distill(teacher, source, folder, options)
     own = common_flags.student_folder(folder, options)
     last = training_loop.last_metrics(own)
     print(
         f'{own}: distilled (loss {last["distillation_loss"]:.4g}, agreement with the teacher '
         f'{100 * last["agreement"]:.2f} % in the last step)'
     )
+
+
+def _check_generator(teacher, folder):
+    """Refuses flags of the generator, and a seed, that it was not trained with."""
+    from zscgan_tf import workdir
+
+    config = workdir.read(folder)
+    wanted = {**config, **common_flags.passed_generator_options(teacher), 'seed': FLAGS.seed}
+    different = workdir.differences(config, wanted)
+    if different:
+        raise UserError(
+            f'--workdir={folder} holds a generator of another configuration '
+            f'({"; ".join(different)}): leave these flags out, or pass those that it was made with.'
+        )
 
 
 run = functools.partial(app.run, __name__, main)

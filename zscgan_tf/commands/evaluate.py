@@ -40,7 +40,7 @@ def main():
         export.check_output(FLAGS.result_json, FLAGS.overwrite)
     tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
     teacher = common_flags.load_teacher()
-    source = common_flags.real_images(teacher, FLAGS.split, FLAGS.batch_size)
+    source = _real_images(teacher)
     images = 'real images' if source else 'fresh images of the generator'
     if source is not None:
         count = min(FLAGS.count or source.image_count, source.image_count)
@@ -73,6 +73,17 @@ def main():
         export.write_atomically(
             FLAGS.result_json, (json.dumps(result, indent=1) + '\n').encode(), FLAGS.overwrite
         )
+
+
+def _real_images(teacher):
+    """The source of --images or --dataset; None where neither is passed."""
+    if FLAGS.images and FLAGS.dataset:
+        raise UserError('--images and --dataset name two sets of images: pass one.')
+    if FLAGS.images:
+        return common_flags.images_in(FLAGS.images, teacher, FLAGS.batch_size)
+    if FLAGS.dataset:
+        return common_flags.images_of_split(FLAGS.split, teacher, FLAGS.batch_size)
+    return None
 
 
 run = functools.partial(app.run, __name__, main)

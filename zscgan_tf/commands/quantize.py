@@ -1,8 +1,9 @@
 """Quantizes a trained Keras classifier to an integer .tflite, without its data.
 
 Trains a conditional generator against the model (or goes on with, or reuses, that of --workdir).
-Its images calibrate TFLite's post-training quantization, or with --method=qat distil the model into
-a student of any width from 2 to 8 bits. Proves that the file is integer, and says how good it is.
+Its images calibrate TFLite's post-training quantization, or with --method=qat distill the model
+into a student of any width from 2 to 8 bits. Proves that the file is integer, and says how good it
+is.
 
   bin/quantize.py --teacher=model.h5 --output=model.tflite
   bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat --weight_bits=6 \
@@ -80,7 +81,8 @@ def main():
     folder = pathlib.Path(common_flags.workdir(default=os.path.splitext(output)[0] + '.workdir'))
     common = _common_results(teacher, distilled)
     if FLAGS.result_json:
-        results.check(FLAGS.result_json, **common)
+        evaluated = evaluate_on is not None and evaluate_on.has_labels
+        results.check(FLAGS.result_json, evaluated=evaluated, **common)
     source = _source(teacher, folder)
     shared = {
         'check_images': FLAGS.check_images,
@@ -91,7 +93,7 @@ def main():
         'overwrite': FLAGS.overwrite,
     }
     if distilled:
-        student = common_flags.distil(teacher, source, folder, distilled)
+        student = common_flags.distill(teacher, source, folder, distilled)
         used = common['images'] + distilled['steps'] * source.batch_size
         result = pipeline.quantize_student(student, source, output, used_images=used, **shared)
     else:
@@ -117,6 +119,16 @@ def _distillation_options():
     from zscgan_tf import presets
 
     given = common_flags.distillation_options()
+    if FLAGS.method == 'qat' or FLAGS.range_estimator is not None:
+        for flag, instead in (
+            ('calibration_images', 'pass --range_images'),
+            ('per_channel', 'leave it out'),
+            ('allow_float_ops', 'leave it out'),
+        ):
+            if getattr(FLAGS, flag) != FLAGS[flag].default:
+                raise UserError(
+                    f"--{flag} is for TFLite's calibration, not for a student: {instead}."
+                )
     if FLAGS.method == 'qat':
         return presets.resolve_distillation(FLAGS.preset, given)
     if FLAGS.range_estimator is not None:
@@ -144,19 +156,26 @@ def _common_results(teacher, distilled):
     names = ['source', 'output_head', 'input_type', 'output_type']
     options = {name: getattr(FLAGS, name) for name in names}
     options['input_spec'] = teacher.input_spec.to_dict()
-    generator = common_flags.generator_options(teacher) if FLAGS.source == 'zscgan' else {}
-    options |= generator
+    generator = common_flags.generator_options(teacher)
+    steps = 0
+    if FLAGS.source == 'zscgan':
+        options |= generator
+        steps = generator['steps']
+    else:
+        options['batch_size'] = generator['batch_size']
     if FLAGS.source == 'dataset':
         options |= {'dataset': FLAGS.dataset, 'calibration_split': FLAGS.calibration_split}
+    if FLAGS.source == 'files':
+        options['files'] = FLAGS.images
     if distilled:
         options |= {f'student_{name}': value for name, value in distilled.items()}
-        images, steps = distilled['range_images'], distilled['steps']
-        return {'images': images, 'steps': steps, 'options': options}
+        steps = distilled['steps'] or steps
+        return {'images': distilled['range_images'], 'steps': steps, 'options': options}
     count = FLAGS.calibration_images or calibration_images(
         FLAGS.preset, teacher.input_spec.image_size
     )
     options['per_channel'] = FLAGS.per_channel
-    return {'images': count, 'steps': generator.get('steps', 0), 'options': options}
+    return {'images': count, 'steps': steps, 'options': options}
 
 
 def _source(teacher, folder):
@@ -168,25 +187,23 @@ def _source(teacher, folder):
 
         kind = FLAGS.source.removeprefix('noise_')
         return NoiseSource(teacher.input_spec, kind, batch_size=batch_size, seed=FLAGS.seed)
-    common_flags.require(
-        'images' if FLAGS.source == 'files' else 'dataset', f'what --source={FLAGS.source} reads'
-    )
-    return common_flags.real_images(teacher, FLAGS.calibration_split, batch_size)
+    if FLAGS.source == 'files':
+        common_flags.require('images', 'what --source=files reads')
+        return common_flags.images_in(FLAGS.images, teacher, batch_size)
+    common_flags.require('dataset', 'what --source=dataset reads')
+    return common_flags.images_of_split(FLAGS.calibration_split, teacher, batch_size)
 
 
 def _evaluation_source(teacher):
-    if FLAGS.evaluation_images:
-        from zscgan_tf.sources.files import FileSource
-
-        return FileSource(
-            FLAGS.evaluation_images,
-            teacher.input_spec,
-            batch_size=100,
-            resize_short_side=FLAGS.resize_short_side,
+    if FLAGS.evaluation_images and FLAGS.evaluation_split:
+        raise UserError(
+            '--evaluation_images and --evaluation_split name two sets of images: pass one.'
         )
+    if FLAGS.evaluation_images:
+        return common_flags.images_in(FLAGS.evaluation_images, teacher)
     if FLAGS.evaluation_split:
         common_flags.require('dataset', 'the dataset of --evaluation_split')
-        return common_flags.real_images(teacher, FLAGS.evaluation_split)
+        return common_flags.images_of_split(FLAGS.evaluation_split, teacher)
     return None
 
 
@@ -204,13 +221,13 @@ def _add_result(result, folder, common, distilled):
     log = training_loop.last_metrics(folder) if FLAGS.source == 'zscgan' else {}
     minutes = log.get('seconds', 0) / 60
     metrics |= {name: log[name] for name in ('class_loss', 'bns_loss') if name in log}
-    if distilled:
+    if distilled and result['student_agreement'] is not None:
+        metrics['student_agreement'] = result['student_agreement']
+    if distilled and distilled['steps']:
         if log:
             metrics['generator_minutes'] = minutes
-        if result['student_agreement'] is not None:
-            metrics['student_agreement'] = result['student_agreement']
         own = training_loop.last_metrics(common_flags.student_folder(folder, distilled))
-        minutes = own.get('seconds', 0) / 60 if distilled['steps'] else 0
+        minutes = own.get('seconds', 0) / 60
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **common)
 
 

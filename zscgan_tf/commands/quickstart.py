@@ -37,12 +37,19 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'--output={folder} can not be made: {error.strerror}.') from error
+    runs = [folder / name for name in ('generator', *map(_student_name, STUDENT_BITS))]
+    for run_folder in runs:
+        if run_folder.exists() and not (run_folder / 'config.json').exists():
+            raise UserError(
+                f'--output={folder}: {run_folder} is in the way, and was not made by this program: '
+                f'pass another folder.'
+            )
     held_out = folder / 'held_out_digits.npz'
     train_classifier(folder / 'digits.keras', held_out, FLAGS.seed)
 
     # From here on no real digit is seen, but for the evaluation in the last column.
-    for name in ('generator', *(f'student_w{bits}a{bits}' for bits in STUDENT_BITS)):
-        shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier classifier
+    for run_folder in runs:
+        shutil.rmtree(run_folder, ignore_errors=True)  # of an earlier classifier
     teacher = load_teacher(str(folder / 'digits.keras'), input_spec={'mean': [0.0], 'std': [1.0]})
     real = FileSource(held_out, teacher.input_spec, batch_size=100)
     generator = zscgan.train_generator(
@@ -64,10 +71,10 @@ def main():
         )
     }
     for bits in STUDENT_BITS:
-        student = distillation.distil(
+        student = distillation.distill(
             teacher,
             generator,
-            folder / f'student_w{bits}a{bits}',
+            folder / _student_name(bits),
             seed=FLAGS.seed,
             steps=FLAGS.distillation_steps,
             weight_bits=bits,
@@ -88,6 +95,10 @@ def main():
     print(table(results))
     print(f'\ngenerated digits: {folder / "generator" / "classes.png"}')
     print(f'integer models:   {folder / "digits.tflite"}, digits_w*a*.tflite beside it')
+
+
+def _student_name(bits):
+    return f'student_w{bits}a{bits}'
 
 
 def train_classifier(path, held_out, seed):

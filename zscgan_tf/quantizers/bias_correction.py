@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 import tqdm
 
-from zscgan_tf.quantizers.scheme import kernel_name
+from zscgan_tf.quantizers.folding import kernel_name
 
 
 def correct_biases(student, batches, total=None):
@@ -51,5 +51,4 @@ def _with_kernel(layer, kernel):
     copy = type(layer).from_config(config)
     copy.build(layer.input_shape)
     getattr(copy, kernel_name(layer)).assign(kernel)
-    copy.bias.assign(tf.zeros_like(copy.bias))
     return copy

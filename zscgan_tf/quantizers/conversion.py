@@ -1,12 +1,34 @@
-"""A trained student becomes a `.tflite`: its fake quantization is all that the converter needs."""
+"""A student becomes a `.tflite`: its fake quantization is all that the converter needs."""
 
 from tensorflow.lite.python.convert_phase import ConverterError
 
+from zscgan_tf import audit, levels
 from zscgan_tf.errors import UserError
-from zscgan_tf.quantizers.ptq import make_integer_converter, what_matters
+from zscgan_tf.quantizers.ptq import check_ends, make_integer_converter, what_matters
 from zscgan_tf.quantizers.student import export_model, split_end
 from zscgan_tf.quantizers.tfmot_student import export_tfmot_model
 from zscgan_tf.quiet import hidden_output
+
+
+def export(student, inputs, *, input_type='int8', output_type='int8', output_head='model'):
+    """Converts a student, and proves that the file is integer and holds its widths.
+
+    Args:
+        student: a `Student` whose ranges are set.
+        inputs: iterable of batches, [B, H, W, C], of what the model takes, to count levels on.
+        input_type, output_type, output_head: see `convert`.
+
+    Returns:
+        The `.tflite` file's bytes, an `AuditReport` and a `LevelsReport`.
+
+    Raises:
+        UserError: see `convert`, `audit.audit` and `levels.check_levels`.
+    """
+    data = convert(student, input_type=input_type, output_type=output_type, output_head=output_head)
+    report = audit.audit(data, advice='or use --method=ptq')
+    widths = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
+    found = levels.check_levels(data, inputs, **{name: student.options[name] for name in widths})
+    return data, report, found
 
 
 def convert(student, *, input_type='int8', output_type='int8', output_head='model'):
@@ -21,8 +43,9 @@ def convert(student, *, input_type='int8', output_type='int8', output_head='mode
         The `.tflite` file's bytes.
 
     Raises:
-        UserError: the converter cannot convert it.
+        UserError: an unknown type or head, or the converter cannot convert it.
     """
+    check_ends(input_type, output_type, output_head)
     head = split_end(student.teacher)[1] if output_head == 'model' else None
     export = export_tfmot_model if student.kind == 'tfmot' else export_model
     converter = make_integer_converter(export(student, head), input_type, output_type)

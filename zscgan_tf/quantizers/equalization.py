@@ -120,9 +120,9 @@ def _is_relu(layer):
 def _observe(student, names, batches, total):
     """The peaks and the sensitivities of each layer's output, [2, C], but for constant factors.
 
-    Peaks: the highest absolute values in batches. Sensitivities: the diagonal of the Fisher
-    information of the teacher's answer, E[(d log p(k | x) / d output)^2] with k drawn from p, on
-    blends of two images: of others the answer is too sure.
+    Both are of blends of two images: of others the teacher's answer is too sure. Peaks: the highest
+    absolute value in each batch, summed over the batches. Sensitivities: the diagonal of the Fisher
+    information of the answer, E[(d log p(k | x) / d output)^2] with k drawn from p.
     """
     twin = student.twin
     model = tf_keras.Model(twin.input, [twin.output, *(twin.get_layer(n).output for n in names)])
@@ -159,8 +159,8 @@ def best_scales(peaks, sensitivities):
         peaks, sensitivities: sequences of [C] arrays, one a tensor.
 
     Returns:
-        [C], within a factor of `LARGEST_SCALE` of their geometric mean, which is 1. A channel that
-        is always zero, or never matters, has the scale 1.
+        [C], within a factor of `LARGEST_SCALE` of 1, about which they lie. A channel that is always
+        zero, or never matters, has the scale 1.
     """
     peaks, sensitivities = np.float64(peaks), np.float64(sensitivities)
     used = (peaks.max(axis=0) > 0) & (sensitivities.max(axis=0) > 0)

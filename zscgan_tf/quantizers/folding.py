@@ -18,6 +18,7 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers.rewriting import RULES, carried
+from zscgan_tf.teacher.flatten import nodes
 
 layers = tf_keras.layers
 
@@ -42,21 +43,15 @@ def fold(model, name='the teacher'):
     Raises:
         UserError: a layer that the student has no counterpart for, by name.
     """
-    nodes = [
-        node
-        for _, level in sorted(model._nodes_by_depth.items(), reverse=True)
-        for node in level
-        if not node.is_input
-    ]
     graph = _Graph(name, {layer.name for layer in model.layers})
-    for node in nodes:
+    for node in nodes(model):
         if type(node.layer) not in RULES:
             graph.refuse(node.layer)
-    readers = collections.Counter(id(x) for node in nodes for x in node.keras_inputs)
+    readers = collections.Counter(id(x) for node in nodes(model) for x in node.keras_inputs)
     readers[id(model.output)] += 1
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
     values = {id(model.input): inputs}
-    for node in nodes:
+    for node in nodes(model):
         (x,) = tf.nest.flatten(node.outputs)
         y = RULES[type(node.layer)](graph, node, *(values[id(z)] for z in node.keras_inputs))
         if tuple(y.shape[1:]) != carried(x.shape):
@@ -80,6 +75,11 @@ def weight_layers(model):
     Those that stand for constants are among them; their `trainable` is False.
     """
     return [x for x in model.layers if type(x) in (layers.Conv2D, layers.DepthwiseConv2D)]
+
+
+def kernel_name(layer):
+    """The name of the kernel of one of the `weight_layers`."""
+    return 'depthwise_kernel' if isinstance(layer, layers.DepthwiseConv2D) else 'kernel'
 
 
 class _Graph:

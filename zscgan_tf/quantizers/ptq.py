@@ -57,14 +57,10 @@ def convert(
         without a word: audit them.
 
     Raises:
-        UserError: no images, images of a wrong shape or not finite, or a model that the converter
-            cannot convert.
+        UserError: an unknown type or head, no images, images of a wrong shape or not finite, or a
+            model that the converter cannot convert.
     """
-    for flag, value in (('input_type', input_type), ('output_type', output_type)):
-        if value not in TYPES:
-            raise UserError(f'--{flag}={value} is unknown: pass one of {", ".join(TYPES)}.')
-    if output_head not in HEADS:
-        raise UserError(f'--output={output_head} is unknown: pass one of {", ".join(HEADS)}.')
+    check_ends(input_type, output_type, output_head)
     batches = iter(images)
     # Before the converter's seconds of work, so that an empty source fails at once.
     first = next(batches, None)
@@ -87,6 +83,21 @@ def convert(
                 f'The TFLite converter cannot convert {teacher.name}: '
                 f'{what_matters(str(error), hidden.text())}'
             ) from error
+
+
+def check_ends(input_type, output_type, output_head):
+    """Refuses types of a file's input and output, and heads, that `convert` does not know.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    for flag, value, known in (
+        ('input_type', input_type, TYPES),
+        ('output_type', output_type, TYPES),
+        ('output_head', output_head, HEADS),
+    ):
+        if value not in known:
+            raise UserError(f'--{flag}={value} is unknown: pass one of {", ".join(known)}.')
 
 
 def make_converter(model, input_type='int8', output_type='int8', per_channel=True):

@@ -19,14 +19,15 @@ def carried(shape):
 def _convolution(graph, node, x):
     layer = node.layer
     kernel, bias = _kernel_and_bias(layer, layer.filters)
-    settings = {**_spatial(layer), 'groups': layer.groups}
+    settings = {**_spatial(graph, layer), 'groups': layer.groups}
     return _activated(graph, layer, graph.convolution(x, layer, kernel, bias, **settings))
 
 
 def _depthwise(graph, node, x):
     layer = node.layer
     kernel, bias = _kernel_and_bias(layer, x.shape[-1] * layer.depth_multiplier)
-    return _activated(graph, layer, graph.depthwise(x, layer, kernel, bias, **_spatial(layer)))
+    settings = _spatial(graph, layer)
+    return _activated(graph, layer, graph.depthwise(x, layer, kernel, bias, **settings))
 
 
 def _separable(graph, node, x):
@@ -34,7 +35,7 @@ def _separable(graph, node, x):
     depthwise, pointwise = (np.float64(w) for w in layer.get_weights()[:2])
     _, bias = _kernel_and_bias(layer, layer.filters)
     zeros = np.zeros(pointwise.shape[2])
-    x = graph.depthwise(x, layer, depthwise, zeros, '_depthwise', **_spatial(layer))
+    x = graph.depthwise(x, layer, depthwise, zeros, '_depthwise', **_spatial(graph, layer))
     return _activated(graph, layer, graph.convolution(x, layer, pointwise, bias))
 
 
@@ -46,12 +47,11 @@ def _dense(graph, node, x):
     return _activated(graph, layer, graph.convolution(x, layer, kernel[None, None], bias))
 
 
-def _spatial(layer):
-    return {
-        'strides': layer.strides,
-        'padding': layer.padding,
-        'dilation_rate': layer.dilation_rate,
-    }
+def _spatial(graph, layer):
+    if max(layer.dilation_rate) > 1:
+        # The converter cuts it into ops, between which the ranges are lost.
+        graph.refuse(layer, f'with dilation_rate {tuple(layer.dilation_rate)}')
+    return {'strides': layer.strides, 'padding': layer.padding}
 
 
 def _kernel_and_bias(layer, channels):
@@ -146,11 +146,20 @@ def _softmax(graph, node, x):
 
 
 def _merge(graph, node, *values):
-    return graph.add(type(node.layer), list(values), node.layer)
+    return _in_pairs(graph, type(node.layer), values, node.layer)
+
+
+def _in_pairs(graph, layer_class, values, owner, suffix=''):
+    """A sum or product of any number of values: TFLite's ops take two."""
+    total, *rest = values
+    for number, value in enumerate(rest, 2):
+        part = suffix if number == len(values) else f'{suffix}_of_{number}'
+        total = graph.add(layer_class, [total, value], owner, part)
+    return total
 
 
 def _average(graph, node, *values):
-    total = graph.add(layers.Add, list(values), node.layer, '_sum')
+    total = _in_pairs(graph, layers.Add, values, node.layer, '_sum')
     return graph.affine(total, node.layer, 1 / len(values), 0.0)
 
 
@@ -173,6 +182,19 @@ def _permute(graph, node, x):
 
 def _global_pooling(graph, node, x):
     return graph.add(type(node.layer), x, node.layer, keepdims=True)
+
+
+def _average_pooling(graph, node, x):
+    """As layers whose output has a range of its own: TFLite's pool rounds to its input's."""
+    layer = node.layer
+    if layer.padding != 'valid':
+        return _copy(graph, node, x)
+    if tuple(layer.pool_size) == tuple(x.shape[1:3]):
+        return graph.add(layers.GlobalAveragePooling2D, x, layer, keepdims=True)
+    height, width = layer.pool_size
+    kernel = np.full((height, width, x.shape[-1], 1), 1 / (height * width))
+    bias = np.zeros(x.shape[-1])
+    return graph.depthwise(x, layer, kernel, bias, strides=layer.strides, trainable=False)
 
 
 def _upsampling(graph, node, x):
@@ -199,7 +221,7 @@ RULES = {
     layers.Add: _merge,
     layers.AlphaDropout: _drop,
     layers.Average: _average,
-    layers.AveragePooling2D: _copy,
+    layers.AveragePooling2D: _average_pooling,
     layers.BatchNormalization: _batch_norm,
     layers.Concatenate: _concatenate,
     layers.Conv2D: _convolution,

@@ -21,28 +21,30 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
 )
 
 from zscgan_tf.quantizers import fake_quantization as fake
+from zscgan_tf.quantizers.folding import kernel_name
+from zscgan_tf.teacher.flatten import nodes
 
-RANGE_TRAININGS = ('learned', 'moving_average', 'frozen')
 MOVING_AVERAGE_DECAY = 0.99
 
 
 class WeightQuantizer(quantizers.Quantizer):
     """Symmetric, a range for each output channel: the variable `<name>_max`, [channels].
 
-    Depthwise kernels, [h, w, c, m], count c * m channels.
+    Depthwise kernels, [h, w, c, m], count c * m channels. Where activations' ranges are moving
+    averages, a channel's range is its largest weight of the moment, as in tfmot.
     """
 
-    def __init__(self, bits, depthwise=False, learned=False, export=False):
+    def __init__(self, bits, depthwise=False, training='frozen', export=False):
         self.bits = bits
         self.depthwise = depthwise
-        self.learned = learned
+        self.training = training
         self.export = export
 
     def build(self, tensor_shape, name, layer):
         channels = tensor_shape[-1] * (tensor_shape[-2] if self.depthwise else 1)
         return {
             'max': layer.add_weight(
-                f'{name}_max', [channels], initializer='ones', trainable=self.learned
+                f'{name}_max', [channels], initializer='ones', trainable=self.training == 'learned'
             )
         }
 
@@ -50,6 +52,11 @@ class WeightQuantizer(quantizers.Quantizer):
         kernel = inputs
         if self.depthwise:
             kernel = tf.reshape(kernel, [*inputs.shape[:2], -1])
+        if training and self.training == 'moving_average':
+            largest = tf.reduce_max(tf.abs(kernel), axis=list(range(kernel.shape.rank - 1)))
+            # Channels of zeros keep the range that they were given.
+            maximum = weights['max']
+            maximum.assign(tf.where(largest > fake.SMALLEST_RANGE, largest, maximum))
         if self.export:
             kernel = fake.stored_weights(kernel, _now(weights['max']), self.bits)
         else:
@@ -60,7 +67,7 @@ class WeightQuantizer(quantizers.Quantizer):
         return {
             'bits': self.bits,
             'depthwise': self.depthwise,
-            'learned': self.learned,
+            'training': self.training,
             'export': self.export,
         }
 
@@ -226,16 +233,13 @@ def apply(model, configs, input_quantizer):
     x = quantize_layer.QuantizeLayer(input_quantizer, name='quantize_input')(inputs)
     values = {id(model.input): x}
     copies = []
-    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
-        for node in nodes:
-            if node.is_input:
-                continue
-            layer = node.layer
-            copy = type(layer).from_config(layer.get_config())
-            annotated = quantize.quantize_annotate_layer(copy, configs[layer.name])
-            found = [values[id(x)] for x in node.keras_inputs]
-            values[id(node.outputs)] = annotated(found if len(found) > 1 else found[0])
-            copies.append((copy, layer))
+    for node in nodes(model):
+        layer = node.layer
+        copy = type(layer).from_config(layer.get_config())
+        annotated = quantize.quantize_annotate_layer(copy, configs[layer.name])
+        found = [values[id(x)] for x in node.keras_inputs]
+        values[id(node.outputs)] = annotated(found if len(found) > 1 else found[0])
+        copies.append((copy, layer))
     annotated = tf_keras.Model(inputs, values[id(model.output)], name=model.name)
     for copy, layer in copies:
         copy.set_weights(layer.get_weights())
@@ -247,12 +251,6 @@ def _now(variable):
     """A variable's value while a graph is traced: the converter takes ranges as constants only."""
     with tf.init_scope():
         return variable.numpy()
-
-
-def kernel_name(layer):
-    """The name of a convolution's or dense layer's kernel."""
-    depthwise = isinstance(layer, tf_keras.layers.DepthwiseConv2D)
-    return 'depthwise_kernel' if depthwise else 'kernel'
 
 
 def _kernel(layer):

@@ -17,6 +17,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers import ranges as estimators
 from zscgan_tf.quantizers.fake_quantization import SMALLEST_RANGE, quantize_weights
 from zscgan_tf.quantizers.folding import fold
+from zscgan_tf.teacher.flatten import nodes
 
 layers = tf_keras.layers
 
@@ -91,7 +92,7 @@ def split_end(teacher):
     """
     if teacher.head == 'probabilities':
         raise UserError(
-            f'{teacher.name}: its softmax could not be found, so there are no logits to distil: '
+            f'{teacher.name}: its softmax could not be found, so there are no logits to distill: '
             f'end the model in a softmax layer, or use --method=ptq.'
         )
     model = teacher.model
@@ -132,7 +133,8 @@ def build_student(
         weight_bits, activation_bits: 2 to 8.
         first_last_bits: of the first and the last layer's weights; None: `weight_bits`.
         all_activations: bring the input, the logits and what is only summed down too.
-        range_training: 'learned' with the weights, 'moving_average', or 'frozen'.
+        range_training: 'learned' with the weights, 'moving_average' (of activations; those of
+            weights are their extremes), or 'frozen'.
         twin: the folded model if it was made before.
         export: the same model as the converter understands it; its kernels must be on their grids.
 
@@ -162,17 +164,17 @@ def build_student(
             weights = scheme.WeightQuantizer(
                 first_last_bits if layer.name in ends else weight_bits,
                 depthwise=isinstance(layer, layers.DepthwiseConv2D),
-                learned=range_training == 'learned' and layer.trainable,
+                training=range_training if layer.trainable else 'frozen',
                 export=export,
             )
         if graph.is_quantized(layer):
             fixed = FIXED_RANGES.get(_activation_name(layer))
-            narrow = all_activations or graph.feeds_kernel(layer)
+            narrow = graph.feeds_kernel(layer) and not graph.is_the_input(layer)
             output = (
                 scheme.FixedQuantizer(*fixed)
                 if fixed
                 else scheme.ActivationQuantizer(
-                    activation_bits if narrow else 8,
+                    activation_bits if narrow or all_activations else 8,
                     nonnegative=graph.is_nonnegative(layer),
                     training=range_training,
                     export=export,
@@ -329,13 +331,10 @@ class _Graph:
     def __init__(self, model):
         self._readers = {layer.name: [] for layer in model.layers}
         self._sources = {layer.name: [] for layer in model.layers}
-        for layer in model.layers:
-            for node in layer._inbound_nodes:
-                if node not in {n for nodes in model._nodes_by_depth.values() for n in nodes}:
-                    continue
-                for source in tf.nest.flatten(node.inbound_layers):
-                    self._readers[source.name].append(layer)
-                    self._sources[layer.name].append(source)
+        for node in nodes(model):
+            for source in tf.nest.flatten(node.inbound_layers):
+                self._readers[source.name].append(node.layer)
+                self._sources[node.layer.name].append(source)
 
     def is_quantized(self, layer):
         """Whether the output has a range of its own."""
@@ -346,11 +345,20 @@ class _Graph:
         return not (fused and isinstance(readers[0], layers.ReLU))
 
     def feeds_kernel(self, layer):
-        """Whether a convolution reads the output, as it is or handed on."""
+        """Whether a convolution that is no constant reads the output, as it is or handed on."""
         return any(
-            _has_kernel(reader) or isinstance(reader, HANDING_ON) and self.feeds_kernel(reader)
+            _has_kernel(reader)
+            and reader.trainable
+            or isinstance(reader, HANDING_ON)
+            and self.feeds_kernel(reader)
             for reader in self._readers[layer.name]
         )
+
+    def is_the_input(self, layer):
+        """Whether the output is the model's input, but for constants and handing on."""
+        while isinstance(layer, HANDING_ON) or _has_kernel(layer) and not layer.trainable:
+            (layer,) = self._sources[layer.name]
+        return isinstance(layer, layers.InputLayer)
 
     def is_nonnegative(self, layer):
         """Whether no output is below 0, whatever the image."""

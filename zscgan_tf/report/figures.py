@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.export import write_atomically
+from zscgan_tf.image_files import to_bytes
 
 # Smaller images are enlarged by a whole number, pixel by pixel: what is seen is what there is.
 SMALLEST_TILE = 56
@@ -109,8 +110,7 @@ def _to_rgb(pixels):
     """Pixels [N, H, W, C] of any number of channels as uint8 [N, H, W, 3]; NaN is black."""
     if pixels.shape[-1] < 3:
         pixels = np.repeat(pixels.mean(-1, keepdims=True), 3, axis=-1)
-    pixels = np.clip(np.nan_to_num(pixels[..., :3]), 0, 1)
-    return np.uint8(pixels * 255 + 0.5)
+    return to_bytes(np.nan_to_num(pixels[..., :3]))
 
 
 if __name__ == '__main__':

@@ -4,9 +4,9 @@ python -m zscgan_tf.report.tables          writes them between their markers in 
 """
 
 import json
-import math
 import pathlib
 import re
+import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -64,7 +64,11 @@ def result_table(folder, method='ptq'):
     for name in sorted(results, key=lambda n: (list(ROWS).index(n) if n in ROWS else 99, n)):
         result = results[name]
         minutes = result['minutes']
-        training = f'{mean(minutes):.1f} min, {result["steps"]:,} steps' if max(minutes) else 'none'
+        training = (
+            f'{statistics.fmean(minutes):.1f} min, {result["steps"]:,} steps'
+            if max(minutes)
+            else 'none'
+        )
         lines.append(
             f'| {ROWS.get(name, name)} | `{folder.name}/{name}` '
             f'| {spread(result["metrics"]["accuracy"])} | {spread(result["metrics"]["agreement"])} '
@@ -81,17 +85,12 @@ def benchmark_table(path):
     return lines + [f'| `{name}` | {s:.1f} s |' for name, s in found.get('seconds', {}).items()]
 
 
-def mean(values):
-    """The mean of a list."""
-    return sum(values) / len(values)
-
-
 def spread(values):
     """'mean ± deviation (n seeds)', or the value of one seed."""
     if len(values) == 1:
         return f'{values[0]:.2f}'
-    middle = mean(values)
-    deviation = math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1))
+    middle = statistics.fmean(values)
+    deviation = statistics.stdev(values)
     return f'{middle:.2f} ± {deviation:.2f} ({len(values)} seeds)'
 
 

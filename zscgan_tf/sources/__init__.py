@@ -1,6 +1,7 @@
 """Sources: where images come from.
 
-A source is an object with `image_shape` (H, W, C), `batch_size`, `has_labels`, and
+A source is an object with `image_shape` (H, W, C), `batch_size`, `has_labels`, `description` (a
+dict of JSON values: which images these are, so what is made of them belongs to it), and
 `batches(start=0)`: an endless iterator of (pixels [B, H, W, C] float32 in [0, 1], labels [B] int32
 or None) from batch number `start`. The same seed gives the same batches, and `batches(start)` what
 `batches()` gives after `start` batches. A source of stored images also has `image_count` and

@@ -4,36 +4,32 @@ Its TFRecord files are read at random: a record is a length (8 bytes), a checksu
 data, and a checksum of them (4), so the positions of all records are found by reading lengths.
 """
 
-import concurrent.futures
+import functools
 import os
 import struct
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import fitting, order
+from zscgan_tf.sources import fitting
+from zscgan_tf.sources.stored import StoredImages
 
 _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 
 
-class DatasetSource:
+class DatasetSource(StoredImages):
     """Images of one split of a tfds dataset.
 
-    Images are read, decoded and fitted to the teacher's size (see `fitting.fit`) when their batch
-    is asked for. `batches` runs through seeded permutations of the whole split, in which the
-    classes take turns; for that it reads all labels, once, when it is first called (and so every
-    byte of the split: pass a part of a large one, as `train[:10000]`).
+    So that the classes take turns, `batches` reads all labels, once, when it is first called (and
+    so every byte of the split: pass a part of a large one, as `train[:10000]`).
 
     Args:
         name: of the dataset, as `cifar10` or `name/config:version`.
         split: as `test` or `train[:5000]`.
         data_dir: the folder that tfds keeps datasets in; None for its default.
-        input_spec: the teacher's `InputSpec`.
-        batch_size: images a batch.
-        seed: of the permutations.
-        resize_short_side: see `fitting.fit`; None for 256/224 of the teacher's short side, or just
-            this where it is below 64.
+        input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
 
     `num_classes` is what the dataset says, or None.
 
@@ -44,16 +40,18 @@ class DatasetSource:
     def __init__(
         self, name, split, data_dir, input_spec, batch_size=32, seed=0, resize_short_side=None
     ):
-        order.check_batch_size(batch_size)
-        self.image_shape = input_spec.image_shape
-        self.batch_size = batch_size
-        self._seed = seed
-        self._short_side = fitting.check_short_side(resize_short_side, input_spec.image_size)
+        super().__init__(input_spec, batch_size, seed, resize_short_side)
         info = _builder(name, data_dir).info
         self._image_key, self._label_key = _keys(name, info)
         self._image_feature = info.features[self._image_key]
         self._records = _find_records(_shards(name, split, info))
-        self._labels = None
+        self.description = {
+            'kind': 'dataset',
+            'dataset': name,
+            'split': split,
+            'short_side': self._short_side,
+            'seed': seed,
+        }
         label_feature = info.features[self._label_key] if self.has_labels else None
         self.num_classes = getattr(label_feature, 'num_classes', None)
 
@@ -67,39 +65,26 @@ class DatasetSource:
         """How many images there are."""
         return len(self._records)
 
-    def batches(self, start=0):
-        """Endless (pixels [B, H, W, C], labels [B] or None), from batch number `start`."""
-        if self._labels is None and self.has_labels:
-            self._labels = np.array([self._label(example) for example in self._examples()])
-        return self._load(
-            order.index_batches(self.image_count, self._labels, self.batch_size, self._seed, start)
-        )
-
-    def one_pass(self):
-        """Every image once, in stored order; the last batch may be short."""
-        return self._load(order.consecutive_batches(self.image_count, self.batch_size))
-
-    def _load(self, index_batches):
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for indices in index_batches:
-                pixels, labels = zip(*pool.map(self._read, indices), strict=True)
-                labels = tf.constant(labels, tf.int32) if self.has_labels else None
-                yield tf.constant(np.stack(pixels)), labels
+    @functools.cached_property
+    def _labels(self):
+        if not self.has_labels:
+            return None
+        return np.array([self._label(record, self._example(record)) for record in self._records])
 
     def _read(self, index):
-        path, _, _ = self._records[index]
-        example = self._example(self._records[index])
+        record = self._records[index]
+        example = self._example(record)
+        encoded = _value(record, example, self._image_key, 'bytes_list')
         try:
-            encoded = example.features.feature[self._image_key].bytes_list.value[0]
             image = self._image_feature.decode_example(encoded).numpy()
             pixels = fitting.fit(image, self.image_shape, self._short_side)
         except (UserError, tf.errors.InvalidArgumentError) as error:
             reason = str(error).split('\n')[0]
-            raise UserError(f'{path}, image {index} of the split: {reason}') from error
-        return pixels, self._label(example) if self.has_labels else None
+            raise UserError(f'{record[0]}, image {index} of the split: {reason}') from error
+        return pixels, self._label(record, example) if self.has_labels else None
 
-    def _examples(self):
-        return (self._example(record) for record in self._records)
+    def _label(self, record, example):
+        return _value(record, example, self._label_key, 'int64_list')
 
     def _example(self, record):
         path, offset, length = record
@@ -107,11 +92,15 @@ class DatasetSource:
             with open(path, 'rb', buffering=0) as file:
                 data = os.pread(file.fileno(), length, offset)
             return tf.train.Example.FromString(data)
-        except (OSError, ValueError) as error:
+        except (OSError, DecodeError) as error:
             raise UserError(f'{path}: not a readable TFRecord file ({error}).') from error
 
-    def _label(self, example):
-        return example.features.feature[self._label_key].int64_list.value[0]
+
+def _value(record, example, key, kind):
+    values = getattr(example.features.feature[key], kind).value
+    if not values:
+        raise UserError(f'{record[0]}: damaged: an image without its feature {key!r}.')
+    return values[0]
 
 
 def _builder(name, data_dir):

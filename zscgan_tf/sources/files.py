@@ -1,42 +1,27 @@
 """The user's own images: an .npz file, or a folder of images."""
 
-import concurrent.futures
 import os
 
-import numpy as np
-import tensorflow as tf
-
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import fitting, order
+from zscgan_tf.sources import fitting
 from zscgan_tf.sources.image_folder import decode, list_images
 from zscgan_tf.sources.npz import open_npz
+from zscgan_tf.sources.stored import StoredImages
 
 
-class FileSource:
+class FileSource(StoredImages):
     """Images from an .npz file (see `npz.open_npz`) or a folder (see `image_folder`).
-
-    Images are read and fitted to the teacher's size (see `fitting.fit`) when their batch is asked
-    for. `batches` runs through seeded permutations of all images, in which the classes take turns
-    where they are known.
 
     Args:
         path: the file or folder.
-        input_spec: the teacher's `InputSpec`.
-        batch_size: images a batch.
-        seed: of the permutations.
-        resize_short_side: see `fitting.fit`; None for 256/224 of the teacher's short side, or just
-            this where it is below 64.
+        input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
 
     Raises:
         UserError: see the modules named; here or, for the pixels of a single image, later.
     """
 
     def __init__(self, path, input_spec, batch_size=32, seed=0, resize_short_side=None):
-        order.check_batch_size(batch_size)
-        self.image_shape = input_spec.image_shape
-        self.batch_size = batch_size
-        self._seed = seed
-        self._short_side = fitting.check_short_side(resize_short_side, input_spec.image_size)
+        super().__init__(input_spec, batch_size, seed, resize_short_side)
         self._path = path = os.fspath(path)
         self._is_folder = os.path.isdir(path)
         if self._is_folder:
@@ -57,6 +42,16 @@ class FileSource:
             )
 
     @property
+    def description(self):
+        """Which images these are."""
+        return {
+            'kind': 'files',
+            'path': os.path.abspath(self._path),
+            'short_side': self._short_side,
+            'seed': self._seed,
+        }
+
+    @property
     def has_labels(self):
         """Whether the classes of the images are known."""
         return self._labels is not None
@@ -71,28 +66,12 @@ class FileSource:
         """One more than the highest label, or None; the teacher may have more classes."""
         return int(self._labels.max()) + 1 if self.has_labels else None
 
-    def batches(self, start=0):
-        """Endless (pixels [B, H, W, C], labels [B] or None), from batch number `start`."""
-        return self._load(
-            order.index_batches(self.image_count, self._labels, self.batch_size, self._seed, start)
-        )
-
-    def one_pass(self):
-        """Every image once, in stored order; the last batch may be short."""
-        return self._load(order.consecutive_batches(self.image_count, self.batch_size))
-
-    def _load(self, index_batches):
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for indices in index_batches:
-                pixels = tf.constant(np.stack(list(pool.map(self._read, indices))))
-                labels = tf.constant(self._labels[indices]) if self.has_labels else None
-                yield pixels, labels
-
     def _read(self, index):
         image, name = self._images[index], f'{self._path}, image {index}'
         if self._is_folder:
             image, name = decode(image, self.image_shape[-1]), image
         try:
-            return fitting.fit(image, self.image_shape, self._short_side)
+            pixels = fitting.fit(image, self.image_shape, self._short_side)
         except UserError as error:
             raise UserError(f'{name}: {error}') from error
+        return pixels, self._labels[index] if self.has_labels else None

@@ -18,21 +18,28 @@ class GeneratorSource:
         num_classes: number of classes.
         batch_size: images a batch; best the one that it was trained with.
         seed: other seeds give other images.
+        options: dict of JSON values that the generator was trained with.
     """
 
     has_labels = True
 
-    def __init__(self, generator, num_classes, batch_size, seed=0):
+    def __init__(self, generator, num_classes, batch_size, seed=0, options=None):
         self.generator = generator
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.seed = seed
+        self.options = options or {}
         self.image_shape = tuple(generator.output_shape[1:])
         self._make = tf.function(self._make_batch)
 
     def _make_batch(self, labels, index):
         noise = draw_noise(self.generator, self.batch_size, tf.stack([self.seed, index]))
         return self.generator([*noise, labels], training=True)
+
+    @property
+    def description(self):
+        """Which images these are."""
+        return {'kind': 'zscgan', **self.options, 'seed': self.seed}
 
     def batches(self, start=0):
         """Endless (pixels [B, H, W, C], labels [B] int32) from batch number `start`."""

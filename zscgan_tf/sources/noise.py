@@ -31,6 +31,7 @@ class NoiseSource:
         self._input_spec = input_spec
         self._kind = kind
         self._seed = seed
+        self.description = {'kind': f'noise_{kind}', 'seed': seed}
 
     def batches(self, start=0):
         """Endless (pixels [B, H, W, C], None), from batch number `start`."""

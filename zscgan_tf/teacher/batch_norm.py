@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.teacher.flatten import nodes
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredMoments:
@@ -35,12 +37,9 @@ def is_batch_norm(layer):
 
 def batch_norm_inputs(model):
     """(layer, input tensor) of every use of a batch norm in a flat functional model, in order."""
-    used = []
-    for nodes in sorted(model._nodes_by_depth.items(), reverse=True):
-        for node in nodes[1]:
-            if is_batch_norm(node.layer):
-                used.append((node.layer, node.keras_inputs[0]))
-    return used
+    return [
+        (node.layer, node.keras_inputs[0]) for node in nodes(model) if is_batch_norm(node.layer)
+    ]
 
 
 def build_tap(logits_model, compute_dtype='float32'):

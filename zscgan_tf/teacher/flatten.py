@@ -283,6 +283,12 @@ def _fresh(layer, name, linear):
     return layer_class.from_config(config)
 
 
+def nodes(model):
+    """The nodes of a flat functional model but its input's, each after those that it reads."""
+    levels = sorted(model._nodes_by_depth.items(), reverse=True)
+    return [node for _, level in levels for node in level if not node.is_input]
+
+
 def nodes_in_order(outputs, known):
     """The nodes that `outputs` need, each after those it needs itself; depth first."""
     order, seen = [], set()

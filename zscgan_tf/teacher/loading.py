@@ -59,7 +59,7 @@ def load_teacher(source, *, input_spec=None, allow_code=False):
         UserError: the source is no classifier that can be quantized; the message says why.
     """
     if isinstance(input_spec, InputSpec):
-        explicit = input_spec.to_dict()
+        explicit = {'bgr': False, **input_spec.to_dict()}
     else:
         explicit = {k: v for k, v in (input_spec or {}).items() if v is not None}
     model, label, name, stored = _open(source, allow_code)
