@@ -13,6 +13,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.litert import TfliteModel
 from zscgan_tf.quantizers import ptq
 from zscgan_tf.teacher.input_spec import InputSpec
+from zscgan_tf.teacher.loading import load_teacher
 
 
 def pixels(count=16, low=0.0, high=1.0):
@@ -248,6 +249,22 @@ def test_clipped_input_share(teacher):
         representative_dataset=lambda: iter([[calibration]]),
     )
     assert clipped_input_share(audit(data), spec) == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_single_unit_within_0_and_1_is_no_probability():
+    layers = tf_keras.layers
+    inputs = layers.Input((8, 8, 3))
+    x = layers.BatchNormalization()(inputs)
+    # Between 0 and 1 for images between 0 and 1.
+    logit = layers.Dense(1, kernel_initializer=tf_keras.initializers.Constant(0.3))(
+        layers.GlobalAveragePooling2D()(x)
+    )
+    teacher = load_teacher(tf_keras.Model(inputs, logit), input_spec={'preprocessing': 'unit'})
+    images = np.random.default_rng(0).uniform(size=(16, 8, 8, 3)).astype(np.float32)
+    data = ptq.convert(teacher, [images])
+    file, (low, high) = TfliteModel(data), audit_module.output_tensor(read_model(data)).value_range
+    assert 0 <= low and high <= 1 and not file.ends_in_probabilities
+    np.testing.assert_array_equal(file.scores(images)[:, 0], 0)
 
 
 def test_ends_in_probabilities(teacher, int8_file):

@@ -216,7 +216,10 @@ def output_tensor(model):
 
 
 def ends_in_probabilities(model):
-    """Whether a file ends in probabilities: a softmax or logistic, or an output within [0, 1]."""
+    """Whether a file ends in probabilities: a softmax or logistic, or scores within [0, 1].
+
+    The logit of a single unit may lie there by chance; scores of many classes do not.
+    """
     graph = model.subgraphs[0]
     index = _indices(graph.outputs)[0]
     for op in reversed(graph.operators):
@@ -227,6 +230,8 @@ def ends_in_probabilities(model):
         if op_name(model, op) not in ('QUANTIZE', 'DEQUANTIZE', 'RESHAPE'):
             break
         index = next(iter(_indices(op.inputs)), None)
+    if graph.tensors[_indices(graph.outputs)[0]].shape[-1] == 1:
+        return False
     value_range = output_tensor(model).value_range
     return value_range is not None and value_range[0] >= 0 and value_range[1] <= 1
 

@@ -8,6 +8,7 @@ import tf_keras
 from zscgan_tf import presets, training_loop, zscgan
 from zscgan_tf import workdir as workdirs
 from zscgan_tf.errors import UserError
+from zscgan_tf.evaluation import check_classes
 from zscgan_tf.quantizers import conversion
 from zscgan_tf.quantizers.bias_correction import correct_biases
 from zscgan_tf.quantizers.equalization import equalize
@@ -301,7 +302,7 @@ def _config(teacher, source, options, seed):
         'input_spec': teacher.input_spec.to_dict(),
         **{f'source_{name}': value for name, value in source.description.items()},
         'batch_size': source.batch_size,
-        **options,
+        **{presets.DISTILLATION_FLAGS.get(name, name): value for name, value in options.items()},
         'seed': seed,
     }
 
@@ -353,6 +354,8 @@ def check_source(teacher, source, options):
             f'--soft_target_weight={options["soft_target_weight"]} needs labels, which this source '
             f'does not have: pass 1 (eq. 4), or a source with labels.'
         )
+    if options['soft_target_weight'] < 1 and source.num_classes:
+        check_classes(source.num_classes, teacher)
     if options['update_generator'] and not hasattr(source, 'generator'):
         raise UserError(
             '--update_generator needs a generator: pass --source=zscgan or --noupdate_generator.'

@@ -131,6 +131,24 @@ def _scores_function(candidate, teacher):
     return lambda pixels: candidate.scores(teacher.input_spec.to_inputs(pixels).numpy())
 
 
+def check_classes(num_classes, teacher):
+    """Refuses labelled images of more classes than the teacher has, before any work.
+
+    Args:
+        num_classes: one more than the images' highest label.
+        teacher: a `Teacher`.
+    """
+    if num_classes > teacher.num_classes:
+        raise _no_class(num_classes - 1, teacher)
+
+
+def _no_class(label, teacher):
+    return UserError(
+        f'Label {label} is not a class of the teacher {teacher.name}, which has '
+        f'{teacher.num_classes}: labels are 0 ... {teacher.num_classes - 1}.'
+    )
+
+
 def _checked_labels(labels, images, teacher):
     labels = np.asarray(labels)
     if labels.shape != (images,):
@@ -140,10 +158,7 @@ def _checked_labels(labels, images, teacher):
         )
     wrong = labels[(labels < 0) | (labels >= teacher.num_classes)]
     if len(wrong):
-        raise UserError(
-            f'Label {wrong[0]} is not a class of the teacher {teacher.name}, which has '
-            f'{teacher.num_classes}: labels are 0 ... {teacher.num_classes - 1}.'
-        )
+        raise _no_class(wrong[0], teacher)
     return labels.astype(np.int64)
 
 

@@ -125,6 +125,11 @@ def build_generator(
     """
     height, width, image_channels = image_shape
     size = (-(-height // output_stride), -(-width // output_stride))
+    if min(size) < 2:
+        raise UserError(
+            f'--output_stride={output_stride} leaves {size[0]}x{size[1]} of {height}x{width} '
+            f'pixels: pass at most {min(height, width) // 2}.'
+        )
     scales = scales or default_scales(size)
     if min(size) < 2**scales:
         raise UserError(

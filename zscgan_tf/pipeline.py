@@ -1,6 +1,7 @@
 """The whole job behind the generator or the student: convert, audit, write, say how good it is."""
 
 import itertools
+import numbers
 
 from zscgan_tf import audit, evaluation, export
 from zscgan_tf.errors import UserError
@@ -49,8 +50,10 @@ def quantize(
         UserError: see `export.check_output`, `ptq.convert` and `audit.audit`; nothing is written.
     """
     export.check_output(output, overwrite)
-    if calibration_images < 1:
-        raise UserError(f'--calibration_images={calibration_images}: pass at least 1.')
+    if not isinstance(calibration_images, numbers.Integral) or calibration_images < 1:
+        raise UserError(
+            f'--calibration_images={calibration_images}: pass a whole number, at least 1.'
+        )
     data = ptq.convert(
         teacher,
         (pixels for pixels, _ in take(source.batches(), calibration_images)),

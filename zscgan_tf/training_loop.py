@@ -161,8 +161,8 @@ def run(
             means = {key: float(values.mean()) for key, values in history.items()}
             _write_metrics(metrics_file, done, {**means, **clock.rates()})
             progress.set_postfix_str(
-                ' '.join(f'{key}={value:.4g}' for key, value in means.items())
-                + f' {clock.rates()["images_per_second"]:.0f} images/s',
+                f'{clock.rates()["images_per_second"]:.0f} images/s '
+                + ' '.join(f'{key}={value:.4g}' for key, value in means.items()),
                 refresh=False,
             )
             progress.update(count)

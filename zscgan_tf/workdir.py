@@ -43,6 +43,11 @@ def _claim(workdir, config, flag):
             f'{flag}={workdir} belongs to another teacher ({found.get("teacher", "unknown")}): '
             f'pass another {flag}.'
         )
+    kinds = ['student' if 'source_kind' in c else 'generator' for c in (found, config)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f'{flag}={workdir} holds a {kinds[0]}, not a {kinds[1]}: pass another {flag}.'
+        )
     different = differences(found, config)
     if different:
         raise UserError(

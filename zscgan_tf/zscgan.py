@@ -289,6 +289,11 @@ def load_generator(teacher, workdir, *, batch_size=None, seed=0):
             f'--workdir={workdir} was made with another preprocessing: pass the one of its '
             f'config.json, {config.get("input_spec")}.'
         )
+    if 'source_kind' in config:
+        raise UserError(
+            f'--workdir={workdir} holds a student, not a generator: pass the folder of the '
+            f'generator.'
+        )
     if not {*presets.OPTIONS, 'seed'} <= config.keys():
         raise UserError(f'--workdir={workdir}: its config.json is not complete: train again.')
     generator = _build(teacher, config, config['seed'])

@@ -96,7 +96,7 @@ def test_the_result_file(finished):
         (['--learning_rate=0.5'], 'learning_rate 0.001, not 0.5'),
         (['--input_type=uint8'], 'input_type "int8", not "uint8"'),
         (['--calibration_images=10'], 'images 20, not 10'),
-        (['--source=noise_uniform'], '(bns_loss_weight 1.0, not null)'),
+        (['--output_type=float32'], 'output_type "int8", not "float32"'),
     ],
 )
 def test_a_result_of_another_configuration_is_refused_before_any_work(

@@ -227,6 +227,7 @@ def bad_files(programs):
     images = np.random.default_rng(0).uniform(size=(20, 8, 8, 3)).astype(np.float32)
     np.savez(folder / 'two_channels.npz', images=images[..., :2])
     np.savez(folder / 'four_images.npz', images=images[:4])
+    np.savez(folder / 'labelled.npz', images=images, labels=np.arange(20) % 13)
     images[3, 2, 1, 0] = np.nan
     np.savez(folder / 'not_finite.npz', images=images)
 
@@ -247,7 +248,11 @@ FILES = '--source=files'
         (['--calibration_images=9'], ["--calibration_images is for TFLite's calibration, not for"]),
         (['--noper_channel'], ["--per_channel is for TFLite's calibration, not for a student"]),
         (['--allow_float_ops'], ["--allow_float_ops is for TFLite's calibration, not for a"]),
-        (['--range_images=0'], ['--range_images=0 must be at least 1']),
+        (['--range_images=0'], ['--range_images=0 must be a whole number, at least 1']),
+        (
+            [FILES, '--images=labelled.npz', '--soft_target_weight=0.5', '--nomix'],
+            ['Label 12 is not a class of the teacher tiny'],
+        ),
         (['--distillation_steps=-1'], ['--distillation_steps=-1 must be 0']),
         (['--distillation_learning_rate=0'], ['--distillation_learning_rate=0.0 must be positive']),
         (['--update_generator'], ['--update_generator needs a generator: pass --source=zscgan']),
@@ -304,6 +309,21 @@ def times(folder):
         ),
         ('distill', ['--distillation_steps=0'], ['leaves nothing to distill']),
         ('distill', ['--workdir=missing'], ['--workdir=missing holds no run']),
+        (
+            'quantize',
+            ['--student_workdir=student_run'],
+            ['--student_workdir=student_run holds a generator, not a student'],
+        ),
+        (
+            'distill',
+            ['--workdir=student_run/student_w6a6'],
+            ['holds a student, not a generator: pass the folder of the generator'],
+        ),
+        (
+            'distill',
+            ['--distillation_steps=7'],
+            ['distillation_steps 6, not 7', 'or another --student_workdir'],
+        ),
         ('distill', ['--seed=3'], ['holds a generator of another configuration', 'seed 2, not 3']),
         ('distill', ['--z_channels=7', '--steps=9'], ['steps 8, not 9', 'z_channels 3, not 7']),
     ],

@@ -59,6 +59,13 @@ def test_impossible_numbers(mean, std, words):
     assert all(word in str(error.value) for word in words)
 
 
+def test_values_for_pixels_in_0_255_are_named():
+    with pytest.raises(UserError, match='is for pixels in 0...255.* pass --mean=0.485,0.456'):
+        InputSpec((8, 8), 2, (123.675, 116.28), 1)
+    with pytest.raises(UserError, match='--std=58.395 is for pixels .* pass --std=0.229'):
+        InputSpec((8, 8), 3, 0, 58.395)
+
+
 def test_the_json_form_comes_back(tmp_path):
     spec = InputSpec.from_preprocessing((5, 4), 3, 'caffe')
     path = tmp_path / 'model.json'

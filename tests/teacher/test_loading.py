@@ -456,6 +456,21 @@ def test_fingerprints_do_not_depend_on_the_process(tmp_path):
 # The JSON beside the file
 
 
+def test_unknown_fields_and_images_that_are_too_small_are_refused():
+    model = _open_classifier()
+    with pytest.raises(UserError, match='unknown field BGR of an input specification'):
+        load_teacher(model, input_spec={'preprocessing': 'tf', 'BGR': True, 'image_size': [8, 8]})
+    with pytest.raises(UserError, match='can not take images of 2x2 .* another --image_size'):
+        load_teacher(model, input_spec={'preprocessing': 'tf', 'image_size': [2, 2]})
+
+
+def _open_classifier():
+    layers = tf_keras.layers
+    inputs = layers.Input((None, None, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(inputs))
+    return tf_keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
 def test_the_json_beside_the_file(tmp_path):
     for form in ('a.h5', 'folder'):
         classifier().save(tmp_path / form)

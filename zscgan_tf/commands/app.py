@@ -40,7 +40,7 @@ def _parse(arguments):
     try:
         rest = FLAGS(arguments)[1:]
     except (flags.Error, OSError) as error:
-        _fail(str(error).replace('\n', ' '))
+        _fail(str(error).replace('\n', ' ').removeprefix('ERROR:: '))
     except SystemExit:  # absl leaves --help with status 1
         sys.exit(0)
     if rest:

@@ -19,8 +19,8 @@ def define_teacher_flags():
     flags.DEFINE_string(
         'teacher',
         None,
-        'The float classifier: a .keras or .h5 file or a SavedModel folder of Keras 2 or 3, or '
-        'package.module:function (with --allow_code).',
+        'The float classifier: a .keras or .h5 file of Keras 2 or 3, a SavedModel folder of Keras '
+        '2, or package.module:function (with --allow_code).',
     )
     flags.DEFINE_boolean(
         'allow_code', False, 'Allow the model to run Python code of its own, such as Lambda layers.'
@@ -154,10 +154,15 @@ def generator_options(teacher):
     return presets.resolve(FLAGS.preset, teacher, _given_options())
 
 
+def passed_generator_flags():
+    """The names of the generator's options that were passed, a set."""
+    return {name for name, value in _given_options().items() if value is not None}
+
+
 def passed_generator_options(teacher):
     """Those of `generator_options` whose flags were passed."""
     options = generator_options(teacher)
-    return {name: options[name] for name, value in _given_options().items() if value is not None}
+    return {name: options[name] for name in passed_generator_flags()}
 
 
 def _given_options():

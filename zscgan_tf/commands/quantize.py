@@ -6,8 +6,8 @@ into a student of any width from 2 to 8 bits. Proves that the file is integer, a
 is.
 
   bin/quantize.py --teacher=model.h5 --output=model.tflite
-  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat --weight_bits=6 \
-      --activation_bits=6
+  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat \\
+      --weight_bits=6 --activation_bits=6
 """
 
 import functools
@@ -64,20 +64,24 @@ flags.DEFINE_string('result_json', None, "A file that this seed's result is adde
 
 
 def main():
-    from zscgan_tf import export, pipeline, results
+    from zscgan_tf import evaluation, export, pipeline, results
 
     common_flags.require('output', 'the .tflite to write')
     output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
     if output in ('logits', 'model'):
         raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
+    _check_names(output)
     export.check_output(output, FLAGS.overwrite)
     if FLAGS.result_json:
         results.check(FLAGS.result_json)
+    _check_unused()
     distilled = _distillation_options()
     teacher = common_flags.load_teacher()
     if distilled:
         common_flags.check_student(teacher, distilled)
     evaluate_on = _evaluation_source(teacher)
+    if FLAGS.evaluation_images and evaluate_on.has_labels:
+        evaluation.check_classes(evaluate_on.num_classes, teacher)
     folder = pathlib.Path(common_flags.workdir(default=os.path.splitext(output)[0] + '.workdir'))
     common = _common_results(teacher, distilled)
     if FLAGS.result_json:
@@ -114,6 +118,35 @@ def main():
     return 2 if pipeline.disagrees(teacher, result) else 0
 
 
+def _check_names(output):
+    """Refuses an output in the place of what is read, or of another output."""
+    for one, path, other, other_path in (
+        ('output', output, 'teacher', FLAGS.teacher),
+        ('result_json', FLAGS.result_json, 'teacher', FLAGS.teacher),
+        ('result_json', FLAGS.result_json, 'output', output),
+    ):
+        if path and other_path and os.path.realpath(path) == os.path.realpath(other_path):
+            raise UserError(f'--{one} and --{other} are the same file, {path}: pass another name.')
+
+
+def _check_unused():
+    """Refuses flags that nothing would read."""
+    if FLAGS.images and FLAGS.source != 'files':
+        raise UserError('--images is for --source=files: pass it, or leave --images out.')
+    if FLAGS.dataset and FLAGS.source != 'dataset' and not FLAGS.evaluation_split:
+        raise UserError(
+            '--dataset is for --source=dataset or --evaluation_split: pass one of them, or leave '
+            '--dataset out.'
+        )
+    if FLAGS.source != 'zscgan':
+        passed = common_flags.passed_generator_flags() - {'batch_size'}
+        if passed:
+            raise UserError(
+                f'--{min(passed)} is for a generator, and --source={FLAGS.source} has none: leave '
+                f'it out.'
+            )
+
+
 def _distillation_options():
     """All options of the student; None where TFLite's own calibration quantizes."""
     from zscgan_tf import presets
@@ -141,6 +174,7 @@ def _distillation_options():
         )
     flags_of = presets.DISTILLATION_FLAGS
     passed = [flags_of.get(name, name) for name, value in given.items() if value is not None]
+    passed += ['student_workdir'] if FLAGS.student_workdir else []
     if passed:
         raise UserError(
             f'--{passed[0]} is for a student: pass --method=qat, or --range_estimator=mse for '

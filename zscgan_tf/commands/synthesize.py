@@ -25,7 +25,7 @@ def main():
     from zscgan_tf import export, image_files, zscgan
 
     common_flags.require('output', 'the folder or .npz to write')
-    to_npz = FLAGS.output.endswith('.npz')
+    to_npz = FLAGS.output.lower().endswith('.npz')
     (export.check_output if to_npz else image_files.check_folder)(FLAGS.output, FLAGS.overwrite)
     teacher = common_flags.load_teacher()
     source = zscgan.load_generator(

@@ -25,6 +25,10 @@ PREPROCESSINGS = {
 }
 
 
+# Means and deviations of pixels in [0, 1] are below 1; those of pixels in 0...255 are not.
+_LARGEST = 2.0
+
+
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
     """What a teacher's first layer takes.
@@ -54,6 +58,12 @@ class InputSpec:
                 raise UserError(
                     f'--{name} has values that are not '
                     f'{"positive and " if name == "std" else ""}finite: {values.tolist()}.'
+                )
+            if np.any(np.abs(values) > _LARGEST):
+                raise UserError(
+                    f'--{name}={",".join(f"{v:g}" for v in values)} is for pixels in 0...255; here '
+                    f'they are in [0, 1]: pass --{name}='
+                    f'{",".join(f"{v / 255:.4g}" for v in values)} (the same over 255).'
                 )
             object.__setattr__(
                 self, name, tuple(np.broadcast_to(values, self.channels).astype(float).tolist())
@@ -138,10 +148,10 @@ def read_fields(path):
         raise UserError(f'{path}: not a readable JSON input specification ({error}).') from error
     if not isinstance(fields, dict):
         raise UserError(f'{path}: an input specification is a JSON object, not a list or value.')
-    known = ('image_size', 'channels', 'mean', 'std', 'bgr', 'preprocessing')
-    return {name: fields[name] for name in known if name in fields}
+    return {name: fields[name] for name in FIELDS if name in fields}
 
 
+FIELDS = ('image_size', 'channels', 'mean', 'std', 'bgr', 'preprocessing')
 _PIXEL_FIELDS = ('mean', 'std', 'bgr', 'preprocessing')
 
 
@@ -243,11 +253,15 @@ def resolve_input_spec(image_shape, fields, flat_model, name):
             f'most common are:\n'
             f'  --preprocessing=tf   (pixels in [-1, 1]: MobileNet and most of '
             f'tf_keras.applications)\n'
-            f'  --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225   (PyTorch, torchvision)'
+            f'{_SECOND_MOST_COMMON if channels == 3 else _SECOND_OF_OTHER_CHANNELS}'
         )
     return dataclasses.replace(
         InputSpec.from_preprocessing(tuple(size), channels, found), bgr=bool(bgr)
     )
+
+
+_SECOND_MOST_COMMON = '  --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225   (PyTorch, torchvision)'
+_SECOND_OF_OTHER_CHANNELS = '  --preprocessing=unit   (pixels in [0, 1])'
 
 
 def _detect(flat_model):

@@ -23,6 +23,7 @@ from zscgan_tf.teacher.fingerprint import fingerprint
 from zscgan_tf.teacher.flatten import flatten
 from zscgan_tf.teacher.head import split_head
 from zscgan_tf.teacher.input_spec import (
+    FIELDS,
     InputSpec,
     merge_fields,
     read_fields,
@@ -62,6 +63,12 @@ def load_teacher(source, *, input_spec=None, allow_code=False):
         explicit = {'bgr': False, **input_spec.to_dict()}
     else:
         explicit = {k: v for k, v in (input_spec or {}).items() if v is not None}
+        unknown = sorted(explicit.keys() - set(FIELDS))
+        if unknown:
+            raise UserError(
+                f'unknown field {unknown[0]} of an input specification: the fields are '
+                f'{", ".join(FIELDS)}.'
+            )
     model, label, name, stored = _open(source, allow_code)
     fields = merge_fields(explicit, stored)
     if _is_keras3(model):
@@ -70,7 +77,13 @@ def load_teacher(source, *, input_spec=None, allow_code=False):
         model_shape = _image_shape(model, label)
     image_shape = resolve_image_shape(model_shape, fields, label)
     plain = _translate(model, model_shape, image_shape) if _is_keras3(model) else model
-    flat = flatten(plain, image_shape, label)
+    try:
+        flat = flatten(plain, image_shape, label)
+    except ValueError as error:
+        raise UserError(
+            f'{label} can not take images of {image_shape[0]}x{image_shape[1]} '
+            f'({str(error).splitlines()[0][:200]}): pass another --image_size.'
+        ) from error
     _check_weights(flat, label)
     spec = resolve_input_spec(image_shape, fields, flat, label)
     _check_same(model, flat, spec, label)
