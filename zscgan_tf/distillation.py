@@ -222,7 +222,7 @@ def distill(
     keep=None,
     **options,
 ):
-    """Distils a quantized student from its teacher on a source's images (DF-QAT, section 2.3).
+    """Distills a quantized student from its teacher on a source's images (DF-QAT, section 2.3).
 
     A workdir that holds such a training goes on where it stopped; a finished one is reused.
 
@@ -263,7 +263,7 @@ def distill(
             state |= {'generator': source.generator, 'generator_optimizer': generator_optimizer}
         step = make_step(student, optimizer, options, seed=seed, generator_update=update)
     if steps:
-        config = _config(teacher, source, options, seed)
+        config = workdirs.config_of(teacher, _with_source(source, options), seed)
         workdirs.claim(workdir, config, keep, flag='--student_workdir')
     if not steps or training_loop.restore(state, workdir) == 0:
         _prepare(student, source, options)
@@ -294,16 +294,12 @@ def distill(
     return student
 
 
-def _config(teacher, source, options, seed):
-    """What a workdir belongs to: teacher, preprocessing, images, and all that shapes the result."""
+def _with_source(source, options):
+    """The options under their flags' names, and the images that they are used on."""
     return {
-        'teacher': teacher.name,
-        'fingerprint': teacher.fingerprint,
-        'input_spec': teacher.input_spec.to_dict(),
         **{f'source_{name}': value for name, value in source.description.items()},
         'batch_size': source.batch_size,
         **{presets.DISTILLATION_FLAGS.get(name, name): value for name, value in options.items()},
-        'seed': seed,
     }
 
 

@@ -1,10 +1,10 @@
 """The whole job behind the generator or the student: convert, audit, write, say how good it is."""
 
 import itertools
-import numbers
 
 from zscgan_tf import audit, evaluation, export
 from zscgan_tf.errors import UserError
+from zscgan_tf.presets import is_count
 from zscgan_tf.quantizers import conversion, ptq
 from zscgan_tf.sources import take
 
@@ -50,7 +50,7 @@ def quantize(
         UserError: see `export.check_output`, `ptq.convert` and `audit.audit`; nothing is written.
     """
     export.check_output(output, overwrite)
-    if not isinstance(calibration_images, numbers.Integral) or calibration_images < 1:
+    if not is_count(calibration_images):
         raise UserError(
             f'--calibration_images={calibration_images}: pass a whole number, at least 1.'
         )

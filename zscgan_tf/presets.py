@@ -80,9 +80,9 @@ def resolve(preset, teacher, overrides):
     given = {name: value for name, value in overrides.items() if value is not None}
     options |= given
     for name in ('batch_size', 'steps', 'z_channels', 'noise_scales', 'output_stride'):
-        _check(options, name, _is_count, 'a whole number, at least 1')
-    _check(options, 'generator_scales', _is_count, 'a whole number, at least 1')
-    _check(options, 'skip_channels', lambda v: v == 0 or _is_count(v), '0 (no skips) or more')
+        _check(options, name, is_count, 'a whole number, at least 1')
+    _check(options, 'generator_scales', is_count, 'a whole number, at least 1')
+    _check(options, 'skip_channels', lambda v: v == 0 or is_count(v), '0 (no skips) or more')
     _check(options, 'learning_rate', lambda v: 0 < v < float('inf'), 'positive')
     for name in ('class_loss_weight', 'bns_loss_weight', 'entropy_loss_weight'):
         _check(options, name, lambda v: 0 <= v < float('inf'), '0 (switched off) or more')
@@ -123,7 +123,8 @@ def _fit_to_scales(options, given, size):
     }
 
 
-def _is_count(value):
+def is_count(value):
+    """Whether a value is a whole number, at least 1."""
     return isinstance(value, numbers.Integral) and value >= 1
 
 
@@ -262,9 +263,9 @@ def resolve_distillation(preset, overrides):
     ):
         legal = f'one of {", ".join(values)}'
         _check(options, name, values.__contains__, legal, DISTILLATION_FLAGS.get(name))
-    _check(options, 'range_images', _is_count, 'a whole number, at least 1')
+    _check(options, 'range_images', is_count, 'a whole number, at least 1')
     for name, is_legal, legal in (
-        ('steps', lambda v: v == 0 or _is_count(v), '0 (ranges only, no training) or more'),
+        ('steps', lambda v: v == 0 or is_count(v), '0 (ranges only, no training) or more'),
         ('learning_rate', lambda v: 0 < v < float('inf'), 'positive'),
     ):
         _check(options, name, is_legal, legal, DISTILLATION_FLAGS[name])

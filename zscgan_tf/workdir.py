@@ -7,6 +7,22 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.export import write_atomically
 
 
+def config_of(teacher, options, seed):
+    """What a workdir belongs to: the teacher, its preprocessing, and all that shapes the result."""
+    return {
+        'teacher': teacher.name,
+        'fingerprint': teacher.fingerprint,
+        'input_spec': teacher.input_spec.to_dict(),
+        **options,
+        'seed': seed,
+    }
+
+
+def kind_of(config):
+    """What a workdir of this configuration holds: 'student' (made of images) or 'generator'."""
+    return 'student' if 'source_kind' in config else 'generator'
+
+
 def claim(workdir, config, keep=None, flag='--workdir'):
     """Makes the workdir this configuration's, or checks that it already is, and keeps texts there.
 
@@ -43,10 +59,10 @@ def _claim(workdir, config, flag):
             f'{flag}={workdir} belongs to another teacher ({found.get("teacher", "unknown")}): '
             f'pass another {flag}.'
         )
-    kinds = ['student' if 'source_kind' in c else 'generator' for c in (found, config)]
-    if kinds[0] != kinds[1]:
+    if kind_of(found) != kind_of(config):
         raise UserError(
-            f'{flag}={workdir} holds a {kinds[0]}, not a {kinds[1]}: pass another {flag}.'
+            f'{flag}={workdir} holds a {kind_of(found)}, not a {kind_of(config)}: pass another '
+            f'{flag}.'
         )
     different = differences(found, config)
     if different:

@@ -242,7 +242,7 @@ def train_generator(
     with strategy.scope():
         generator, optimizer, step = build_training(teacher, options, seed)
     # Claimed when all options are known to be right.
-    workdirs.claim(workdir, _config(teacher, options, seed), keep)
+    workdirs.claim(workdir, workdirs.config_of(teacher, options, seed), keep)
     source = GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
 
     def write_images(done):
@@ -289,7 +289,7 @@ def load_generator(teacher, workdir, *, batch_size=None, seed=0):
             f'--workdir={workdir} was made with another preprocessing: pass the one of its '
             f'config.json, {config.get("input_spec")}.'
         )
-    if 'source_kind' in config:
+    if workdirs.kind_of(config) != 'generator':
         raise UserError(
             f'--workdir={workdir} holds a student, not a generator: pass the folder of the '
             f'generator.'
@@ -321,17 +321,6 @@ def class_grid(source, num_classes):
     rows = min(GRID_CLASSES, num_classes)
     classes = [row * num_classes // rows for row in range(rows)]
     return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])
-
-
-def _config(teacher, options, seed):
-    """What a workdir belongs to: the teacher, its preprocessing, and all that shapes the result."""
-    return {
-        'teacher': teacher.name,
-        'fingerprint': teacher.fingerprint,
-        'input_spec': teacher.input_spec.to_dict(),
-        **options,
-        'seed': seed,
-    }
 
 
 def _update_of(generator, teacher, options, steps, seed):

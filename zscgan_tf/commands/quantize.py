@@ -64,7 +64,7 @@ flags.DEFINE_string('result_json', None, "A file that this seed's result is adde
 
 
 def main():
-    from zscgan_tf import evaluation, export, pipeline, results
+    from zscgan_tf import export, pipeline, results
 
     common_flags.require('output', 'the .tflite to write')
     output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
@@ -80,8 +80,6 @@ def main():
     if distilled:
         common_flags.check_student(teacher, distilled)
     evaluate_on = _evaluation_source(teacher)
-    if FLAGS.evaluation_images and evaluate_on.has_labels:
-        evaluation.check_classes(evaluate_on.num_classes, teacher)
     folder = pathlib.Path(common_flags.workdir(default=os.path.splitext(output)[0] + '.workdir'))
     common = _common_results(teacher, distilled)
     if FLAGS.result_json:
@@ -229,12 +227,17 @@ def _source(teacher, folder):
 
 
 def _evaluation_source(teacher):
+    from zscgan_tf.evaluation import check_classes
+
     if FLAGS.evaluation_images and FLAGS.evaluation_split:
         raise UserError(
             '--evaluation_images and --evaluation_split name two sets of images: pass one.'
         )
     if FLAGS.evaluation_images:
-        return common_flags.images_in(FLAGS.evaluation_images, teacher)
+        source = common_flags.images_in(FLAGS.evaluation_images, teacher)
+        if source.has_labels:
+            check_classes(source.num_classes, teacher)
+        return source
     if FLAGS.evaluation_split:
         common_flags.require('dataset', 'the dataset of --evaluation_split')
         return common_flags.images_of_split(FLAGS.evaluation_split, teacher)

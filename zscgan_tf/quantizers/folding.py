@@ -44,14 +44,15 @@ def fold(model, name='the teacher'):
         UserError: a layer that the student has no counterpart for, by name.
     """
     graph = _Graph(name, {layer.name for layer in model.layers})
-    for node in nodes(model):
+    used = nodes(model)
+    for node in used:
         if type(node.layer) not in RULES:
             graph.refuse(node.layer)
-    readers = collections.Counter(id(x) for node in nodes(model) for x in node.keras_inputs)
+    readers = collections.Counter(id(x) for node in used for x in node.keras_inputs)
     readers[id(model.output)] += 1
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
     values = {id(model.input): inputs}
-    for node in nodes(model):
+    for node in used:
         (x,) = tf.nest.flatten(node.outputs)
         y = RULES[type(node.layer)](graph, node, *(values[id(z)] for z in node.keras_inputs))
         if tuple(y.shape[1:]) != carried(x.shape):

@@ -169,12 +169,12 @@ def build_student(
             )
         if graph.is_quantized(layer):
             fixed = FIXED_RANGES.get(_activation_name(layer))
-            narrow = graph.feeds_kernel(layer) and not graph.is_the_input(layer)
+            read = graph.feeds_kernel(layer) and not graph.is_the_input(layer)
             output = (
                 scheme.FixedQuantizer(*fixed)
                 if fixed
                 else scheme.ActivationQuantizer(
-                    activation_bits if narrow or all_activations else 8,
+                    activation_bits if read or all_activations else 8,
                     nonnegative=graph.is_nonnegative(layer),
                     training=range_training,
                     export=export,
