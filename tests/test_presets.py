@@ -176,6 +176,11 @@ def test_a_distillation_resolves_to_itself():
         ({'range_images': 0}, '--range_images=0 must be a whole number, at least 1.'),
         ({'range_estimator': 'kl'}, '--range_estimator=kl must be one of minmax, percentile, mse.'),
         ({'range_training': 'no'}, '--range_training=no must be one of learned, moving_average, '),
+        ({'wide_residuals': True}, '--wide_residuals keeps at 8 bits what would have fewer: pass'),
+        (
+            {'wide_residuals': True, 'activation_bits': 6, 'all_activations': True},
+            '--wide_residuals keeps at 8 bits what would have fewer: pass',
+        ),
         ({'epochs': 3}, 'unknown option epochs: the options are '),
     ],
 )

@@ -159,6 +159,7 @@ _PAPER_DISTILLATION = {
     'activation_bits': 8,
     'first_last_bits': None,  # `weight_bits`
     'all_activations': False,
+    'wide_residuals': False,
     'range_estimator': 'minmax',
     'range_training': 'moving_average',
     'range_images': 1024,
@@ -195,6 +196,7 @@ TFMOT_STUDENT = {
     'activation_bits': 8,
     'first_last_bits': 8,
     'all_activations': False,
+    'wide_residuals': False,
     'range_training': 'moving_average',
     'equalization': False,
     'bias_correction': False,
@@ -213,6 +215,7 @@ STUDENT_OPTIONS = (
     'activation_bits',
     'first_last_bits',
     'all_activations',
+    'wide_residuals',
     'range_training',
 )
 
@@ -251,6 +254,13 @@ def resolve_distillation(preset, overrides):
     for name in ('weight_bits', 'activation_bits', 'first_last_bits'):
         _check(
             options, name, lambda v: isinstance(v, numbers.Integral) and 2 <= v <= 8, '2 to 8 bits'
+        )
+    if options['wide_residuals'] and (
+        options['activation_bits'] == 8 or options['all_activations']
+    ):
+        raise UserError(
+            '--wide_residuals keeps at 8 bits what would have fewer: pass fewer --activation_bits, '
+            'and no --all_activations, or leave it out.'
         )
     if options['learning_rate'] is None:
         options['learning_rate'] = _SMALL_RATES[

@@ -155,6 +155,7 @@ def test_options(preset):
         'activation_bits': 4,
         'first_last_bits': 4,
         'all_activations': True,
+        'wide_residuals': True,
         'range_training': 'learned',
     }.items():
         with pytest.raises(UserError, match=f'--{name}={value} is not for --student=tfmot'):

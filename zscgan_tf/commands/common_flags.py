@@ -203,6 +203,12 @@ def define_student_flags():
         "Bring the model's input, the logits and what is only summed to --activation_bits too, not "
         'only what convolutions read.',
     )
+    flags.DEFINE_boolean(
+        'wide_residuals',
+        None,
+        'Keep what both convolutions and additions read at 8 bits; convolutions read a copy of '
+        '--activation_bits. Paper: no.',
+    )
     flags.DEFINE_enum(
         'range_estimator',
         None,

@@ -19,7 +19,8 @@ import tf_keras
 import tqdm
 
 from zscgan_tf.quantizers.folding import weight_layers
-from zscgan_tf.quantizers.student import KEEPING_CHANNELS, as_logits
+from zscgan_tf.quantizers.student import as_logits
+from zscgan_tf.quantizers.widths import KEEPING_CHANNELS, activation_name
 
 layers = tf_keras.layers
 
@@ -93,7 +94,7 @@ def _groups(twin):
         inputs = [id(x) for x in tf.nest.flatten(layer.input)]
         if _scales_by_channel(layer):
             continue
-        if isinstance(layer, HOMOGENEOUS) or _is_relu(layer):
+        if isinstance(layer, HOMOGENEOUS) or _is_relu(layer) or activation_name(layer) == 'linear':
             for x in inputs:
                 parents[find(x)] = find(id(layer.output))
         else:

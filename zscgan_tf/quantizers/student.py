@@ -17,24 +17,17 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers import ranges as estimators
 from zscgan_tf.quantizers.fake_quantization import SMALLEST_RANGE, quantize_weights
 from zscgan_tf.quantizers.folding import fold
-from zscgan_tf.teacher.flatten import nodes
+from zscgan_tf.quantizers.widths import (
+    HANDING_ON,
+    Graph,
+    activation_name,
+    fixed_range,
+    has_kernel,
+    with_copies,
+)
 
 layers = tf_keras.layers
 
-# Layers that hand values on, each in its channel.
-KEEPING_CHANNELS = (
-    layers.MaxPooling2D,
-    layers.GlobalMaxPooling2D,
-    layers.ZeroPadding2D,
-    layers.Cropping2D,
-    layers.UpSampling2D,
-)
-# Layers that hand values on: their output has their input's range and levels.
-HANDING_ON = (*KEEPING_CHANNELS, layers.Reshape, layers.Flatten, layers.Permute)
-# TFLite's converter fuses a ReLU into these.
-FUSED_WITH_RELU = (layers.Conv2D, layers.DepthwiseConv2D, layers.Add)
-# What their int8 kernels give: scale 1/256 or 1/128.
-FIXED_RANGES = {'sigmoid': (0.0, 255 / 256), 'softmax': (0.0, 255 / 256), 'tanh': (-1.0, 127 / 128)}
 WEIGHT_RANGE_FLOOR = 1e-5
 
 
@@ -106,7 +99,7 @@ def split_end(teacher):
             break
         handed_on.append(layer)
         x = before
-    name = _activation_name(layer)
+    name = activation_name(layer)
     if name not in ('softmax', 'sigmoid'):
         return model, None
     x = before
@@ -122,6 +115,7 @@ def build_student(
     activation_bits=8,
     first_last_bits=None,
     all_activations=False,
+    wide_residuals=False,
     range_training='learned',
     twin=None,
     export=False,
@@ -133,6 +127,7 @@ def build_student(
         weight_bits, activation_bits: 2 to 8.
         first_last_bits: of the first and the last layer's weights; None: `weight_bits`.
         all_activations: bring the input, the logits and what is only summed down too.
+        wide_residuals: what convolutions and others read stays at 8 bits; convolutions read a copy.
         range_training: 'learned' with the weights, 'moving_average' (of activations; those of
             weights are their extremes), or 'frozen'.
         twin: the folded model if it was made before.
@@ -153,14 +148,15 @@ def build_student(
             raise UserError(f'--{name}={bits}: pass 2 to 8.')
     if twin is None:
         twin = fold(split_end(teacher)[0], teacher.name)
-    weighted = [layer for layer in twin.layers if _has_kernel(layer) and layer.trainable]
+        twin = with_copies(twin) if wide_residuals else twin
+    weighted = [layer for layer in twin.layers if has_kernel(layer) and layer.trainable]
     ends = {weighted[0].name, weighted[-1].name} if weighted else set()
-    graph = _Graph(twin)
+    graph = Graph(twin)
     low, high = legal_range(teacher.input_spec)
     configs = {}
     for layer in twin.layers[1:]:
         weights = output = None
-        if _has_kernel(layer):
+        if has_kernel(layer):
             weights = scheme.WeightQuantizer(
                 first_last_bits if layer.name in ends else weight_bits,
                 depthwise=isinstance(layer, layers.DepthwiseConv2D),
@@ -168,7 +164,7 @@ def build_student(
                 export=export,
             )
         if graph.is_quantized(layer):
-            fixed = FIXED_RANGES.get(_activation_name(layer))
+            fixed = fixed_range(layer)
             read = graph.feeds_kernel(layer) and not graph.is_the_input(layer)
             output = (
                 scheme.FixedQuantizer(*fixed)
@@ -191,6 +187,7 @@ def build_student(
         'activation_bits': activation_bits,
         'first_last_bits': first_last_bits,
         'all_activations': all_activations,
+        'wide_residuals': wide_residuals,
         'range_training': range_training,
     }
     return Student(model, twin, teacher, options)
@@ -281,7 +278,7 @@ def feature_layers(twin):
 
     Those of them that have a range of their own, so that the student's is what the file computes.
     """
-    graph = _Graph(twin)
+    graph = Graph(twin)
     found = (layer for layer in twin.layers[1:] if graph.feeds_kernel(layer))
     return [layer.name for layer in found if graph.is_quantized(layer)]
 
@@ -323,66 +320,3 @@ def _snapped(kernel, quantizer, maximum):
     """The kernel on its grid, where the export's quantizer finds it unchanged."""
     flat = tf.reshape(kernel, [*kernel.shape[:2], -1]) if quantizer.depthwise else kernel
     return tf.reshape(quantize_weights(flat, maximum, quantizer.bits), kernel.shape)
-
-
-class _Graph:
-    """What follows what in a folded model."""
-
-    def __init__(self, model):
-        self._readers = {layer.name: [] for layer in model.layers}
-        self._sources = {layer.name: [] for layer in model.layers}
-        for node in nodes(model):
-            for source in tf.nest.flatten(node.inbound_layers):
-                self._readers[source.name].append(node.layer)
-                self._sources[node.layer.name].append(source)
-
-    def is_quantized(self, layer):
-        """Whether the output has a range of its own."""
-        if isinstance(layer, HANDING_ON):
-            return False
-        readers = self._readers[layer.name]
-        fused = isinstance(layer, FUSED_WITH_RELU) and len(readers) == 1
-        return not (fused and isinstance(readers[0], layers.ReLU))
-
-    def feeds_kernel(self, layer):
-        """Whether a convolution that is no constant reads the output, as it is or handed on."""
-        return any(
-            _has_kernel(reader)
-            and reader.trainable
-            or isinstance(reader, HANDING_ON)
-            and self.feeds_kernel(reader)
-            for reader in self._readers[layer.name]
-        )
-
-    def is_the_input(self, layer):
-        """Whether the output is the model's input, but for constants and handing on."""
-        while isinstance(layer, HANDING_ON) or _has_kernel(layer) and not layer.trainable:
-            (layer,) = self._sources[layer.name]
-        return isinstance(layer, layers.InputLayer)
-
-    def is_nonnegative(self, layer):
-        """Whether no output is below 0, whatever the image."""
-        if isinstance(layer, layers.ReLU) or _activation_name(layer) in ('sigmoid', 'softmax'):
-            return True
-        handed_on = HANDING_ON + (
-            layers.Add,
-            layers.Multiply,
-            layers.Concatenate,
-            layers.AveragePooling2D,
-            layers.GlobalAveragePooling2D,
-        )
-        return isinstance(layer, handed_on) and all(
-            self.is_nonnegative(source) for source in self._sources[layer.name]
-        )
-
-
-def _has_kernel(layer):
-    return isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
-
-
-def _activation_name(layer):
-    if isinstance(layer, layers.Softmax):
-        return 'softmax'
-    if isinstance(layer, layers.Activation):
-        return layer.activation.__name__
-    return None

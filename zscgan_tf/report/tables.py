@@ -29,12 +29,15 @@ ROWS = {
     'qat_w8a8_noise': 'W8A8 on uniform noise',
     'qat_w8a8_real': 'W8A8 on real images (not data-free)',
     'qat_w6a6': 'DF-QAT W6A6',
+    'qat_w6a6_wide': 'W6A6, residuals at 8 bits',
     'qat_w6a6_real': 'W6A6 on real images (not data-free)',
     'qat_w5a5': 'DF-QAT W5A5',
+    'qat_w5a5_wide': 'W5A5, residuals at 8 bits',
     'qat_w5a5_real': 'W5A5 on real images (not data-free)',
     'qat_w4a4': 'DF-QAT W4A4, first and last layer W8',
     'qat_w4a4_all': 'DF-QAT W4A4, every layer',
     'qat_w4a4_noise': 'W4A4 on uniform noise',
+    'qat_w4a4_wide': 'W4A4, residuals at 8 bits',
     'qat_w4a4_real': 'W4A4 on real images (not data-free)',
 }
 
