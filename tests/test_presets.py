@@ -22,7 +22,7 @@ def test_paper_is_section_3():
     assert options['class_loss_weight'] == options['bns_loss_weight'] == 1
     assert options['entropy_loss_weight'] == 0 and options['noise_scales'] == 1
     assert options['z_channels'] == 32 and options['skip_channels'] == 4
-    assert presets.calibration_images('paper', (32, 32)) == 10_000
+    assert presets.calibration_images('paper', teacher(32)) == 10_000
 
 
 def test_small_is_smaller():
@@ -30,7 +30,12 @@ def test_small_is_smaller():
         small, paper = (presets.resolve(p, teacher(size), {}) for p in ('small', 'paper'))
         assert small.keys() == paper.keys() == set(presets.OPTIONS)
         assert small['steps'] * small['batch_size'] < paper['steps'] * paper['batch_size']
-    assert presets.calibration_images('small', (224, 224)) < 10_000
+    assert presets.calibration_images('small', teacher(224)) < 10_000
+
+
+def test_small_images_calibrate_with_one_a_class_at_least():
+    found = [presets.calibration_images('small', teacher(32, k)) for k in (2, 10, 100, 10_000)]
+    assert found == [32, 32, 100, 512]
 
 
 def test_overrides():
@@ -92,7 +97,7 @@ def test_scales_fit_the_size_that_the_network_works_at():
         ({'learning_rate': float('inf')}, '--learning_rate=inf must be positive.'),
         ({'bns_loss_weight': -1.0}, '--bns_loss_weight=-1.0 must be 0 .switched off. or more.'),
         ({'class_loss_weight': 0, 'bns_loss_weight': 0}, 'leave nothing to train: keep one.'),
-        ({'compute_dtype': 'float16'}, 'must be float32 or bfloat16.'),
+        ({'compute_dtype': 'float16'}, 'must be one of float32, bfloat16.'),
         ({'epochs': 3}, 'unknown option epochs: the options are generator_scales, '),
     ],
 )
@@ -192,3 +197,10 @@ def test_a_distillation_out_of_range(overrides, message):
 def test_a_distillation_of_an_unknown_preset():
     with pytest.raises(UserError, match='--preset=big is unknown: pass one of small, paper.'):
         distillation('big')
+
+
+@pytest.mark.parametrize(
+    'size, scales', [((224, 224), 5), ((32, 32), 3), ((33, 17), 2), ((8, 8), 1), ((2, 9), 1)]
+)
+def test_default_scales(size, scales):
+    assert presets.default_scales(size) == scales

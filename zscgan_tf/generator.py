@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.presets import default_scales
 from zscgan_tf.teacher.batch_norm import batch_moments
 
 layers = tf_keras.layers
@@ -79,11 +80,6 @@ class Upsample(layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), 'size': self.size}
-
-
-def default_scales(image_size):
-    """As many scales as leave at least four pixels of the shorter side, five at most."""
-    return max(1, min(5, int(math.log2(min(image_size))) - 2))
 
 
 def build_generator(

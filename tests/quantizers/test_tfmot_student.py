@@ -160,5 +160,5 @@ def test_options(preset):
     }.items():
         with pytest.raises(UserError, match=f'--{name}={value} is not for --student=tfmot'):
             presets.resolve_distillation(preset, {'student': 'tfmot', name: value})
-    with pytest.raises(UserError, match='--student=wild must be folded or tfmot'):
+    with pytest.raises(UserError, match='--student=wild must be one of folded, tfmot'):
         presets.resolve_distillation(preset, {'student': 'wild'})

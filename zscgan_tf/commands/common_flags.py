@@ -6,6 +6,7 @@ import sys
 
 from absl import flags
 
+from zscgan_tf import presets
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -87,7 +88,7 @@ def define_generator_flags():
     flags.DEFINE_enum(
         'preset',
         'small',
-        ['small', 'paper'],
+        presets.PRESETS,
         'Default values of the flags below: small fits two cores, paper is section 3.',
     )
     flags.DEFINE_integer('steps', None, 'Training steps (batches). Paper: 200,000.')
@@ -114,7 +115,10 @@ def define_generator_flags():
         'output_stride', None, 'The generator works at 1/stride of the image size. Paper: 1.'
     )
     flags.DEFINE_enum(
-        'compute_dtype', None, ['float32', 'bfloat16'], 'Type of the passes; moments are float32.'
+        'compute_dtype',
+        None,
+        presets.CHOICES['compute_dtype'],
+        'Type of the passes; moments are float32.',
     )
     flags.DEFINE_enum(
         'strategy',
@@ -149,8 +153,6 @@ def train_generator(teacher, folder):
 
 def generator_options(teacher):
     """All options of the training of the flags, as `presets.resolve` returns them."""
-    from zscgan_tf import presets
-
     return presets.resolve(FLAGS.preset, teacher, _given_options())
 
 
@@ -166,9 +168,7 @@ def passed_generator_options(teacher):
 
 
 def _given_options():
-    from zscgan_tf.presets import OPTIONS
-
-    options = {name: getattr(FLAGS, name) for name in OPTIONS}
+    options = {name: getattr(FLAGS, name) for name in presets.OPTIONS}
     if FLAGS.generator_channels:
         options['generator_channels'] = _numbers('generator_channels')
     return options
@@ -185,7 +185,7 @@ def define_student_flags():
     flags.DEFINE_enum(
         'student',
         None,
-        ['folded', 'tfmot'],
+        presets.CHOICES['student'],
         'folded: batch norms folded, any width; tfmot: its quantize_model as it comes, 8 bits.',
     )
     flags.DEFINE_integer('weight_bits', None, 'Width of the weights, 2 to 8. Default: 8.')
@@ -212,14 +212,14 @@ def define_student_flags():
     flags.DEFINE_enum(
         'range_estimator',
         None,
-        ['minmax', 'percentile', 'mse'],
+        presets.CHOICES['range_estimator'],
         'How ranges are set before training. With --method=ptq: quantize with these ranges and no '
         "training, instead of TFLite's calibration. Paper: minmax.",
     )
     flags.DEFINE_enum(
         'range_training',
         None,
-        ['learned', 'moving_average', 'frozen'],
+        presets.CHOICES['range_training'],
         'What happens to ranges in training. Paper: moving_average.',
     )
     flags.DEFINE_integer('range_images', None, 'Images that set the ranges.')
@@ -230,7 +230,12 @@ def define_student_flags():
         'bias_correction', None, 'Take back what rounding kernels adds to channels. Paper: no.'
     )
     flags.DEFINE_integer('distillation_steps', None, 'Steps of the student. Paper: 50,000.')
-    flags.DEFINE_enum('distillation_optimizer', None, ['adam', 'sgd'], 'Paper: sgd (Nesterov 0.9).')
+    flags.DEFINE_enum(
+        'distillation_optimizer',
+        None,
+        presets.CHOICES['optimizer'],
+        'Paper: sgd (Nesterov 0.9).',
+    )
     flags.DEFINE_float(
         'distillation_learning_rate', None, 'First rate; a cosine to 0. Paper: 1e-4.'
     )
@@ -250,9 +255,8 @@ def define_student_flags():
 
 def distillation_options():
     """The options of the distillation that were passed."""
-    from zscgan_tf.presets import DISTILLATION_FLAGS, DISTILLATION_OPTIONS
-
-    names = {name: DISTILLATION_FLAGS.get(name, name) for name in DISTILLATION_OPTIONS}
+    flags_of = presets.DISTILLATION_FLAGS
+    names = {name: flags_of.get(name, name) for name in presets.DISTILLATION_OPTIONS}
     return {name: getattr(FLAGS, flag) for name, flag in names.items()}
 
 

@@ -10,6 +10,7 @@ import functools
 
 from absl import flags
 
+from zscgan_tf import presets
 from zscgan_tf.commands import app, common_flags
 from zscgan_tf.errors import UserError
 
@@ -22,7 +23,7 @@ common_flags.define_student_flags()
 
 
 def main():
-    from zscgan_tf import presets, training_loop, zscgan
+    from zscgan_tf import training_loop, zscgan
 
     folder = common_flags.workdir()
     options = presets.resolve_distillation(FLAGS.preset, common_flags.distillation_options())

@@ -16,6 +16,7 @@ import pathlib
 
 from absl import flags
 
+from zscgan_tf import presets
 from zscgan_tf.commands import app, common_flags
 from zscgan_tf.errors import UserError
 
@@ -147,8 +148,6 @@ def _check_unused():
 
 def _distillation_options():
     """All options of the student; None where TFLite's own calibration quantizes."""
-    from zscgan_tf import presets
-
     given = common_flags.distillation_options()
     if FLAGS.method == 'qat' or FLAGS.range_estimator is not None:
         for flag, instead in (
@@ -183,8 +182,6 @@ def _distillation_options():
 
 def _common_results(teacher, distilled):
     """What the results of all seeds have in common: images, steps, and what shaped them."""
-    from zscgan_tf.presets import calibration_images
-
     names = ['source', 'output_head', 'input_type', 'output_type']
     options = {name: getattr(FLAGS, name) for name in names}
     options['input_spec'] = teacher.input_spec.to_dict()
@@ -203,9 +200,7 @@ def _common_results(teacher, distilled):
         options |= {f'student_{name}': value for name, value in distilled.items()}
         steps = distilled['steps'] or steps
         return {'images': distilled['range_images'], 'steps': steps, 'options': options}
-    count = FLAGS.calibration_images or calibration_images(
-        FLAGS.preset, teacher.input_spec.image_size
-    )
+    count = FLAGS.calibration_images or presets.calibration_images(FLAGS.preset, teacher)
     options['per_channel'] = FLAGS.per_channel
     return {'images': count, 'steps': steps, 'options': options}
 
