@@ -34,8 +34,8 @@ def test_small_is_smaller():
 
 
 def test_small_images_calibrate_with_one_a_class_at_least():
-    found = [presets.calibration_images('small', teacher(32, k)) for k in (2, 10, 100, 10_000)]
-    assert found == [32, 32, 100, 512]
+    found = [presets.calibration_images('small', teacher(32, k)) for k in (2, 10, 200, 10_000)]
+    assert found == [128, 128, 200, 512]
 
 
 def test_overrides():
