@@ -1,4 +1,4 @@
-"""Checkpoints by themselves; damage, full disks and resuming are tests of the training loop."""
+"""Checkpoints by themselves; damage, full disks and resuming are tested with the loop."""
 
 import numpy as np
 import pytest
