@@ -224,7 +224,9 @@ def define_student_flags():
     )
     flags.DEFINE_integer('range_images', None, 'Images that set the ranges.')
     flags.DEFINE_boolean(
-        'equalization', None, 'Scale channels to make the most of shared ranges. Paper: no.'
+        'equalization',
+        None,
+        "Scale channels to make the most of shared ranges; images unlike the source's are clipped.",
     )
     flags.DEFINE_boolean(
         'bias_correction', None, 'Take back what rounding kernels adds to channels. Paper: no.'
