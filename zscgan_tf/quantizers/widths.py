@@ -117,10 +117,12 @@ def with_copies(model):
             while name in names:
                 name += '_'
             names.add(name)
-            # The converter drops a range right behind another one, but not with an op between them.
-            is_cut = graph.is_nonnegative(node.layer)
-            copy = layers.ReLU(name=name) if is_cut else layers.Activation('linear', name=name)
-            copy = copy(output)
+            # The converter drops a range right behind another one, so an op stands between them: a
+            # ReLU, or the minimum that `stored_activations` cuts a tensor of both signs with.
+            if graph.is_nonnegative(node.layer):
+                copy = layers.ReLU(name=name)(output)
+            else:
+                copy = layers.Activation('linear', name=name)(output)
             copies |= {(id(node.outputs), reader): copy for reader in readers}
     return tf_keras.Model(inputs, values[id(model.output)], name=model.name)
 
