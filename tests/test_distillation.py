@@ -334,7 +334,7 @@ def test_the_step_compiles_with_xla(tmp_path):
 def test_ranges_alone_need_no_workdir():
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=16)
-    student = distillation.distill(teacher, source, None, steps=0, **SMALL)
+    student = distillation.distill(teacher, source, None, steps=0, equalization=True, **SMALL)
     again = build_student(teacher, weight_bits=4, activation_bits=4)
     images = [next(source.batches())[0]]
     equalize(again, lambda: images)
