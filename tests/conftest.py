@@ -34,6 +34,32 @@ def shared_folder():
     return folder
 
 
+@pytest.fixture(scope='module')
+def teacher():
+    """A tiny teacher of five classes; some modules have one of their own."""
+    from tests.tiny import tiny_teacher
+
+    return tiny_teacher(num_classes=5)
+
+
+@pytest.fixture(scope='module')
+def tap(teacher):
+    """The tap of the module's teacher."""
+    from zscgan_tf.teacher.batch_norm import build_tap
+
+    return build_tap(teacher.logits_model)
+
+
+@pytest.fixture(scope='session')
+def uninterrupted(tmp_path_factory):
+    """The weights that a `Walk` ends with if nothing stops it."""
+    from tests.test_training_loop import Walk
+
+    walk = Walk()
+    walk.run(tmp_path_factory.mktemp('walk'))
+    return walk.weights.numpy()
+
+
 def randomize(model, seed=0):
     """Gives every weight of a model random values; moments and scales of batch norms stay sane."""
     rng = np.random.default_rng(seed)

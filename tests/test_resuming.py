@@ -18,14 +18,6 @@ from tests.test_training_loop import ROOT, Walk, check_log, read_metrics, saved_
 from zscgan_tf import training_loop
 from zscgan_tf.errors import UserError
 
-
-@pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory):
-    walk = Walk()
-    walk.run(tmp_path_factory.mktemp('walk'))
-    return walk.weights.numpy()
-
-
 # Runs that are interrupted.
 
 

@@ -54,13 +54,6 @@ def saved_steps(workdir):
     return sorted(int(p.stem[5:]) for p in (workdir / 'checkpoints').glob('ckpt-*.index'))
 
 
-@pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory):
-    walk = Walk()
-    walk.run(tmp_path_factory.mktemp('walk'))
-    return walk.weights.numpy()
-
-
 def check_log(workdir, steps=20):
     """Every step stands once in the log, in order."""
     lines = read_metrics(workdir)

@@ -28,16 +28,6 @@ TINY_OPTIONS = {
 }
 
 
-@pytest.fixture(scope='module')
-def teacher():
-    return tiny_teacher(num_classes=5)
-
-
-@pytest.fixture(scope='module')
-def tap(teacher):
-    return build_tap(teacher.logits_model)
-
-
 # The step.
 
 

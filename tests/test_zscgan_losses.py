@@ -15,16 +15,6 @@ from zscgan_tf.teacher.batch_norm import StoredMoments, batch_moments, build_tap
 TINY = {'scales': 2, 'channels': 8, 'skip_channels': 2, 'z_channels': 4}
 
 
-@pytest.fixture(scope='module')
-def teacher():
-    return tiny_teacher(num_classes=5)
-
-
-@pytest.fixture(scope='module')
-def tap(teacher):
-    return build_tap(teacher.logits_model)
-
-
 def pixels(count=6, seed=0, size=8):
     return np.random.default_rng(seed).uniform(size=(count, size, size, 3)).astype(np.float32)
 

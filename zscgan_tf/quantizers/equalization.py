@@ -6,8 +6,9 @@ the ranges of weights. Here each channel of weights has a range of its own, and 
 A channel of what a ReLU or an addition gives can be multiplied by s, where the kernels that read it
 are divided by s: the logits stay as they are. Rounding errors in that channel then matter 1/s as
 much; but the tensor's range has to hold s times its values, or all its channels have a larger step.
+
 It is off unless asked for: scales that even out the peaks of generated images clip images of other
-kinds, where channels reach further that are small in these (README, `small`).
+kinds, in which channels reach further that are small in these (README, `small`).
 
 The scales of channels c that tensors t share, such as those of a residual stream, minimize
 

@@ -12,8 +12,9 @@ import math
 import numpy as np
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.presets import CHOICES
 
-ESTIMATORS = ('minmax', 'percentile', 'mse')
+ESTIMATORS = CHOICES['range_estimator']
 # Of a channel's |w|. Kernels hold 9 to 5,000 weights a channel: 99.9 % cuts off a few outliers of
 # the large ones and next to nothing of the small ones, where each weight counts.
 WEIGHT_PERCENTILE = 99.9

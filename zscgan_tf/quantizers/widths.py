@@ -75,8 +75,6 @@ class Graph:
         """Whether no output is below 0, whatever the image."""
         if isinstance(layer, layers.ReLU) or activation_name(layer) in ('sigmoid', 'softmax'):
             return True
-        if activation_name(layer) == 'linear':  # a copy, see `with_copies`
-            return self.is_nonnegative(*self._sources[layer.name])
         handed_on = HANDING_ON + (
             layers.Add,
             layers.Multiply,
