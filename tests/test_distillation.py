@@ -16,6 +16,7 @@ from zscgan_tf import distillation, levels, training_loop, zscgan
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers.bias_correction import correct_biases
 from zscgan_tf.quantizers.equalization import equalize
+from zscgan_tf.quantizers.error_compensation import compensate_errors
 from zscgan_tf.quantizers.student import build_student, set_ranges
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.loading import load_teacher
@@ -339,6 +340,7 @@ def test_ranges_alone_need_no_workdir():
     images = [next(source.batches())[0]]
     equalize(again, lambda: images)
     set_ranges(again, lambda: images)
+    compensate_errors(again, lambda: images)
     correct_biases(again, lambda: images)
     for one, two in zip(student.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)

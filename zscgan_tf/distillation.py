@@ -12,6 +12,7 @@ from zscgan_tf.evaluation import check_classes
 from zscgan_tf.quantizers import conversion
 from zscgan_tf.quantizers.bias_correction import correct_biases
 from zscgan_tf.quantizers.equalization import equalize
+from zscgan_tf.quantizers.error_compensation import compensate_errors
 from zscgan_tf.quantizers.ptq import check_pixels
 from zscgan_tf.quantizers.student import as_logits, build_student, feature_layers, set_ranges
 from zscgan_tf.quantizers.tfmot_student import build_tfmot_student, set_tfmot_ranges
@@ -310,7 +311,7 @@ def _build(teacher, options):
 
 
 def _prepare(student, source, options):
-    """What is done before the first step: scales of channels, ranges, biases."""
+    """What is done before the first step: scales of channels, ranges, rounding, biases."""
     count = options['range_images']
 
     def images():
@@ -320,6 +321,8 @@ def _prepare(student, source, options):
         equalize(student, images, total=count)
     set_all = set_tfmot_ranges if student.kind == 'tfmot' else set_ranges
     set_all(student, images, options['range_estimator'], total=count)
+    if options['error_compensation']:
+        compensate_errors(student, images, total=count)
     if options['bias_correction']:
         correct_biases(student, images, total=count)
 

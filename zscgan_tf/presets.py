@@ -186,6 +186,7 @@ _PAPER_DISTILLATION = {
     'range_training': 'moving_average',
     'range_images': 1024,
     'equalization': False,
+    'error_compensation': False,
     'bias_correction': False,
     'steps': 50_000,
     'optimizer': 'sgd',
@@ -202,6 +203,7 @@ _SMALL_DISTILLATION = {
     'range_estimator': 'mse',
     'range_training': 'learned',
     'range_images': 512,
+    'error_compensation': True,
     'bias_correction': True,
     'steps': 1500,
     'optimizer': 'adam',
@@ -220,6 +222,7 @@ TFMOT_STUDENT = {
     'wide_residuals': False,
     'range_training': 'moving_average',
     'equalization': False,
+    'error_compensation': False,
     'bias_correction': False,
 }
 # The coarser the grid, the further the best weights lie from the teacher's. Three times as much at

@@ -229,6 +229,9 @@ def define_student_flags():
         "Scale channels to make the most of shared ranges; images unlike the source's are clipped.",
     )
     flags.DEFINE_boolean(
+        'error_compensation', None, 'Round kernels so that their errors cancel. Paper: no.'
+    )
+    flags.DEFINE_boolean(
         'bias_correction', None, 'Take back what rounding kernels adds to channels. Paper: no.'
     )
     flags.DEFINE_integer('distillation_steps', None, 'Steps of the student. Paper: 50,000.')

@@ -27,7 +27,8 @@ def correct_biases(student, batches, total=None):
             # As tensors: a custom gradient refuses a strategy's variables.
             kernel = tf.convert_to_tensor(kernel)
             ranges = {name: tf.convert_to_tensor(v) for name, v in variables.items()}
-            error = quantizer(kernel, training=False, weights=ranges) - kernel
+            error = quantizer(kernel, training=False, weights=ranges)
+            error -= tf.convert_to_tensor(getattr(layer, kernel_name(layer)))
             biases.append(wrapper.layer.bias)
             shifts.append(tf.reduce_mean(_with_kernel(layer, error)(layer.input), [0, 1, 2]))
     if not shifts:
