@@ -75,6 +75,27 @@ def test_mixing_blends_neighbours():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_blends_are_the_same_of_the_same_seed():
+    pixels = RNG.uniform(size=(10, 4, 4, 2)).astype(np.float32)
+    batches = [(pixels[:6], np.arange(6)), (pixels[6:], np.arange(4))]
+    first, again, other = (
+        [blended.numpy() for blended, labels in distillation.blends(batches, seed) if not labels]
+        for seed in (3, 3, 4)
+    )
+    for one, two, three in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert np.abs(one - three).max() > 0.01
+    found, original = np.concatenate(first), pixels
+    # Of a pair, the sum is what it was, and each of the two is between both.
+    np.testing.assert_allclose(
+        found[::2] + found[1::2], original[::2] + original[1::2], rtol=1e-5, atol=1e-6
+    )
+    shares = (found[::2] - original[1::2])[:, 0, 0, 0] / (original[::2] - original[1::2])[
+        :, 0, 0, 0
+    ]
+    assert np.all((shares > 0) & (shares < 1)) and len(np.unique(shares.round(3))) == 5
+
+
 def distill(workdir, teacher, source, steps, **options):
     return distillation.distill(
         teacher, source, workdir, steps=steps, checkpoint_every=5, **{**SMALL, **options}

@@ -1,6 +1,7 @@
 """Evaluation against NumPy, and against LiteRT run by hand."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -116,7 +117,17 @@ def numpy_evaluation(scores, expected, labels):
         'top5': sum(y in a[:5] for a, y in zip(order, labels, strict=True)),
         'float_top5': sum(y in a[:5] for a, y in zip(float_order, labels, strict=True)),
     }
-    return {'images': images, **{name: 100 * n / images for name, n in counts.items()}}
+    divergence = sum(
+        sum(p * math.log(p / q) for p, q in zip(softmax(e), softmax(s), strict=True))
+        for s, e in zip(scores.tolist(), expected.tolist(), strict=True)
+    )
+    shares = {name: 100 * n / images for name, n in counts.items()}
+    return {'images': images, **shares, 'divergence': divergence / images}
+
+
+def softmax(logits):
+    powers = [math.exp(z) for z in logits]
+    return [p / sum(powers) for p in powers]
 
 
 class Fixed(TfliteModel):
@@ -157,7 +168,7 @@ def test_evaluate_a_file(teacher, files, kind):
     scores = by_hand(files[kind], inputs_of(teacher, images)).astype(np.float32)
     expected = numpy_evaluation(scores, logits, labels)
     if kind != 'logits':  # an int8 softmax, even where it is returned as float
-        del expected['top5'], expected['float_top5']
+        del expected['top5'], expected['float_top5'], expected['divergence']
     found = evaluate(file, teacher, batches_of(tf.constant(images), tf.constant(labels), 8))
     assert found == pytest.approx(expected)
 
@@ -176,7 +187,21 @@ def test_float_candidates(teacher, itself):
     expected = numpy_evaluation(scores, teacher.logits(tf.constant(images)).numpy(), labels)
     found = evaluate(other, teacher, batches_of(images, labels, 8))
     assert found == pytest.approx(expected)
-    assert itself == (found['agreement'] == 100)
+    assert itself == (found['agreement'] == 100) == (found['divergence'] == 0)
+
+
+def test_a_file_of_floats_that_ends_in_probabilities():
+    teacher = tiny_teacher(head='softmax')
+    function = tf.function(teacher.model).get_concrete_function(
+        tf.TensorSpec((None, 8, 8, 3), tf.float32)
+    )
+    data = tf.lite.TFLiteConverter.from_concrete_functions([function], teacher.model).convert()
+    file = TfliteModel(data)
+    assert file.ends_in_probabilities and not file.quantized_output
+    found = evaluate(file, teacher, batches_of(pixels(9), None, 4))
+    assert found['agreement'] == 100 and abs(found['divergence']) < 1e-6
+    other = evaluate(file, tiny_teacher(seed=5), batches_of(pixels(9), None, 4))
+    assert other['divergence'] > 1e-3
 
 
 @pytest.mark.parametrize('output_head', ['model', 'logits'])

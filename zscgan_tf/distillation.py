@@ -98,6 +98,20 @@ def mix(pixels, draws):
     return tf.concat([blends, pixels[even:]], axis=0)
 
 
+def blends(batches, seed):
+    """Batches (pixels, None) of images blended by `mix`; the same ones of the same seed.
+
+    Args:
+        batches: iterable of (pixels [B, H, W, C], labels); labels say nothing of a blend.
+        seed: integer.
+    """
+    for index, (pixels, _) in enumerate(batches):
+        draws = tf.random.stateless_uniform(
+            [len(pixels)], [seed, index], maxval=2**20, dtype=tf.int32, alg='philox'
+        )
+        yield mix(tf.convert_to_tensor(pixels), draws), None
+
+
 def make_step(student, optimizer, options, *, seed=0, generator_update=None):
     """The step of eq. 3 and 4 as `training_loop.run` takes it.
 

@@ -236,6 +236,8 @@ def _student_rows(result):
 def evaluation_rows(result, images='real images'):
     """What `evaluate` returned for these images, as (name, text) rows."""
     rows = [('agreement', f'{result["agreement"]:.2f} % on {result["images"]} {images}')]
+    if 'divergence' in result:
+        rows.append(('divergence', f'{result["divergence"]:.5f} nats from the float model'))
     if 'accuracy' in result:
         rows.append(
             ('accuracy', f'{result["accuracy"]:.2f} % (float: {result["float_accuracy"]:.2f} %)')

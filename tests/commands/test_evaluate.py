@@ -43,6 +43,27 @@ def test_fresh_images_of_a_generator(finished, programs):
     assert 'accuracy' not in result.stdout
 
 
+def test_blends(finished, programs):
+    """The same blends of the same seed; of labelled images too, which then have no labels."""
+    flags = ('--model=tiny2.tflite', '--images=real.npz', '--blend', '--overwrite')
+    results = []
+    for seed in (0, 0, 1):
+        result = evaluate(programs, *flags, f'--seed={seed}', '--result_json=blends.json')
+        assert result.status == 0, result.stderr
+        assert '% on 20 blends of real images' in result.stdout
+        results.append(json.loads((programs.folder / 'blends.json').read_text()))
+        assert 'accuracy' not in results[-1]
+    for values in results:
+        del values['latency_ms']
+    assert results[0] == results[1]
+    plain = evaluate(programs, '--model=tiny2.tflite', '--images=real.npz')
+    assert '% on 20 real images' in plain.stdout
+    generated = evaluate(
+        programs, '--model=tiny2.tflite', '--workdir=run2', '--count=12', '--blend'
+    )
+    assert '% on 12 blends of fresh images of the generator' in generated.stdout
+
+
 def test_ctrl_c(finished, programs):
     result = evaluate(
         programs,

@@ -1,7 +1,8 @@
 """Evaluates a .tflite, or the float model itself: accuracy, and agreement with the float model.
 
 On real images (--dataset and --split, or --images), or without any on fresh images of a trained
-generator (--workdir).
+generator (--workdir). A generator of another kind than the one that a file was made with tells more
+than its own: one of the class loss alone (--bns_loss_weight=0), say, and --blend.
 
   bin/evaluate.py --teacher=model.h5 --model=model.tflite --dataset=cifar10 --split=test
 """
@@ -26,6 +27,7 @@ flags.DEFINE_integer(
     'count', None, 'Number of images. Default: all real ones, or 1,000 fresh ones.', lower_bound=1
 )
 flags.DEFINE_integer('batch_size', 100, 'Real images a batch.', lower_bound=1)
+flags.DEFINE_boolean('blend', False, 'Blend images in pairs: most are then between two classes.')
 flags.DEFINE_string('result_json', None, 'A file to write the result to.')
 
 # Fresh images come from another seed than those that a run calibrates with.
@@ -58,6 +60,10 @@ def main():
             teacher, common_flags.workdir(), seed=FLAGS.seed + FRESH_SEED
         )
         batches = ((pixels, None) for pixels, _ in take(source.batches(), count))
+    if FLAGS.blend:
+        from zscgan_tf.distillation import blends
+
+        batches, images = blends(batches, FLAGS.seed), f'blends of {images}'
     result = evaluation.evaluate(tflite, teacher, batches, total=count)
     rows = pipeline.evaluation_rows(result, images)
     if tflite:
