@@ -51,9 +51,9 @@ def one_after_the_other(weights, moments, maximum, bits):
     return result
 
 
-@pytest.mark.parametrize('bits', [2, 3, 4, 8])
-def test_it_is_least_squares_of_what_is_left(bits):
-    weights, moments, maximum = problem(bits)
+@pytest.mark.parametrize('bits, inputs', [(2, 7), (3, 7), (4, 64), (4, 150), (8, 7)])
+def test_it_is_least_squares_of_what_is_left(bits, inputs):
+    weights, moments, maximum = problem(bits, inputs)
     found = round_compensated(weights[None], moments[None], maximum[None, None], bits)
     expected = one_after_the_other(weights, moments, maximum, bits)
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-9)

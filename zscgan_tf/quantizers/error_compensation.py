@@ -17,6 +17,8 @@ DAMPING = 0.01
 # Numbers that the moments in memory hold at once; a layer with more inputs than the root of it
 # (8,192) is rounded to nearest.
 LARGEST_MOMENTS = 2**26
+# Weights behind a block take up its errors all at once, by a matrix product.
+BLOCK = 64
 
 
 def compensate_errors(student, batches, total=None):
@@ -79,10 +81,15 @@ def round_compensated(weights, moments, maximum, bits):
     # Row i: how the weights behind the i-th are to move with its error.
     factors = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
     rounded = np.empty_like(weights)
-    for i in range(weights.shape[1]):
-        rounded[:, i] = np.clip(np.rint(weights[:, i] / steps), -most, most) * steps
-        error = (weights[:, i] - rounded[:, i]) / factors[:, i, i, None]
-        weights[:, i + 1 :] -= factors[:, i, i + 1 :, None] * error[:, None]
+    for start in range(0, weights.shape[1], BLOCK):
+        end = min(start + BLOCK, weights.shape[1])
+        errors = np.empty_like(weights[:, start:end])
+        for i in range(start, end):
+            rounded[:, i] = np.clip(np.rint(weights[:, i] / steps), -most, most) * steps
+            error = (weights[:, i] - rounded[:, i]) / factors[:, i, i, None]
+            weights[:, i + 1 : end] -= factors[:, i, i + 1 : end, None] * error[:, None]
+            errors[:, i - start] = error
+        weights[:, end:] -= factors[:, start:end, end:].transpose(0, 2, 1) @ errors
     result = np.empty_like(rounded)
     np.put_along_axis(result, order[:, :, None], rounded, axis=1)
     return result
