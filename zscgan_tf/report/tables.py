@@ -20,7 +20,7 @@ ROWS = {
     'ptq_noise_gaussian': 'Gaussian noise',
     'ptq_noise_uniform': 'uniform noise',
     'ptq_real': 'real images (not data-free)',
-    'ptq_mse': 'DF-PTQ, ranges by squared error, channels equalized, biases corrected',
+    'ptq_mse': 'DF-PTQ through the student: ranges by squared error, errors compensated',
     'qat_w8a8': 'DF-QAT W8A8',
     'qat_w8a8_update': 'W8A8, generator updated',
     'qat_w8a8_tfmot': 'W8A8, stock tfmot student',
