@@ -93,9 +93,9 @@ def mix(pixels, draws):
     even = pixels.shape[0] // 2 * 2
     share = tf.cast(draws[:even:2], tf.float32)[:, None, None, None] / 2**20
     first, second = pixels[:even:2], pixels[1:even:2]
-    blends = [share * first + (1 - share) * second, share * second + (1 - share) * first]
-    blends = tf.reshape(tf.stack(blends, axis=1), [even, *pixels.shape[1:]])
-    return tf.concat([blends, pixels[even:]], axis=0)
+    mixed = [share * first + (1 - share) * second, share * second + (1 - share) * first]
+    mixed = tf.reshape(tf.stack(mixed, axis=1), [even, *pixels.shape[1:]])
+    return tf.concat([mixed, pixels[even:]], axis=0)
 
 
 def blends(batches, seed):

@@ -1,8 +1,8 @@
 """Accuracy of a `.tflite` or a float model, and its agreement with the teacher.
 
 Agreement is the share of images on which both have the same top-1 class. Divergence (Kullback and
-Leibler's, of all probabilities) tells more from fewer images. Ties are broken by the lowest class:
-an int8 softmax has many, and zeros, so it gets neither top-5 nor divergence.
+Leibler's, of all probabilities) tells more from fewer images, of files that end in logits. Ties are
+broken by the lowest class: an int8 softmax has many, so it gets no top-5.
 
 Usage: evaluate(TfliteModel('model.tflite'), teacher, source.one_pass())
 """
@@ -30,10 +30,10 @@ def evaluate(candidate, teacher, batches, *, total=None):
 
     Returns:
         A dict: `images`, their number, and in per cent `agreement`; `ties`, the share of images
-        whose top-1 class is not the only one with the highest score; of a candidate that is float
-        or ends in logits `divergence`, the mean over images of KL(teacher || candidate) in nats;
-        with labels `accuracy` and `float_accuracy`; with labels, more than five classes and such a
-        candidate also `top5` and `float_top5`.
+        whose top-1 class is not the only one with the highest score; of a candidate that gives
+        logits `divergence`, the mean over images of KL(teacher || candidate) in nats; with labels
+        `accuracy` and `float_accuracy`; with labels, more than five classes and a candidate that is
+        float or ends in logits also `top5` and `float_top5`.
 
     Raises:
         UserError: no images, a label that is no class of the teacher's, labels for a part of the
@@ -42,8 +42,7 @@ def evaluate(candidate, teacher, batches, *, total=None):
     teacher_logits = tf.function(teacher.logits, reduce_retracing=True)
     scores_of = _scores_function(candidate, teacher)
     in_probabilities = isinstance(candidate, TfliteModel) and candidate.ends_in_probabilities
-    graded = not (in_probabilities and candidate.quantized_output)
-    top5 = teacher.num_classes > 5 and graded
+    top5 = teacher.num_classes > 5 and not (in_probabilities and candidate.quantized_output)
     images = labelled = 0
     divergence = 0.0
     sums = dict.fromkeys(
@@ -62,9 +61,8 @@ def evaluate(candidate, teacher, batches, *, total=None):
             images += len(scores)
             sums['agreement'] += np.sum(top_class(scores) == top_class(expected))
             sums['ties'] += np.sum(np.sum(scores == scores.max(1, keepdims=True), axis=1) > 1)
-            if graded:
-                logits = np.log(np.maximum(scores, 1e-30)) if in_probabilities else scores
-                divergence += np.sum(divergences(expected, logits))
+            if not in_probabilities:
+                divergence += np.sum(divergences(expected, scores))
             if labels is not None:
                 labels = _checked_labels(labels, len(scores), teacher)
                 labelled += len(labels)
@@ -82,7 +80,7 @@ def evaluate(candidate, teacher, batches, *, total=None):
     if labelled:
         names += ['accuracy', 'float_accuracy'] + (['top5', 'float_top5'] if top5 else [])
     result = {'images': images, **{name: 100 * float(sums[name]) / images for name in names}}
-    return {**result, 'divergence': float(divergence) / images} if graded else result
+    return result if in_probabilities else {**result, 'divergence': float(divergence) / images}
 
 
 def divergences(teacher_logits, logits):

@@ -273,6 +273,14 @@ def resolve_distillation(preset, overrides):
                     f'leave it out, or pass --student=folded.'
                 )
         options |= TFMOT_STUDENT
+    if options['range_training'] == 'moving_average' and options['steps']:
+        if given.get('error_compensation'):
+            raise UserError(
+                '--error_compensation chooses weights on their grids, and '
+                '--range_training=moving_average moves these: pass learned or frozen, or '
+                '--noerror_compensation.'
+            )
+        options['error_compensation'] = False
     if options['first_last_bits'] is None:
         options['first_last_bits'] = options['weight_bits']
     for name in ('weight_bits', 'activation_bits', 'first_last_bits'):

@@ -2,6 +2,7 @@
 
 import json
 
+from tests.commands.conftest import TRAINING
 from tests.commands.programs import interrupt_in
 
 
@@ -43,25 +44,35 @@ def test_fresh_images_of_a_generator(finished, programs):
     assert 'accuracy' not in result.stdout
 
 
-def test_blends(finished, programs):
-    """The same blends of the same seed; of labelled images too, which then have no labels."""
-    flags = ('--model=tiny2.tflite', '--images=real.npz', '--blend', '--overwrite')
-    results = []
-    for seed in (0, 0, 1):
-        result = evaluate(programs, *flags, f'--seed={seed}', '--result_json=blends.json')
-        assert result.status == 0, result.stderr
-        assert '% on 20 blends of real images' in result.stdout
-        results.append(json.loads((programs.folder / 'blends.json').read_text()))
-        assert 'accuracy' not in results[-1]
-    for values in results:
-        del values['latency_ms']
-    assert results[0] == results[1]
-    plain = evaluate(programs, '--model=tiny2.tflite', '--images=real.npz')
-    assert '% on 20 real images' in plain.stdout
-    generated = evaluate(
-        programs, '--model=tiny2.tflite', '--workdir=run2', '--count=12', '--blend'
+def test_divergence_and_blends(finished, programs):
+    """Of a file that ends in logits; other images of another seed, and other ones blended."""
+    made = programs.run(
+        'quantize',
+        '--teacher=tiny.h5',
+        '--workdir=run2',
+        '--seed=2',
+        *TRAINING,
+        '--calibration_images=20',
+        '--output=logits.tflite',
+        '--output_head=logits',
     )
-    assert '% on 12 blends of fresh images of the generator' in generated.stdout
+    assert made.status == 0 and 'nats from the float model' in made.stdout, made
+    found = []
+    for flags in (['--blend'], ['--blend'], ['--blend', '--seed=1'], []):
+        result = evaluate(
+            programs,
+            '--model=logits.tflite',
+            '--workdir=run2',
+            '--count=12',
+            '--result_json=blends.json',
+            '--overwrite',
+            *flags,
+        )
+        images = 'blends of fresh images' if flags else 'fresh images'
+        assert f'% on 12 {images} of the generator' in result.stdout, result
+        found.append(json.loads((programs.folder / 'blends.json').read_text())['divergence'])
+        assert f'{found[-1]:.5f} nats from the float model' in result.stdout
+    assert found[0] == found[1] > 0 and len(set(found)) == 3
 
 
 def test_ctrl_c(finished, programs):
@@ -84,6 +95,7 @@ def test_refused(finished, programs):
         (['--model=broken.tflite', '--images=real'], 'broken.tflite'),
         (['--images=missing.npz'], 'missing.npz'),
         (['--images=real', '--dataset=cifar10'], '--images and --dataset name two sets'),
+        (['--images=real', '--blend'], '--blend is for fresh images'),
         (['--images=real', '--batch_size=0'], '--batch_size=0'),
         (['--images=real', '--count=0'], '--count=0'),
         (['--teacher=other.h5', '--workdir=run2'], 'another teacher (tiny)'),

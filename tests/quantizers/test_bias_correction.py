@@ -1,11 +1,13 @@
 """Bias correction: channels keep the means that they have in float."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tf_keras
 
 from tests.quantizers.test_student import PIXELS, own_teacher
 from zscgan_tf.quantizers.bias_correction import correct_biases
+from zscgan_tf.quantizers.error_compensation import compensate_errors
 from zscgan_tf.quantizers.student import build_student, set_ranges
 
 layers = tf_keras.layers
@@ -15,7 +17,8 @@ def batches():
     return [PIXELS[:48], PIXELS[48:]]  # of different sizes: all images count alike
 
 
-def test_channels_keep_their_means():
+@pytest.mark.parametrize('compensated', [False, True])
+def test_channels_keep_their_means(compensated):
     def build(x):
         x = layers.Conv2D(5, 3, padding='same', name='conv')(x)
         x = layers.DepthwiseConv2D(3, strides=2, use_bias=False, name='wise')(layers.ReLU()(x))
@@ -25,6 +28,8 @@ def test_channels_keep_their_means():
 
     student = build_student(own_teacher(build), weight_bits=3, activation_bits=8)
     set_ranges(student, batches)
+    if compensated:  # the kernels are on their grids already
+        compensate_errors(student, batches)
     before = {v.name: v.numpy() for v in student.model.variables}
     correct_biases(student, batches)
     after = {v.name: v.numpy() for v in student.model.variables}

@@ -27,7 +27,9 @@ flags.DEFINE_integer(
     'count', None, 'Number of images. Default: all real ones, or 1,000 fresh ones.', lower_bound=1
 )
 flags.DEFINE_integer('batch_size', 100, 'Real images a batch.', lower_bound=1)
-flags.DEFINE_boolean('blend', False, 'Blend images in pairs: most are then between two classes.')
+flags.DEFINE_boolean(
+    'blend', False, 'Blend fresh images in pairs: most are then between two classes.'
+)
 flags.DEFINE_string('result_json', None, 'A file to write the result to.')
 
 # Fresh images come from another seed than those that a run calibrates with.
@@ -38,6 +40,11 @@ def main():
     from zscgan_tf import evaluation, export, pipeline
     from zscgan_tf.sources import take
 
+    if FLAGS.blend and (FLAGS.images or FLAGS.dataset):
+        raise UserError(
+            '--blend is for fresh images: leave --images and --dataset out, and pass the --workdir '
+            'of a generator.'
+        )
     if FLAGS.result_json:
         export.check_output(FLAGS.result_json, FLAGS.overwrite)
     tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
@@ -60,10 +67,10 @@ def main():
             teacher, common_flags.workdir(), seed=FLAGS.seed + FRESH_SEED
         )
         batches = ((pixels, None) for pixels, _ in take(source.batches(), count))
-    if FLAGS.blend:
-        from zscgan_tf.distillation import blends
+        if FLAGS.blend:
+            from zscgan_tf.distillation import blends
 
-        batches, images = blends(batches, FLAGS.seed), f'blends of {images}'
+            batches, images = blends(batches, FLAGS.seed), f'blends of {images}'
     result = evaluation.evaluate(tflite, teacher, batches, total=count)
     rows = pipeline.evaluation_rows(result, images)
     if tflite:

@@ -2,7 +2,7 @@
 
 Rounded to the nearest level, each weight adds its own error. Here weights are rounded one after the
 other, and those that are still to come take up the error so far: least squares of what the layer
-computes, given the second moments of its inputs. Several times less error, on the same grid.
+computes, given the second moments of its inputs. The grid stays the same.
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ from zscgan_tf.quantizers.folding import kernel_name
 
 # Of the mean second moment, added to each: what images say little about is not relied on.
 DAMPING = 0.01
-# Numbers that the moments in memory hold at once; a layer with more inputs than the root of it
-# (8,192) is rounded to nearest.
-LARGEST_MOMENTS = 2**26
+# Moments that are summed in one pass over the images: a quarter of a GB in float64, and several
+# times that where a layer that takes all of them is rounded.
+LARGEST_MOMENTS = 2**25
 # Weights behind a block take up its errors all at once, by a matrix product.
 BLOCK = 64
 
@@ -24,32 +24,27 @@ BLOCK = 64
 def compensate_errors(student, batches, total=None):
     """Puts the student's kernels on their grids so that rounding changes its layers least.
 
+    A layer with more than 5,792 inputs (the root of `LARGEST_MOMENTS`) is left to be rounded to the
+    nearest level.
+
     Args:
         student: a `Student` of kind 'folded' whose ranges are set.
         batches: a function that returns an iterable of batches of pixels; called once or more.
         total: number of images, for the progress bar.
     """
-    kernels = [
-        (wrapper, kernel, quantizer, variables['max'].numpy())
+    wrappers = [
+        wrapper
         for wrapper in student.model.layers
-        for kernel, quantizer, variables in getattr(wrapper, '_weight_vars', [])
-        if wrapper.layer.trainable and _moments_size(wrapper.layer) <= LARGEST_MOMENTS
+        if getattr(wrapper, '_weight_vars', None) and wrapper.layer.trainable
     ]
-    while kernels:
-        count, numbers = 0, 0
-        while count < len(kernels):
-            numbers += _moments_size(kernels[count][0].layer)
-            if count and numbers > LARGEST_MOMENTS:
-                break
-            count += 1
-        several, kernels = kernels[:count], kernels[count:]
-        wrappers = [wrapper for wrapper, *_ in several]
-        found = _second_moments(student, wrappers, batches, total)
-        for (wrapper, kernel, quantizer, maximum), moments in zip(several, found, strict=True):
+    for several in _passes(wrappers):
+        found = _second_moments(student, several, batches, total)
+        for wrapper, moments in zip(several, found, strict=True):
+            ((kernel, quantizer, variables),) = wrapper._weight_vars
             groups, inputs = _groups_and_inputs(wrapper.layer)
             # Depthwise kernels are [h, w, G, C], others [h, w, D / (h w), G C].
             weights = kernel.numpy().reshape(inputs, groups, -1).transpose(1, 0, 2)
-            maximum = maximum.reshape(groups, 1, -1)
+            maximum = variables['max'].numpy().reshape(groups, 1, -1)
             rounded = round_compensated(weights, moments, maximum, quantizer.bits)
             kernel.assign(rounded.transpose(1, 0, 2).reshape(kernel.shape))
 
@@ -73,11 +68,11 @@ def round_compensated(weights, moments, maximum, bits):
     diagonal = np.einsum('gdd->gd', moments)
     order = np.argsort(-diagonal, axis=1, kind='stable')
     weights = np.take_along_axis(np.float64(weights), order[:, :, None], axis=1)
-    moments = np.take_along_axis(moments, order[:, :, None], axis=1)
-    moments = np.take_along_axis(moments, order[:, None, :], axis=2).astype(np.float64)
+    moments = np.take_along_axis(np.float64(moments), order[:, :, None], axis=1)
+    moments = np.take_along_axis(moments, order[:, None, :], axis=2)
     damping = DAMPING * diagonal.mean(axis=1)
-    damping = np.where(damping > 0, damping, 1)
-    moments += damping[:, None, None] * np.eye(moments.shape[1])
+    diagonal = np.einsum('gdd->gd', moments)  # a view
+    diagonal += np.where(damping > 0, damping, 1)[:, None]
     # Row i: how the weights behind the i-th are to move with its error.
     factors = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
     rounded = np.empty_like(weights)
@@ -95,6 +90,23 @@ def round_compensated(weights, moments, maximum, bits):
     return result
 
 
+def _passes(wrappers):
+    """Lists of layers whose moments fit into memory at once; without those that do not alone."""
+    several, numbers = [], 0
+    for wrapper in wrappers:
+        groups, inputs = _groups_and_inputs(wrapper.layer)
+        size = groups * inputs**2
+        if size > LARGEST_MOMENTS:
+            continue
+        if numbers + size > LARGEST_MOMENTS:
+            yield several
+            several, numbers = [], 0
+        several.append(wrapper)
+        numbers += size
+    if several:
+        yield several
+
+
 def _second_moments(student, wrappers, batches, total):
     """Sums over images of products of what kernels are multiplied with: float64, [G, D, D] each."""
     observer = tf_keras.Model(student.model.input, [wrapper.input for wrapper in wrappers])
@@ -104,11 +116,15 @@ def _second_moments(student, wrappers, batches, total):
         found = tf.nest.flatten(observer(student.input_spec.to_inputs(pixels), training=False))
         return [_sum_of_products(w.layer, x) for w, x in zip(wrappers, found, strict=True)]
 
-    sums = [0.0] * len(wrappers)
+    sums = None
     with tqdm.tqdm(total=total, desc='error compensation', unit=' images', disable=None) as bar:
         for pixels in batches():
-            found = run(tf.convert_to_tensor(pixels))
-            sums = [s + np.float64(f.numpy()) for s, f in zip(sums, found, strict=True)]
+            found = [products.numpy() for products in run(tf.convert_to_tensor(pixels))]
+            if sums is None:
+                sums = [np.float64(products) for products in found]
+            else:
+                for products, more in zip(sums, found, strict=True):
+                    products += more
             bar.update(len(pixels))
     return sums
 
@@ -137,8 +153,3 @@ def _groups_and_inputs(layer):
     if isinstance(layer, tf_keras.layers.DepthwiseConv2D):
         return channels, height * width
     return layer.groups, height * width * channels
-
-
-def _moments_size(layer):
-    groups, inputs = _groups_and_inputs(layer)
-    return groups * inputs * inputs
