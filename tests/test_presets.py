@@ -186,12 +186,24 @@ def test_a_distillation_resolves_to_itself():
             {'wide_residuals': True, 'activation_bits': 6, 'all_activations': True},
             '--wide_residuals keeps at 8 bits what would have fewer: pass',
         ),
+        (
+            {'error_compensation': True, 'range_training': 'moving_average'},
+            '--error_compensation chooses weights on their grids, and',
+        ),
         ({'epochs': 3}, 'unknown option epochs: the options are '),
     ],
 )
 def test_a_distillation_out_of_range(overrides, message):
     with pytest.raises(UserError, match=message):
         distillation(**overrides)
+
+
+def test_errors_are_compensated_where_grids_of_weights_stay():
+    assert distillation()['error_compensation']
+    assert not distillation(range_training='moving_average')['error_compensation']
+    assert distillation(range_training='moving_average', steps=0)['error_compensation']
+    assert not distillation('paper')['error_compensation']
+    assert distillation('paper', steps=0, error_compensation=True)['error_compensation']
 
 
 def test_a_distillation_of_an_unknown_preset():
