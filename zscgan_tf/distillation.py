@@ -106,10 +106,12 @@ def blends(batches, seed):
         seed: integer.
     """
     for index, (pixels, _) in enumerate(batches):
-        draws = tf.random.stateless_uniform(
-            [len(pixels)], [seed, index], maxval=2**20, dtype=tf.int32, alg='philox'
-        )
-        yield mix(tf.convert_to_tensor(pixels), draws), None
+        yield mix(tf.convert_to_tensor(pixels), _draws([len(pixels)], [seed, index])), None
+
+
+def _draws(shape, seed):
+    """Random integers of [0, 2^20), as `augment` and `mix` take them; the same under XLA."""
+    return tf.random.stateless_uniform(shape, seed, maxval=2**20, dtype=tf.int32, alg='philox')
 
 
 def make_step(student, optimizer, options, *, seed=0, generator_update=None):
@@ -145,13 +147,7 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
         return as_logits(first), others
 
     def vary(pixels, seed, replicas):
-        draws = tf.random.stateless_uniform(
-            [pixels.shape[0] * replicas.num_replicas_in_sync, 4],
-            seed,
-            maxval=2**20,
-            dtype=tf.int32,
-            alg='philox',
-        )
+        draws = _draws([pixels.shape[0] * replicas.num_replicas_in_sync, 4], seed)
         draws = training_loop.replica_slice(draws, replicas)
         if options['augment']:
             pixels = augment(pixels, draws)

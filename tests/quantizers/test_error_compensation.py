@@ -54,7 +54,7 @@ def one_after_the_other(weights, moments, maximum, bits):
 @pytest.mark.parametrize('bits, inputs', [(2, 7), (3, 7), (4, 64), (4, 150), (8, 7)])
 def test_it_is_least_squares_of_what_is_left(bits, inputs):
     weights, moments, maximum = problem(bits, inputs)
-    found = round_compensated(weights[None], moments[None], maximum[None, None], bits)
+    found = round_compensated(weights[None], moments[None], maximum[None], bits)
     expected = one_after_the_other(weights, moments, maximum, bits)
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-9)
 
@@ -62,7 +62,7 @@ def test_it_is_least_squares_of_what_is_left(bits, inputs):
 def test_groups_are_rounded_apart_from_each_other():
     problems = [problem(seed) for seed in (1, 2, 3)]
     weights, moments, maximum = (np.stack(values) for values in zip(*problems, strict=True))
-    found = round_compensated(weights, moments, maximum[:, None], 4)
+    found = round_compensated(weights, moments, maximum, 4)
     for one, parts in zip(found, problems, strict=True):
         np.testing.assert_allclose(one, one_after_the_other(*parts, 4), rtol=0, atol=1e-9)
 
@@ -71,14 +71,14 @@ def test_inputs_without_correlation_are_rounded_to_nearest():
     weights, _, maximum = problem(0)
     moments = np.diag(np.arange(1.0, 8.0))
     for moment in (moments, 0 * moments):  # and inputs that are always zero
-        found = round_compensated(weights[None], moment[None], maximum[None, None], 3)
+        found = round_compensated(weights[None], moment[None], maximum[None], 3)
         np.testing.assert_allclose(found[0], nearest(weights, maximum, 3), rtol=0, atol=1e-12)
 
 
 def test_channels_of_zeros_stay_zero():
     weights, moments, maximum = problem(0)
     weights[:, 2] = 0
-    found = round_compensated(weights[None], moments[None], maximum[None, None], 4)
+    found = round_compensated(weights[None], moments[None], maximum[None], 4)
     assert not np.any(found[0][:, 2]) and np.all(np.any(found[0][:, [0, 1, 3, 4]], axis=0))
 
 

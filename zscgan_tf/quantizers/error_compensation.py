@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 import tqdm
 
+from zscgan_tf.quantizers.fake_quantization import SMALLEST_RANGE, weight_levels
 from zscgan_tf.quantizers.folding import kernel_name
 
 # Of the mean second moment, added to each: what images say little about is not relied on.
@@ -44,7 +45,7 @@ def compensate_errors(student, batches, total=None):
             groups, inputs = _groups_and_inputs(wrapper.layer)
             # Depthwise kernels are [h, w, G, C], others [h, w, D / (h w), G C].
             weights = kernel.numpy().reshape(inputs, groups, -1).transpose(1, 0, 2)
-            maximum = variables['max'].numpy().reshape(groups, 1, -1)
+            maximum = variables['max'].numpy().reshape(groups, -1)
             rounded = round_compensated(weights, moments, maximum, quantizer.bits)
             kernel.assign(rounded.transpose(1, 0, 2).reshape(kernel.shape))
 
@@ -57,14 +58,14 @@ def round_compensated(weights, moments, maximum, bits):
     Args:
         weights: [G, D, C], of G groups of channels: D inputs, C outputs.
         moments: [G, D, D], second moments of the inputs, any multiple of them.
-        maximum: [G, 1, C], the largest value on each output channel's grid.
+        maximum: [G, C], the largest value on each output channel's grid.
         bits: width.
 
     Returns:
         float64, [G, D, C], on the grids.
     """
-    most = 2 ** (bits - 1) - 1
-    steps = np.where(maximum > 0, maximum, 1).astype(np.float64)[:, 0] / most
+    most = weight_levels(bits)
+    steps = np.maximum(np.float64(maximum), SMALLEST_RANGE) / most
     diagonal = np.einsum('gdd->gd', moments)
     order = np.argsort(-diagonal, axis=1, kind='stable')
     weights = np.take_along_axis(np.float64(weights), order[:, :, None], axis=1)
@@ -116,15 +117,12 @@ def _second_moments(student, wrappers, batches, total):
         found = tf.nest.flatten(observer(student.input_spec.to_inputs(pixels), training=False))
         return [_sum_of_products(w.layer, x) for w, x in zip(wrappers, found, strict=True)]
 
-    sums = None
+    sizes = [_groups_and_inputs(wrapper.layer) for wrapper in wrappers]
+    sums = [np.zeros([groups, inputs, inputs]) for groups, inputs in sizes]
     with tqdm.tqdm(total=total, desc='error compensation', unit=' images', disable=None) as bar:
         for pixels in batches():
-            found = [products.numpy() for products in run(tf.convert_to_tensor(pixels))]
-            if sums is None:
-                sums = [np.float64(products) for products in found]
-            else:
-                for products, more in zip(sums, found, strict=True):
-                    products += more
+            for products, more in zip(sums, run(tf.convert_to_tensor(pixels)), strict=True):
+                products += more.numpy()
             bar.update(len(pixels))
     return sums
 
