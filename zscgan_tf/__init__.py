@@ -25,6 +25,7 @@ _HOMES = {
     'load_teacher': 'teacher.loading',
     'quantize': 'pipeline',
     'quantize_student': 'pipeline',
+    'raw_pixels': 'teacher.raw_pixels',
     'summary': 'pipeline',
     'train_generator': 'zscgan',
     'write_folder': 'image_files',

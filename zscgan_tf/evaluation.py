@@ -13,6 +13,7 @@ import tqdm
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.litert import TfliteModel, latency
+from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
 from zscgan_tf.teacher.teacher import Teacher
 
 __all__ = ['TfliteModel', 'evaluate', 'latency', 'sizes']
@@ -137,7 +138,10 @@ def _scores_function(candidate, teacher):
             f'{candidate.name}: takes images of the shape {list(candidate.input_shape)}, but the '
             f'teacher {teacher.name} takes {list(teacher.input_spec.image_shape)}.'
         )
-    return lambda pixels: candidate.scores(teacher.input_spec.to_inputs(pixels).numpy())
+    spec = teacher.input_spec
+    if candidate.zero_pixel is not None:
+        spec = raw_pixels_spec(spec, candidate.zero_pixel)
+    return lambda pixels: candidate.scores(spec.to_inputs(pixels).numpy())
 
 
 def check_classes(num_classes, teacher):

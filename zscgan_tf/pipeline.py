@@ -41,10 +41,11 @@ def quantize(
         overwrite: replace the output if it exists.
 
     Returns:
-        A dict: `output`, `report` (an `AuditReport`), `clipped_input_share`, `fresh` (what
-        `evaluate` says of the source's next images; None where it has no more), `seen` (of its
-        first images, where there are neither fresh nor real ones), `real` (of `evaluate_on`, or
-        None), `teacher_weight_bytes`, `tflite_file_bytes`, `latency_ms`.
+        A dict: `output`, `report` (an `AuditReport`), `takes_raw_pixels` (of a `raw_pixels`
+        teacher), `clipped_input_share`, `fresh` (what `evaluate` says of the source's next images;
+        None where it has no more), `seen` (of its first images, where there are neither fresh nor
+        real ones), `real` (of `evaluate_on`, or None), `teacher_weight_bytes`,
+        `tflite_file_bytes`, `latency_ms`.
 
     Raises:
         UserError: see `export.check_output`, `ptq.convert` and `audit.audit`; nothing is written.
@@ -134,6 +135,7 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
         seen = _agreement(tflite, teacher, source, 0, min(check_images, source.image_count))
     return {
         'report': report,
+        'takes_raw_pixels': tflite.zero_pixel is not None,
         'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
         'fresh': fresh,
         'seen': seen,
@@ -196,8 +198,7 @@ def summary(teacher, result):
         ('weights', f'{report.weights}, {", ".join(report.weight_types)}'),
         *_student_rows(result),
         ('input', _end(report.input)),
-        ('', f'preprocessing as before: {teacher.input_spec.describe()}'),
-        ('', f'its scale clips {100 * result["clipped_input_share"]:.1f} % of the legal range'),
+        *_input_rows(teacher, result),
         ('output type', _end(report.output)),
         *(evaluation_rows(fresh, 'fresh images of the source') if fresh else []),
         *(evaluation_rows(seen, 'images that it was made with') if seen else []),
@@ -213,6 +214,15 @@ def summary(teacher, result):
             )
         )
     return '\n'.join(f'{name:<12} {text}' for name, text in rows)
+
+
+def _input_rows(teacher, result):
+    """What has to be done to an image before the file takes it."""
+    if result['takes_raw_pixels']:
+        less = ', less 128' if result['report'].input.type == 'int8' else ''
+        return [('', f'pixels as they are, 0...255 in RGB order{less}: no preprocessing')]
+    clipped = f'its scale clips {100 * result["clipped_input_share"]:.1f} % of the legal range'
+    return [('', f'preprocessing as before: {teacher.input_spec.describe()}'), ('', clipped)]
 
 
 def _student_rows(result):

@@ -83,6 +83,26 @@ def workdir(default=None):
     return path.replace('{seed}', str(FLAGS.seed))
 
 
+def define_raw_pixels_flag():
+    """--raw_pixels."""
+    flags.DEFINE_boolean(
+        'raw_pixels',
+        False,
+        'The file takes pixels as they are, 0...255 in RGB order (int8: less 128): preprocessing '
+        'becomes part of its first convolution, and no image is rounded. Default: inputs as the '
+        'model takes them.',
+    )
+
+
+def with_raw_pixels(teacher):
+    """The teacher that is quantized: with --raw_pixels one that takes them."""
+    if not FLAGS.raw_pixels:
+        return teacher
+    from zscgan_tf.teacher.raw_pixels import raw_pixels
+
+    return raw_pixels(teacher)
+
+
 def define_generator_flags():
     """What shapes the generator and its training; see presets.py for the values."""
     flags.DEFINE_enum(

@@ -20,6 +20,7 @@ common_flags.define_teacher_flags()
 common_flags.define_run_flags()
 common_flags.define_generator_flags()
 common_flags.define_student_flags()
+common_flags.define_raw_pixels_flag()
 
 
 def main():
@@ -33,11 +34,12 @@ def main():
             '--method=qat, which sets ranges alone too.'
         )
     teacher = common_flags.load_teacher()
-    common_flags.check_student(teacher, options)
+    quantized = common_flags.with_raw_pixels(teacher)
+    common_flags.check_student(quantized, options)
     with common_flags.strategy().scope():
         source = zscgan.load_generator(teacher, folder, seed=FLAGS.seed)
     _check_generator(teacher, folder)
-    common_flags.distill(teacher, source, folder, options)
+    common_flags.distill(quantized, source, folder, options)
     own = common_flags.student_folder(folder, options)
     last = training_loop.last_metrics(own)
     print(

@@ -26,6 +26,7 @@ common_flags.define_teacher_flags()
 common_flags.define_run_flags()
 common_flags.define_generator_flags()
 common_flags.define_student_flags()
+common_flags.define_raw_pixels_flag()
 common_flags.define_real_images_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('output', None, 'The .tflite to write. "{seed}" stands for the seed.')
@@ -78,8 +79,9 @@ def main():
     _check_unused()
     distilled = _distillation_options()
     teacher = common_flags.load_teacher()
+    quantized = common_flags.with_raw_pixels(teacher)
     if distilled:
-        common_flags.check_student(teacher, distilled)
+        common_flags.check_student(quantized, distilled)
     evaluate_on = _evaluation_source(teacher)
     folder = pathlib.Path(common_flags.workdir(default=os.path.splitext(output)[0] + '.workdir'))
     common = _common_results(teacher, distilled)
@@ -96,12 +98,12 @@ def main():
         'overwrite': FLAGS.overwrite,
     }
     if distilled:
-        student = common_flags.distill(teacher, source, folder, distilled)
+        student = common_flags.distill(quantized, source, folder, distilled)
         used = common['images'] + distilled['steps'] * source.batch_size
         result = pipeline.quantize_student(student, source, output, used_images=used, **shared)
     else:
         result = pipeline.quantize(
-            teacher,
+            quantized,
             source,
             output,
             calibration_images=common['images'],
@@ -109,7 +111,7 @@ def main():
             allow_float_ops=FLAGS.allow_float_ops,
             **shared,
         )
-    print(pipeline.summary(teacher, result))
+    print(pipeline.summary(quantized, result))
     if FLAGS.source == 'zscgan':
         print(f'{"images":<12} {folder / "classes.png"}')
     if FLAGS.result_json:
@@ -136,6 +138,11 @@ def _check_unused():
         raise UserError(
             '--dataset is for --source=dataset or --evaluation_split: pass one of them, or leave '
             '--dataset out.'
+        )
+    if FLAGS.raw_pixels and FLAGS.input_type == 'float32':
+        raise UserError(
+            '--raw_pixels is for a file that takes integers: pass --input_type=uint8 (or int8), or '
+            'leave it out.'
         )
     if FLAGS.source != 'zscgan':
         passed = common_flags.passed_generator_flags() - {'batch_size'}
@@ -185,6 +192,8 @@ def _common_results(teacher, distilled):
     names = ['source', 'output_head', 'input_type', 'output_type']
     options = {name: getattr(FLAGS, name) for name in names}
     options['input_spec'] = teacher.input_spec.to_dict()
+    if FLAGS.raw_pixels:
+        options['raw_pixels'] = True
     generator = common_flags.generator_options(teacher)
     steps = 0
     if FLAGS.source == 'zscgan':

@@ -19,6 +19,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
+from zscgan_tf.teacher.raw_pixels import INPUT_NAME
 
 TYPES = {'int8': tf.int8, 'uint8': tf.uint8, 'float32': tf.float32}
 HEADS = ('model', 'logits')
@@ -72,6 +73,8 @@ def convert(
     converter = make_converter(model, input_type, output_type, per_channel)
 
     with hidden_output() as hidden:
+        if teacher.model.input_names[0] == INPUT_NAME:
+            batches = _with_all_pixels(batches)
         calibration = _Calibration(batches, teacher.input_spec, total, hidden.stderr)
         converter.representative_dataset = calibration.samples
         try:
@@ -83,6 +86,14 @@ def convert(
                 f'The TFLite converter cannot convert {teacher.name}: '
                 f'{what_matters(str(error), hidden.text())}'
             ) from error
+
+
+def _with_all_pixels(batches):
+    """The batches, the first one with the lowest and the highest pixel: the input's step is 1."""
+    first = np.array(next(batches))
+    if first.ndim == 4 and first.size:  # else `check_pixels` says so
+        first[0, 0, 0], first[0, -1, -1] = 0, 1
+    return itertools.chain([first], batches)
 
 
 def check_ends(input_type, output_type, output_head):

@@ -6,7 +6,7 @@ A rule takes the new graph, the teacher's node and the new inputs, and returns t
 import numpy as np
 import tf_keras
 
-from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
+from zscgan_tf.teacher.layers import ConstantChannel, HardSigmoid, HardSwish
 
 layers = tf_keras.layers
 
@@ -214,6 +214,7 @@ def _drop(graph, node, x):
 
 
 RULES = {
+    ConstantChannel: _copy,
     HardSigmoid: _hard_sigmoid,
     HardSwish: _copy,
     layers.Activation: _activation,

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.teacher.flatten import nodes
+from zscgan_tf.teacher.layers import ConstantChannel
 
 layers = tf_keras.layers
 
@@ -16,7 +17,7 @@ KEEPING_CHANNELS = (
     layers.UpSampling2D,
 )
 # Layers that hand values on: their output has their input's range and levels.
-HANDING_ON = (*KEEPING_CHANNELS, layers.Reshape, layers.Flatten, layers.Permute)
+HANDING_ON = (*KEEPING_CHANNELS, ConstantChannel, layers.Reshape, layers.Flatten, layers.Permute)
 # TFLite's converter fuses a ReLU into these.
 FUSED_WITH_RELU = (layers.Conv2D, layers.DepthwiseConv2D, layers.Add)
 # What their int8 kernels give: scale 1/256 or 1/128.

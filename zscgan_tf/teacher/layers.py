@@ -1,4 +1,4 @@
-"""Activations that tf_keras has no layer for, as layers of a flat teacher."""
+"""What tf_keras has no layer for, as layers of a flat teacher."""
 
 import tensorflow as tf
 import tf_keras
@@ -26,3 +26,18 @@ class LogProbabilities(tf_keras.layers.Layer):
 
     def call(self, inputs):
         return tf.math.log(tf.maximum(inputs, 1e-30))
+
+
+@tf_keras.utils.register_keras_serializable('zscgan_tf')
+class ConstantChannel(tf_keras.layers.Layer):
+    """Images [B, H, W, C] with one more channel, the same number everywhere."""
+
+    def __init__(self, value, **kwargs):
+        super().__init__(**kwargs)
+        self.value = float(value)
+
+    def call(self, inputs):
+        return tf.pad(inputs, [[0, 0], [0, 0], [0, 0], [0, 1]], constant_values=self.value)
+
+    def get_config(self):
+        return {**super().get_config(), 'value': self.value}

@@ -1,0 +1,194 @@
+"""Teachers that take raw pixels: the same function, and files that lose nothing at their input."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from tests.conftest import randomize
+from tests.tiny import tiny_teacher
+from zscgan_tf import distillation, litert, pipeline
+from zscgan_tf.errors import UserError
+from zscgan_tf.evaluation import evaluate
+from zscgan_tf.litert import TfliteModel
+from zscgan_tf.quantizers import ptq
+from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.teacher.raw_pixels import INPUT_NAME, raw_pixels
+
+layers = tf_keras.layers
+BYTES = np.random.default_rng(0).integers(0, 256, (64, 9, 8, 3)).astype(np.uint8)
+PIXELS = np.float32(BYTES / 255)
+
+
+def normalization():
+    return layers.Normalization(mean=[0.2, 0.1, -0.3], variance=[0.5, 1.0, 2.0])
+
+
+STARTS = {
+    'convolution': [layers.Conv2D(6, 3, padding='same')],
+    'without padding': [layers.Conv2D(6, 3)],
+    'strides and no bias': [layers.Conv2D(6, 5, 2, padding='same', use_bias=False)],
+    'dilated': [layers.Conv2D(6, 3, dilation_rate=2, padding='same', activation='relu')],
+    'padded': [layers.ZeroPadding2D(((1, 0), (2, 3))), layers.Conv2D(6, 3, 2)],
+    'rescaled': [layers.Rescaling(1 / 127.5, -1), layers.Conv2D(6, 3, padding='same')],
+    'normalized': [
+        layers.Rescaling(2.0, [0.1, 0.2, 0.3]),
+        normalization(),
+        layers.ZeroPadding2D(1),
+        layers.Conv2D(6, 3),
+    ],
+}
+PREPROCESSINGS = [
+    {'mean': [0.4, 0.5, 0.6], 'std': [0.2, 0.25, 0.3]},
+    {'preprocessing': 'tf'},
+    {'preprocessing': 'caffe'},
+    {'preprocessing': 'raw'},
+    {'mean': [0.0, 1.0, 1.5], 'std': 0.25},  # greys far apart, and one that no pixel has
+]
+
+
+def teacher_of(start, input_spec, head='softmax'):
+    copies = [type(layer).from_config(layer.get_config()) for layer in start]
+    model = tf_keras.Sequential(
+        [
+            layers.Input((9, 8, 3)),
+            *copies,
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(5, activation=head),
+        ]
+    )
+    randomize(model, 0)
+    return load_teacher(model, input_spec=input_spec)
+
+
+@pytest.mark.parametrize('input_spec', PREPROCESSINGS)
+@pytest.mark.parametrize('start', STARTS)
+def test_the_same_answers(start, input_spec):
+    teacher = teacher_of(STARTS[start], input_spec)
+    found = raw_pixels(teacher)
+    logits = teacher.logits(PIXELS).numpy()
+    np.testing.assert_allclose(found.logits(PIXELS), logits, atol=1e-4 * logits.std())
+    # Of bytes less one whole number for all channels.
+    zero = round(255 * found.input_spec.mean[0])
+    assert 0 <= zero <= 255 and not found.input_spec.bgr
+    answers = found.model(np.float32(BYTES) - zero).numpy()
+    np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
+    expected = teacher.model(teacher.input_spec.to_inputs(tf.constant(PIXELS))).numpy()
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+    assert found.fingerprint == teacher.fingerprint and found.head == teacher.head
+
+
+def test_no_channel_for_offsets_that_are_whole():
+    start = STARTS['convolution']
+    for input_spec, channels in ((PREPROCESSINGS[3], 3), (PREPROCESSINGS[0], 4)):
+        model = raw_pixels(teacher_of(start, input_spec)).model
+        kernels = [x.kernel.shape[2] for x in model.layers if isinstance(x, layers.Conv2D)]
+        assert kernels == [channels] and model.input_names == [INPUT_NAME]
+
+
+@pytest.mark.parametrize('head', ['logits', 'softmax', 'sigmoid'])
+def test_every_head(head):
+    teacher = tiny_teacher(head=head)
+    pixels = PIXELS[:, :8]
+    found = raw_pixels(teacher)
+    np.testing.assert_allclose(found.logits(pixels), teacher.logits(pixels), atol=1e-4)
+    answers, expected = (x.model(x.input_spec.to_inputs(pixels)) for x in (found, teacher))
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('input_type', ['int8', 'uint8'])
+@pytest.mark.parametrize('bits', [None, 8, 4])
+def test_a_file_takes_bytes(tmp_path, bits, input_type):
+    teacher = tiny_teacher(head='logits')
+    quantized, source = raw_pixels(teacher), NoiseSource(teacher.input_spec, batch_size=32)
+    output, options = tmp_path / 'a.tflite', {'input_type': input_type, 'check_images': 32}
+    if bits is None:
+        result = pipeline.quantize(quantized, source, output, calibration_images=64, **options)
+    else:
+        student = distillation.distill(
+            quantized,
+            source,
+            None,
+            steps=0,
+            range_images=64,
+            weight_bits=bits,
+            activation_bits=bits,
+        )
+        result = pipeline.quantize_student(student, source, output, used_images=64, **options)
+    assert result['takes_raw_pixels'] and result['clipped_input_share'] < 1e-6
+    less = ', less 128' if input_type == 'int8' else ''
+    assert f'0...255 in RGB order{less}: no' in pipeline.summary(quantized, result)
+
+    file = TfliteModel(output)
+    raw = BYTES[:, :8] if input_type == 'uint8' else np.int8(BYTES[:, :8].astype(int) - 128)
+    by_bytes = file.raw_outputs(raw)
+    scale, zero_point = file._output['quantization']
+    logits = (by_bytes.astype(np.float32) - zero_point) * scale
+    # What `evaluate` says of it with the teacher that it was made of, which takes other inputs.
+    agreement = evaluate(file, teacher, [(PIXELS[:, :8], None)])['agreement']
+    expected = teacher.logits(PIXELS[:, :8]).numpy()
+    assert agreement == 100 * np.mean(logits.argmax(1) == expected.argmax(1))
+    assert np.sqrt(np.mean((logits - expected) ** 2)) < (0.6 if bits == 4 else 0.1) * expected.std()
+
+
+def test_the_file_of_another_teacher_takes_its_inputs():
+    teacher = tiny_teacher()
+    data = ptq.convert(teacher, [PIXELS[:, :8]])
+    assert TfliteModel(data).zero_pixel is None
+    # An input of this name alone does not make it bytes.
+    inputs = tf_keras.Input((8, 8, 3), name=INPUT_NAME)
+    model = tf_keras.Model(inputs, teacher.model(inputs))
+    data = ptq.make_integer_converter(model, 'float32', 'float32').convert()
+    assert TfliteModel(data).zero_pixel is None
+
+
+def test_bytes_are_on_the_grid_of_the_input():
+    """Of inputs normalized by channel they are not: up to half a step of an image is lost."""
+    lost = []
+    for teacher in (tiny_teacher(), raw_pixels(tiny_teacher())):
+        detail = TfliteModel(ptq.convert(teacher, [PIXELS[:, :8]]))._input
+        inputs = teacher.input_spec.to_inputs(tf.constant(PIXELS[:, :8])).numpy()
+        error = litert.dequantize(litert.quantize(inputs, detail), detail) - inputs
+        lost.append(np.abs(error * np.float32(teacher.input_spec.std) * 255).max())  # grey levels
+    assert lost[0] > 0.4 and lost[1] < 1e-3
+
+
+@pytest.mark.parametrize(
+    'start, words',
+    [
+        ([layers.DepthwiseConv2D(3)], "layer 'depthwise_conv2d"),
+        ([layers.MaxPooling2D()], "layer 'max_pooling2d"),
+        ([layers.ZeroPadding2D(1), layers.Rescaling(2.0), layers.Conv2D(4, 3)], 'zero padding'),
+        ([layers.Conv2D(6, 3, groups=3)], "layer 'conv2d"),
+    ],
+)
+def test_other_starts_are_refused(start, words):
+    teacher = teacher_of(start, PREPROCESSINGS[0])
+    with pytest.raises(UserError, match='--raw_pixels needs a convolution') as error:
+        raw_pixels(teacher)
+    assert words in str(error.value)
+
+
+def test_an_input_that_is_read_twice_is_refused():
+    inputs = layers.Input((9, 8, 3))
+    x = layers.Add()([layers.Conv2D(3, 3, padding='same')(inputs), inputs])
+    x = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(x))
+    model = tf_keras.Model(inputs, layers.Dense(4)(x))
+    with pytest.raises(UserError, match='begins with several layers'):
+        raw_pixels(load_teacher(model, input_spec=PREPROCESSINGS[0]))
+
+
+def test_fewer_bits_of_the_input_are_refused():
+    teacher = raw_pixels(tiny_teacher())
+    with pytest.raises(UserError, match='--all_activations'):
+        distillation.distill(
+            teacher,
+            NoiseSource(teacher.input_spec),
+            None,
+            steps=0,
+            activation_bits=4,
+            all_activations=True,
+        )

@@ -1,0 +1,151 @@
+"""A teacher whose model takes raw pixels: its preprocessing becomes part of its first convolution.
+
+A file's int8 input has one step for all channels, and inputs normalized channel by channel do not
+fall on its grid: an image loses up to half a step before the first layer (ResNet-20: a third of the
+error of an untrained W8A8 student). Raw pixels, 0...255, are on a grid of step 1.
+
+    teacher = raw_pixels(load_teacher('model.h5'))
+
+The convolution's zero padding means the model's own zero, which is a grey that may differ from
+channel to channel. So 0 becomes a whole grey level near all of them, and a constant channel, which
+is padded with zeros too, carries what is left of the offsets: the function stays the same up to
+float rounding, the border included.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import tf_keras
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.flatten import nodes
+from zscgan_tf.teacher.input_spec import InputSpec
+from zscgan_tf.teacher.layers import ConstantChannel
+
+layers = tf_keras.layers
+
+# The name of the input; a `.tflite` keeps it, and tells by it what it takes.
+INPUT_NAME = 'raw_pixels'
+# Offsets below this, in grey levels, are float rounding.
+_NO_OFFSET = 1e-3
+
+
+def raw_pixels(teacher):
+    """The same classifier, on pixels of 0...255 in RGB order less a whole number.
+
+    Args:
+        teacher: a `Teacher`.
+
+    Returns:
+        A `Teacher` with the same answers to the same pixels, and the same fingerprint. Its input
+        specification has the deviation 1/255 and as mean the number over 255.
+
+    Raises:
+        UserError: the model does not begin with a convolution (rescalings, normalizations and zero
+            padding may stand before it).
+    """
+    start = _Start(teacher)
+    zero = int(np.clip(np.rint(np.mean(-start.offset / start.scale)), 0, 255))
+    spec = raw_pixels_spec(teacher.input_spec, zero)
+    images = tf_keras.Input(spec.image_shape, name=INPUT_NAME, dtype='float32')
+    values = {id(start.node.outputs): start.convolution(images, zero)}
+    models = {}
+    for name in ('model', 'logits_model'):
+        model = getattr(teacher, name)
+        for node in nodes(model):
+            if id(node.outputs) in values or id(node) in start.replaced:
+                continue
+            found = [values[id(x)] for x in node.keras_inputs]
+            values[id(node.outputs)] = node.layer(found if len(found) > 1 else found[0])
+        models[name] = tf_keras.Model(images, values[id(model.output)], name=model.name)
+        models[name].trainable = False
+    return dataclasses.replace(teacher, input_spec=spec, **models)
+
+
+def raw_pixels_spec(input_spec, zero):
+    """An input specification for the same images: pixels of 0...255 in RGB order, less `zero`."""
+    return InputSpec(input_spec.image_size, input_spec.channels, zero / 255, 1 / 255)
+
+
+class _Start:
+    """What stands before and in a model's first convolution.
+
+    Attributes:
+        node: the convolution's.
+        replaced: the ids of all nodes up to it.
+        scale, offset: the convolution's inputs are scale p + offset, of pixels p of 0...255 in the
+            model's channel order; float64, a value a channel.
+    """
+
+    def __init__(self, teacher):
+        spec = teacher.input_spec
+        self._name, self._bgr, self._padding = teacher.name, spec.bgr, []
+        mean, std = np.float64(spec.mean), np.float64(spec.std)
+        self.scale, self.offset = 1 / (255 * std), -mean / std
+        self.replaced = set()
+        readers = {}
+        for node in nodes(teacher.model):
+            for x in node.keras_inputs:
+                readers.setdefault(id(x), []).append(node)
+        x = teacher.model.input
+        while True:
+            if len(readers[id(x)]) != 1:
+                raise self._refused('several layers')
+            (self.node,) = readers[id(x)]
+            self.replaced.add(id(self.node))
+            layer = self.node.layer
+            if isinstance(layer, layers.Conv2D) and layer.groups == 1:
+                return
+            self._pass(layer)
+            x = self.node.outputs
+
+    def convolution(self, images, zero):
+        """The first convolution's outputs, of pixels less `zero`."""
+        layer = self.node.layer
+        kernel, *bias = layer.get_weights()
+        left = self.offset + self.scale * zero
+        new = np.float64(kernel) * self.scale[:, None]
+        constant = np.einsum('hwco,c->hwo', np.float64(kernel), left)[:, :, None]
+        if self._bgr:
+            new = new[:, :, ::-1]
+        x = images
+        if np.max(np.abs(left / self.scale)) > _NO_OFFSET:
+            # Large enough for its weights not to stretch the range of the others.
+            largest = [np.max(np.abs(k), axis=(0, 1, 2)) for k in (constant, new)]
+            value = math.ceil(np.max(largest[0] / np.maximum(largest[1], 1e-30), initial=1))
+            value = min(value, 255 - zero) if zero < 128 else -min(value, zero)
+            x = ConstantChannel(value, name='constant_channel', dtype='float32')(x)
+            new = np.concatenate([new, constant / value], axis=2)
+        for padding in self._padding:
+            x = layers.ZeroPadding2D.from_config(padding.get_config())(x)
+        copy = layers.Conv2D.from_config(layer.get_config())
+        copy.trainable = False
+        y = copy(x)
+        copy.set_weights([np.float32(new), *bias])
+        return y
+
+    def _pass(self, layer):
+        """Takes a layer before the convolution into the scale and the offset."""
+        if isinstance(layer, layers.ZeroPadding2D):
+            self._padding.append(layer)
+            return
+        if isinstance(layer, layers.Rescaling):
+            scale, offset = np.float64(layer.scale), np.float64(layer.offset)
+        elif isinstance(layer, layers.Normalization) and not layer.invert:
+            deviation = np.sqrt(np.float64(layer.variance))
+            scale = 1 / np.maximum(deviation, tf_keras.backend.epsilon())
+            offset = -np.float64(layer.mean) * scale
+        else:
+            raise self._refused(f"layer '{layer.name}' ({type(layer).__name__})")
+        if self._padding:
+            raise self._refused(f"layer '{layer.name}' behind a zero padding")
+        shape = self.scale.shape
+        self.offset = self.offset * scale.reshape(-1) + np.broadcast_to(offset.reshape(-1), shape)
+        self.scale = self.scale * scale.reshape(-1)
+
+    def _refused(self, what):
+        return UserError(
+            f'{self._name} begins with {what}: --raw_pixels needs a convolution there, which takes '
+            f'the preprocessing over: leave it out.'
+        )
