@@ -6,7 +6,14 @@ import tensorflow as tf
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers import ranges
-from zscgan_tf.quantizers.ranges import Histogram, activation_range, nudge, quantize, weight_ranges
+from zscgan_tf.quantizers.ranges import (
+    Histogram,
+    activation_range,
+    nudge,
+    quantize,
+    weight_ranges,
+    with_margin,
+)
 
 BITS = range(2, 9)
 
@@ -248,6 +255,21 @@ def test_activations_on_a_grid_give_that_grid(bits, estimator, zero_level):
     values = (integers * 0.3).astype(np.float32)
     chosen = activation_range(histogram_of(values), bits, estimator, zero_level == 0)
     np.testing.assert_allclose(chosen, (values.min(), values.max()), rtol=1e-5)
+
+
+def test_the_margin_ends_at_the_extremes():
+    histogram = histogram_of(np.float32([-2, 8]))
+    cases = [
+        ((-1, 4), (-1.1, 4.4)),
+        ((-1.9, 7.9), (-2, 8)),
+        ((0, 8), (0, 8)),
+        ((-2, 0), (-2, 0)),
+        ((0, 9), (0, 9)),  # no range becomes smaller
+    ]
+    for (low, high), expected in cases:
+        np.testing.assert_allclose(with_margin(low, high, histogram), expected, rtol=1e-6)
+    zeros = histogram_of(np.zeros((4, 8), np.float32))
+    assert with_margin(*activation_range(zeros, 4, 'mse', False), zeros) == (0, 1)
 
 
 def test_percentiles_do_not_depend_on_the_share_of_zeros():

@@ -204,7 +204,8 @@ def set_ranges(student, batches, estimator='mse', total=None):
     Args:
         student: a `Student`.
         batches: a function that returns an iterable of batches of pixels; called several times.
-        estimator: 'minmax', 'percentile' or 'mse' (squared error; the logits': `logits_range`).
+        estimator: 'minmax', 'percentile' or 'mse' (squared error, with a margin; the logits':
+            `logits_range`).
         total: number of images, for the progress bar.
     """
     quantized = {}
@@ -222,6 +223,8 @@ def set_ranges(student, batches, estimator='mse', total=None):
         low, high = estimators.activation_range(
             histogram, quantizer.bits, estimator, quantizer.nonnegative
         )
+        if estimator == 'mse':
+            low, high = estimators.with_margin(low, high, histogram)
         variables['max'].assign(high)
         if 'min' in variables:
             variables['min'].assign(low)
