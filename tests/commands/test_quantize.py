@@ -178,6 +178,43 @@ def test_types_of_the_ends_and_logits(programs, kind, dtype):
     assert 'per-tensor' in result.stdout
 
 
+@pytest.mark.parametrize('method', ['ptq', 'qat'])
+def test_raw_pixels(programs, method):
+    """The generator's workdir is that of the model itself; the file takes bytes."""
+    output = f'raw_{method}.tflite'
+    flags = ['--teacher=tiny.h5', '--workdir=raw', *TRAINING, '--raw_pixels', '--input_type=uint8']
+    own = ['--calibration_images=20']
+    if method == 'qat':
+        own = ['--method=qat', '--distillation_steps=2', '--range_images=16']
+    result = programs.run(
+        'quantize',
+        f'--output={output}',
+        *flags,
+        *own,
+        '--check_images=8',
+        '--evaluation_images=real.npz',
+        f'--result_json={output}.json',
+    )
+    assert result.status == 0, result.stderr
+    assert 'pixels as they are, 0...255 in RGB order: no preprocessing' in result.stdout
+    written = json.loads((programs.folder / f'{output}.json').read_text())
+    assert written['options']['raw_pixels'] and written['metrics']['agreement'][0] >= 90
+    detail = details(programs.folder / output)[0]
+    assert detail['dtype'] == np.uint8 and detail['quantization'][0] == pytest.approx(1)
+
+    evaluated = programs.run(
+        'evaluate', '--teacher=tiny.h5', f'--model={output}', '--images=real.npz'
+    )
+    assert evaluated.status == 0, evaluated.stderr
+    agreement = written['metrics']['agreement'][0]
+    assert f'{agreement:.2f} % on 20 real images' in evaluated.stdout
+    if method == 'qat':  # a student of raw pixels is not one of the model's own inputs
+        other = programs.run(
+            'quantize', '--output=other.tflite', *flags[:-2], *own, '--check_images=8'
+        )
+        assert other.status == 1 and 'of another configuration (input_spec' in other.stderr
+
+
 def test_a_flagfile(programs):
     """A recipe is a flagfile; flags behind it win."""
     lines = ['# A recipe.', *NOISE, '--output=flagfile.tflite', '--seed=5']
