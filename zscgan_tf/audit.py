@@ -25,6 +25,8 @@ OP_NAMES = {
 TYPE_NAMES = {
     code: name.lower() for name, code in vars(schema.TensorType).items() if not name.startswith('_')
 }
+# What the input of a file of raw pixels is called (`teacher.raw_pixels`).
+RAW_PIXELS = 'raw_pixels_0_to_255'
 KEEP_FLOAT = 'or pass --allow_float_ops to keep it in float'
 
 

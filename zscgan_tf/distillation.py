@@ -263,7 +263,7 @@ def distill(
     pairs = options['mix'] and replicas > 1
     training_loop.check_batch_size(batch_size, replicas, multiple=2 if pairs else 1)
     with strategy.scope():
-        student = _build(teacher, options)
+        student = build(teacher, options)
         optimizer = make_optimizer(options, trainable_variables(student))
         state = {'student': student.model, 'twin': student.twin, 'optimizer': optimizer}
         update = None
@@ -314,7 +314,8 @@ def _with_source(source, options):
     }
 
 
-def _build(teacher, options):
+def build(teacher, options):
+    """The `Student` of these options, its ranges not set yet; all of its `UserError`s."""
     if options['student'] == 'tfmot':
         return build_tfmot_student(teacher)
     return build_student(teacher, **{name: options[name] for name in presets.STUDENT_OPTIONS})

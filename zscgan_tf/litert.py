@@ -12,7 +12,6 @@ from ai_edge_litert.interpreter import Interpreter
 from zscgan_tf import audit
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
-from zscgan_tf.teacher.raw_pixels import INPUT_NAME
 
 
 class TfliteModel:
@@ -21,9 +20,8 @@ class TfliteModel:
     Attributes:
         name: the file's path, for messages.
         input_shape: (H, W, C).
-        zero_pixel: the grey level, 0 to 255, that its input's zero stands for, of a file that
-            takes raw pixels; else None.
-        input_spec: the `InputSpec` of a file of raw pixels; None where inputs are the teacher's.
+        zero_pixel: the grey level, 0 to 255, that its input's zero stands for; None unless it takes
+            raw pixels (`teacher.raw_pixels`).
         ends_in_probabilities: whether it returns probabilities, not logits.
         quantized_output: whether its last layer computed integers, whatever type it returns.
         file_bytes: size of the file.
@@ -65,7 +63,7 @@ class TfliteModel:
         self._output = self._interpreter.get_output_details()[0]
         batch, *self.input_shape = (int(side) for side in self._input['shape_signature'])
         self.input_shape = tuple(self.input_shape)
-        self.zero_pixel = self._find_zero_pixel()
+        self.zero_pixel = self._find_zero_pixel(audit.input_tensor(model))
         self._fixed_batch = None if batch == -1 else batch
         self._batch = int(self._input['shape'][0])
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
@@ -114,13 +112,11 @@ class TfliteModel:
         parts = [self._run(raw_inputs[i : i + size]) for i in range(0, len(raw_inputs), size)]
         return np.concatenate(parts)
 
-    def _find_zero_pixel(self):
+    def _find_zero_pixel(self, end):
         signatures = self._interpreter.get_signature_list().values()
-        if INPUT_NAME not in (name for signature in signatures for name in signature['inputs']):
-            return None
-        scale, zero_point = self._input['quantization']
-        is_raw = self._input['dtype'] in (np.int8, np.uint8) and abs(scale - 1) < 1e-5
-        return zero_point - np.iinfo(self._input['dtype']).min if is_raw else None
+        names = {name for signature in signatures for name in signature['inputs']}
+        is_raw = audit.RAW_PIXELS in names and end.scale and abs(end.scale - 1) < 1e-5
+        return round(-end.value_range[0]) if is_raw else None
 
     def _run(self, raw_inputs):
         if len(raw_inputs) != self._batch:

@@ -219,8 +219,12 @@ def summary(teacher, result):
 def _input_rows(teacher, result):
     """What has to be done to an image before the file takes it."""
     if result['takes_raw_pixels']:
-        less = ', less 128' if result['report'].input.type == 'int8' else ''
-        return [('', f'pixels as they are, 0...255 in RGB order{less}: no preprocessing')]
+        zero = round(255 * teacher.input_spec.mean[0])
+        less = {'uint8': '', 'int8': ', less 128', 'float32': f', less {zero}'}
+        size = 'x'.join(map(str, teacher.input_spec.image_shape))
+        order = ' in RGB order' if teacher.input_spec.channels == 3 else ''
+        pixels = f'pixels of 0...255{order}{less[result["report"].input.type]}'
+        return [('', f'{size}, {pixels}: no preprocessing')]
     clipped = f'its scale clips {100 * result["clipped_input_share"]:.1f} % of the legal range'
     return [('', f'preprocessing as before: {teacher.input_spec.describe()}'), ('', clipped)]
 

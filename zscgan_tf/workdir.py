@@ -5,14 +5,17 @@ import pathlib
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.export import write_atomically
+from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 
 
 def config_of(teacher, options, seed):
     """What a workdir belongs to: the teacher, its preprocessing, and all that shapes the result."""
+    raw_pixels = {'raw_pixels': True} if takes_raw_pixels(teacher.model) else {}
     return {
         'teacher': teacher.name,
         'fingerprint': teacher.fingerprint,
         'input_spec': teacher.input_spec.to_dict(),
+        **raw_pixels,
         **options,
         'seed': seed,
     }

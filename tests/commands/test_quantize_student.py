@@ -249,6 +249,10 @@ FILES = '--source=files'
         (['--calibration_images=9'], ["--calibration_images is for TFLite's calibration, not for"]),
         (['--noper_channel'], ["--per_channel is for TFLite's calibration, not for a student"]),
         (['--allow_float_ops'], ["--allow_float_ops is for TFLite's calibration, not for a"]),
+        (
+            ['--raw_pixels', '--all_activations', '--activation_bits=4'],
+            ['--all_activations rounds the input'],
+        ),
         (['--range_images=0'], ['--range_images=0 must be a whole number, at least 1']),
         (
             [FILES, '--images=labelled.npz', '--soft_target_weight=0.5', '--nomix'],

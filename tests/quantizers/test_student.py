@@ -11,7 +11,7 @@ from tests.conftest import randomize
 from tests.tiny import tiny_teacher
 from zscgan_tf import audit, evaluation, levels
 from zscgan_tf.errors import UserError
-from zscgan_tf.quantizers import conversion
+from zscgan_tf.quantizers import conversion, ranges
 from zscgan_tf.quantizers.student import (
     as_logits,
     build_student,
@@ -240,6 +240,30 @@ def test_the_twin_is_the_teacher_and_the_file_ends_as_it_did(head):
     assert evaluation.evaluate(tflite, teacher, [(PIXELS, None)])['agreement'] > 90
     logits = audit.audit(conversion.convert(student, output_head='logits'))
     assert not {'SOFTMAX', 'LOGISTIC'} & set(logits.ops)
+
+
+@pytest.mark.parametrize('bits', [3, 8])
+def test_ranges_of_activations_are_a_tenth_wider_than_those_of_least_error(bits):
+    student = make(activation_bits=bits)
+    wider = 0
+    for wrapper in student.model.layers:
+        variables = getattr(wrapper, '_output_quantizer_vars', None)
+        if (
+            not variables or wrapper.layer.name == 'top'
+        ):  # the logits have an estimator of their own
+            continue
+        quantizer = wrapper.quantize_config.output
+        inner = tf_keras.Model(
+            student.twin.input, student.twin.get_layer(wrapper.layer.name).output
+        )
+        values = inner(student.input_spec.to_inputs(PIXELS)).numpy()
+        histogram = ranges.Histogram()
+        histogram.see_range(values)
+        histogram.count(values)
+        _, high = ranges.activation_range(histogram, quantizer.bits, 'mse', quantizer.nonnegative)
+        np.testing.assert_allclose(variables['max'], min(1.1 * high, values.max()), rtol=1e-4)
+        wider += variables['max'].numpy() > 1.05 * high
+    assert wider or bits == 8
 
 
 def test_learned_ranges_are_trained_and_others_not():

@@ -1,5 +1,7 @@
 """Teachers that take raw pixels: the same function, and files that lose nothing at their input."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,13 +10,15 @@ import tf_keras
 from tests.conftest import randomize
 from tests.tiny import tiny_teacher
 from zscgan_tf import distillation, litert, pipeline
+from zscgan_tf.audit import RAW_PIXELS
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import evaluate
 from zscgan_tf.litert import TfliteModel
 from zscgan_tf.quantizers import ptq
 from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.loading import load_teacher
-from zscgan_tf.teacher.raw_pixels import INPUT_NAME, raw_pixels
+from zscgan_tf.teacher.raw_pixels import raw_pixels
 
 layers = tf_keras.layers
 BYTES = np.random.default_rng(0).integers(0, 256, (64, 9, 8, 3)).astype(np.uint8)
@@ -34,6 +38,7 @@ STARTS = {
     'rescaled': [layers.Rescaling(1 / 127.5, -1), layers.Conv2D(6, 3, padding='same')],
     'normalized': [
         layers.Rescaling(2.0, [0.1, 0.2, 0.3]),
+        layers.Normalization(mean=[0.2, 0.1, -0.3], variance=[0.5, 1.0, 2.0], invert=True),
         normalization(),
         layers.ZeroPadding2D(1),
         layers.Conv2D(6, 3),
@@ -86,12 +91,37 @@ def test_no_channel_for_offsets_that_are_whole():
     for input_spec, channels in ((PREPROCESSINGS[3], 3), (PREPROCESSINGS[0], 4)):
         model = raw_pixels(teacher_of(start, input_spec)).model
         kernels = [x.kernel.shape[2] for x in model.layers if isinstance(x, layers.Conv2D)]
-        assert kernels == [channels] and model.input_names == [INPUT_NAME]
+        assert kernels == [channels] and model.input_names == [RAW_PIXELS]
 
 
-@pytest.mark.parametrize('head', ['logits', 'softmax', 'sigmoid'])
+def twice(x):
+    """The first convolution, and the zero padding in front of it, are used again."""
+    padding, convolution = layers.ZeroPadding2D(1), layers.Conv2D(3, 3)
+    x = convolution(padding(x))
+    return convolution(padding(layers.ReLU(name='raw_pixels')(x)))
+
+
+HEADS = {
+    'logits': lambda: tiny_teacher(head='logits'),
+    'softmax': lambda: tiny_teacher(head='softmax'),
+    'sigmoid': lambda: tiny_teacher(head='sigmoid'),
+    'linear unit': lambda: loaded(lambda x: layers.Dense(1)(x)),
+    'probabilities': lambda: loaded(lambda x: tf.nn.softmax(layers.Dense(3)(x)) * 1.0),
+    'shared layers': lambda: loaded(layers.Dense(4), twice),
+}
+
+
+def loaded(head, start=lambda x: layers.Conv2D(6, 3, padding='same')(x)):
+    inputs = layers.Input((8, 8, 3))
+    x = layers.BatchNormalization()(start(inputs))
+    model = tf_keras.Model(inputs, head(layers.GlobalAveragePooling2D()(layers.ReLU()(x))))
+    randomize(model, 0)
+    return load_teacher(model, input_spec=PREPROCESSINGS[0])
+
+
+@pytest.mark.parametrize('head', HEADS)
 def test_every_head(head):
-    teacher = tiny_teacher(head=head)
+    teacher = HEADS[head]()
     pixels = PIXELS[:, :8]
     found = raw_pixels(teacher)
     np.testing.assert_allclose(found.logits(pixels), teacher.logits(pixels), atol=1e-4)
@@ -99,10 +129,16 @@ def test_every_head(head):
     np.testing.assert_allclose(answers, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize('input_type', ['int8', 'uint8'])
-@pytest.mark.parametrize('bits', [None, 8, 4])
-def test_a_file_takes_bytes(tmp_path, bits, input_type):
+@pytest.mark.parametrize('far_apart', [False, True])
+@pytest.mark.parametrize(
+    'bits, input_type',
+    [(None, 'int8'), (None, 'uint8'), (None, 'float32'), (8, 'uint8'), (8, 'float32'), (4, 'int8')],
+)
+def test_a_file_takes_bytes(tmp_path, bits, input_type, far_apart):
     teacher = tiny_teacher(head='logits')
+    if far_apart:  # greys for which the constant channel would have to be beyond the grid
+        spec = InputSpec((8, 8), 3, **PREPROCESSINGS[4])
+        teacher = dataclasses.replace(teacher, input_spec=spec)
     quantized, source = raw_pixels(teacher), NoiseSource(teacher.input_spec, batch_size=32)
     output, options = tmp_path / 'a.tflite', {'input_type': input_type, 'check_images': 32}
     if bits is None:
@@ -119,14 +155,16 @@ def test_a_file_takes_bytes(tmp_path, bits, input_type):
         )
         result = pipeline.quantize_student(student, source, output, used_images=64, **options)
     assert result['takes_raw_pixels'] and result['clipped_input_share'] < 1e-6
-    less = ', less 128' if input_type == 'int8' else ''
-    assert f'0...255 in RGB order{less}: no' in pipeline.summary(quantized, result)
+    zero = round(255 * quantized.input_spec.mean[0])
+    off = {'uint8': 0, 'int8': 128, 'float32': zero}[input_type]
+    less = f', less {off}' if input_type != 'uint8' else ''
+    assert f'8x8x3, pixels of 0...255 in RGB order{less}: no' in pipeline.summary(quantized, result)
 
     file = TfliteModel(output)
-    raw = BYTES[:, :8] if input_type == 'uint8' else np.int8(BYTES[:, :8].astype(int) - 128)
+    assert file.zero_pixel == zero
+    raw = (BYTES[:, :8].astype(int) - off).astype(input_type)
     by_bytes = file.raw_outputs(raw)
-    scale, zero_point = file._output['quantization']
-    logits = (by_bytes.astype(np.float32) - zero_point) * scale
+    logits = litert.dequantize(by_bytes, file._output)
     # What `evaluate` says of it with the teacher that it was made of, which takes other inputs.
     agreement = evaluate(file, teacher, [(PIXELS[:, :8], None)])['agreement']
     expected = teacher.logits(PIXELS[:, :8]).numpy()
@@ -138,11 +176,19 @@ def test_the_file_of_another_teacher_takes_its_inputs():
     teacher = tiny_teacher()
     data = ptq.convert(teacher, [PIXELS[:, :8]])
     assert TfliteModel(data).zero_pixel is None
-    # An input of this name alone does not make it bytes.
-    inputs = tf_keras.Input((8, 8, 3), name=INPUT_NAME)
+    # An input of this name alone does not make it bytes: its step is another, or it has none.
+    inputs = tf_keras.Input((8, 8, 3), name=RAW_PIXELS)
     model = tf_keras.Model(inputs, teacher.model(inputs))
+    converter = ptq.make_converter(model)
+    converter.representative_dataset = lambda: [[PIXELS[:1, :8]]]
+    assert TfliteModel(converter.convert()).zero_pixel is None
     data = ptq.make_integer_converter(model, 'float32', 'float32').convert()
     assert TfliteModel(data).zero_pixel is None
+
+
+def test_pixels_beyond_the_legal_ones_do_not_move_the_grid():
+    data = ptq.convert(raw_pixels(tiny_teacher()), [1.04 * PIXELS[:32, :8] - 0.02])
+    assert TfliteModel(data).zero_pixel is not None
 
 
 def test_bytes_are_on_the_grid_of_the_input():
@@ -163,6 +209,9 @@ def test_bytes_are_on_the_grid_of_the_input():
         ([layers.MaxPooling2D()], "layer 'max_pooling2d"),
         ([layers.ZeroPadding2D(1), layers.Rescaling(2.0), layers.Conv2D(4, 3)], 'zero padding'),
         ([layers.Conv2D(6, 3, groups=3)], "layer 'conv2d"),
+        ([layers.Conv2DTranspose(6, 3)], "layer 'conv2d_transpose"),
+        ([layers.Rescaling([1.0, 0.0, 1.0]), layers.Conv2D(6, 3)], 'one scale, not 0, a channel'),
+        ([layers.Rescaling(1.0, np.ones((9, 8, 3))), layers.Conv2D(6, 3)], 'one scale, not 0'),
     ],
 )
 def test_other_starts_are_refused(start, words):

@@ -89,8 +89,8 @@ def define_raw_pixels_flag():
         'raw_pixels',
         False,
         'The file takes pixels as they are, 0...255 in RGB order (int8: less 128): preprocessing '
-        'becomes part of its first convolution, and no image is rounded. Default: inputs as the '
-        'model takes them.',
+        'becomes part of its first convolution, and rounds no image. Default: inputs as the model '
+        'takes them.',
     )
 
 
@@ -287,14 +287,9 @@ def distillation_options():
 
 def check_student(teacher, options):
     """Refuses, before any work, a teacher that no student can be made of."""
-    from zscgan_tf.quantizers.folding import fold
-    from zscgan_tf.quantizers.student import split_end
-    from zscgan_tf.quantizers.tfmot_student import build_tfmot_student
+    from zscgan_tf.distillation import build
 
-    if options['student'] == 'tfmot':
-        build_tfmot_student(teacher)
-    else:
-        fold(split_end(teacher)[0], teacher.name)
+    build(teacher, options)
 
 
 def distill(teacher, source, folder, options):

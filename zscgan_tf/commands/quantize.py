@@ -139,11 +139,6 @@ def _check_unused():
             '--dataset is for --source=dataset or --evaluation_split: pass one of them, or leave '
             '--dataset out.'
         )
-    if FLAGS.raw_pixels and FLAGS.input_type == 'float32':
-        raise UserError(
-            '--raw_pixels is for a file that takes integers: pass --input_type=uint8 (or int8), or '
-            'leave it out.'
-        )
     if FLAGS.source != 'zscgan':
         passed = common_flags.passed_generator_flags() - {'batch_size'}
         if passed:

@@ -19,6 +19,7 @@ import tf_keras
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers.rewriting import RULES, carried
 from zscgan_tf.teacher.flatten import nodes
+from zscgan_tf.teacher.layers import by_channel
 
 layers = tf_keras.layers
 
@@ -128,14 +129,11 @@ class _Graph:
 
     def affine(self, x, owner, scale, offset, suffix='', trainable=False):
         """scale x + offset, numbers or a value a channel, as a 1x1 depthwise convolution."""
-        channels = x.shape[-1]
-        scale, offset = np.float64(scale), np.float64(offset)
-        per_channel = all(v.size == 1 or v.shape[-1] == v.size for v in (scale, offset))
-        if x.shape.rank != 4 or not per_channel:
+        scale, offset = (by_channel(np.float64(v), x.shape[-1]) for v in (scale, offset))
+        if x.shape.rank != 4 or scale is None or offset is None:
             self.refuse(owner, f'with other than one value a channel, on {tuple(x.shape[1:])}')
-        kernel = np.broadcast_to(scale.reshape(-1), channels).reshape(1, 1, channels, 1)
-        bias = np.broadcast_to(offset.reshape(-1), channels)
-        return self.depthwise(x, owner, kernel, bias, suffix, trainable=trainable)
+        kernel = scale[None, None, :, None]
+        return self.depthwise(x, owner, kernel, offset, suffix, trainable=trainable)
 
     def fold_into(self, layer, scale, offset):
         """Scales and shifts the outputs of a convolution by values [C]."""

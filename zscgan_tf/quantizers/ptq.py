@@ -19,7 +19,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
-from zscgan_tf.teacher.raw_pixels import INPUT_NAME
+from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 
 TYPES = {'int8': tf.int8, 'uint8': tf.uint8, 'float32': tf.float32}
 HEADS = ('model', 'logits')
@@ -73,7 +73,7 @@ def convert(
     converter = make_converter(model, input_type, output_type, per_channel)
 
     with hidden_output() as hidden:
-        if teacher.model.input_names[0] == INPUT_NAME:
+        if takes_raw_pixels(teacher.model):
             batches = _with_all_pixels(batches)
         calibration = _Calibration(batches, teacher.input_spec, total, hidden.stderr)
         converter.representative_dataset = calibration.samples
@@ -89,11 +89,12 @@ def convert(
 
 
 def _with_all_pixels(batches):
-    """The batches, the first one with the lowest and the highest pixel: the input's step is 1."""
-    first = np.array(next(batches))
-    if first.ndim == 4 and first.size:  # else `check_pixels` says so
-        first[0, 0, 0], first[0, -1, -1] = 0, 1
-    return itertools.chain([first], batches)
+    """The batches with no other than legal pixels, and both ends of them: the input's step is 1."""
+    for number, pixels in enumerate(batches):
+        pixels = np.clip(pixels, 0, 1)
+        if not number and pixels.ndim == 4 and pixels.size:  # else `check_pixels` says so
+            pixels[0, 0, 0], pixels[0, -1, -1] = 0, 1
+        yield pixels
 
 
 def check_ends(input_type, output_type, output_head):

@@ -6,7 +6,7 @@ A rule takes the new graph, the teacher's node and the new inputs, and returns t
 import numpy as np
 import tf_keras
 
-from zscgan_tf.teacher.layers import ConstantChannel, HardSigmoid, HardSwish
+from zscgan_tf.teacher.layers import ConstantChannel, HardSigmoid, HardSwish, affine_of
 
 layers = tf_keras.layers
 
@@ -75,17 +75,8 @@ def _batch_norm(graph, node, x):
     return x
 
 
-def _rescaling(graph, node, x):
-    return graph.affine(x, node.layer, node.layer.scale, node.layer.offset)
-
-
-def _normalization(graph, node, x):
-    layer = node.layer
-    mean, deviation = np.float64(layer.mean), np.sqrt(np.float64(layer.variance))
-    deviation = np.maximum(deviation, tf_keras.backend.epsilon())
-    if layer.invert:
-        return graph.affine(x, layer, deviation, mean)
-    return graph.affine(x, layer, 1 / deviation, -mean / deviation)
+def _affine(graph, node, x):
+    return graph.affine(x, node.layer, *affine_of(node.layer))
 
 
 def _activated(graph, layer, x):
@@ -239,10 +230,10 @@ RULES = {
     layers.LeakyReLU: _leaky_relu,
     layers.MaxPooling2D: _copy,
     layers.Multiply: _merge,
-    layers.Normalization: _normalization,
+    layers.Normalization: _affine,
     layers.Permute: _permute,
     layers.ReLU: _relu,
-    layers.Rescaling: _rescaling,
+    layers.Rescaling: _affine,
     layers.Reshape: _reshape,
     layers.SeparableConv2D: _separable,
     layers.Softmax: _softmax,

@@ -25,7 +25,7 @@ from zscgan_tf.quantizers.widths import (
     has_kernel,
     with_copies,
 )
-from zscgan_tf.teacher.raw_pixels import INPUT_NAME
+from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 
 layers = tf_keras.layers
 
@@ -179,7 +179,7 @@ def build_student(
             )
         configs[layer.name] = scheme.LayerConfig(weights, output)
     input_bits = activation_bits if all_activations else 8
-    if input_bits < 8 and twin.input_names[0] == INPUT_NAME:
+    if input_bits < 8 and takes_raw_pixels(twin):
         raise UserError(
             '--all_activations rounds the input, and --raw_pixels keeps it exact: pass one of them.'
         )

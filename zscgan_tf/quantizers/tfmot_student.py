@@ -2,8 +2,8 @@
 
 It measures what the folded student is worth (`student.py`). Batch norms stay layers behind their
 convolutions, frozen; depthwise kernels have one range a tensor; 8 bits. Ranges are set from images
-before the first step as the folded student's are: tfmot starts them at [-6, 6] and follows the
-images' extremes by a thousandth a step.
+before the first step as the folded student's are, but without its margin: tfmot starts them at
+[-6, 6] and follows the images' extremes by a thousandth a step.
 """
 
 import numpy as np

@@ -1,5 +1,6 @@
 """What tf_keras has no layer for, as layers of a flat teacher."""
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -41,3 +42,25 @@ class ConstantChannel(tf_keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), 'value': self.value}
+
+
+def affine_of(layer):
+    """What a Rescaling or a Normalization computes.
+
+    Returns:
+        (scale, offset), float64 arrays that broadcast with its inputs; None of any other layer.
+    """
+    if isinstance(layer, tf_keras.layers.Rescaling):
+        return np.float64(layer.scale), np.float64(layer.offset)
+    if not isinstance(layer, tf_keras.layers.Normalization):
+        return None
+    mean, deviation = np.float64(layer.mean), np.sqrt(np.float64(layer.variance))
+    deviation = np.maximum(deviation, tf_keras.backend.epsilon())
+    return (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+
+
+def by_channel(values, channels):
+    """A number, or a value a channel in the last axis, as [channels]; None of other shapes."""
+    if values.size > 1 and values.shape[-1] != values.size:
+        return None
+    return np.broadcast_to(values.reshape(-1), channels) if values.size in (1, channels) else None

@@ -18,15 +18,14 @@ import math
 import numpy as np
 import tf_keras
 
+from zscgan_tf.audit import RAW_PIXELS
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flatten import nodes
 from zscgan_tf.teacher.input_spec import InputSpec
-from zscgan_tf.teacher.layers import ConstantChannel
+from zscgan_tf.teacher.layers import ConstantChannel, affine_of, by_channel
 
 layers = tf_keras.layers
 
-# The name of the input; a `.tflite` keeps it, and tells by it what it takes.
-INPUT_NAME = 'raw_pixels'
 # Offsets below this, in grey levels, are float rounding.
 _NO_OFFSET = 1e-3
 
@@ -48,7 +47,7 @@ def raw_pixels(teacher):
     start = _Start(teacher)
     zero = int(np.clip(np.rint(np.mean(-start.offset / start.scale)), 0, 255))
     spec = raw_pixels_spec(teacher.input_spec, zero)
-    images = tf_keras.Input(spec.image_shape, name=INPUT_NAME, dtype='float32')
+    images = tf_keras.Input(spec.image_shape, name=RAW_PIXELS, dtype='float32')
     values = {id(start.node.outputs): start.convolution(images, zero)}
     models = {}
     for name in ('model', 'logits_model'):
@@ -61,6 +60,11 @@ def raw_pixels(teacher):
         models[name] = tf_keras.Model(images, values[id(model.output)], name=model.name)
         models[name].trainable = False
     return dataclasses.replace(teacher, input_spec=spec, **models)
+
+
+def takes_raw_pixels(model):
+    """Whether a tf_keras model is one of a `raw_pixels` teacher's."""
+    return model.input_names[0] == RAW_PIXELS
 
 
 def raw_pixels_spec(input_spec, zero):
@@ -95,7 +99,7 @@ class _Start:
             (self.node,) = readers[id(x)]
             self.replaced.add(id(self.node))
             layer = self.node.layer
-            if isinstance(layer, layers.Conv2D) and layer.groups == 1:
+            if type(layer) is layers.Conv2D and layer.groups == 1:
                 return
             self._pass(layer)
             x = self.node.outputs
@@ -115,11 +119,13 @@ class _Start:
             largest = [np.max(np.abs(k), axis=(0, 1, 2)) for k in (constant, new)]
             value = math.ceil(np.max(largest[0] / np.maximum(largest[1], 1e-30), initial=1))
             value = min(value, 255 - zero) if zero < 128 else -min(value, zero)
-            x = ConstantChannel(value, name='constant_channel', dtype='float32')(x)
+            x = ConstantChannel(value, name=f'{RAW_PIXELS}_and_{value}', dtype='float32')(x)
             new = np.concatenate([new, constant / value], axis=2)
         for padding in self._padding:
-            x = layers.ZeroPadding2D.from_config(padding.get_config())(x)
-        copy = layers.Conv2D.from_config(layer.get_config())
+            x = padding(x)
+        # The layer itself may be used elsewhere too.
+        config = {**layer.get_config(), 'name': f'{layer.name}_of_{RAW_PIXELS}'}
+        copy = layers.Conv2D.from_config(config)
         copy.trainable = False
         y = copy(x)
         copy.set_weights([np.float32(new), *bias])
@@ -130,22 +136,18 @@ class _Start:
         if isinstance(layer, layers.ZeroPadding2D):
             self._padding.append(layer)
             return
-        if isinstance(layer, layers.Rescaling):
-            scale, offset = np.float64(layer.scale), np.float64(layer.offset)
-        elif isinstance(layer, layers.Normalization) and not layer.invert:
-            deviation = np.sqrt(np.float64(layer.variance))
-            scale = 1 / np.maximum(deviation, tf_keras.backend.epsilon())
-            offset = -np.float64(layer.mean) * scale
-        else:
+        found = affine_of(layer)
+        if found is None:
             raise self._refused(f"layer '{layer.name}' ({type(layer).__name__})")
         if self._padding:
             raise self._refused(f"layer '{layer.name}' behind a zero padding")
-        shape = self.scale.shape
-        self.offset = self.offset * scale.reshape(-1) + np.broadcast_to(offset.reshape(-1), shape)
-        self.scale = self.scale * scale.reshape(-1)
+        scale, offset = (by_channel(values, self.scale.size) for values in found)
+        if scale is None or offset is None or not np.all(scale):
+            raise self._refused(f"layer '{layer.name}' without one scale, not 0, a channel")
+        self.scale, self.offset = self.scale * scale, self.offset * scale + offset
 
     def _refused(self, what):
         return UserError(
-            f'{self._name} begins with {what}: --raw_pixels needs a convolution there, which takes '
-            f'the preprocessing over: leave it out.'
+            f'{self._name} begins with {what}: --raw_pixels needs a convolution (without groups) '
+            f'there to take the preprocessing over; leave --raw_pixels out.'
         )
