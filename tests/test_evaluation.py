@@ -135,6 +135,7 @@ class Fixed(TfliteModel):
 
     def __init__(self, scores):
         self.name, self.input_shape = 'fixed', (8, 8, 3)
+        self.zero_pixel = None
         self.ends_in_probabilities, self.quantized_output = False, True
         self.left = scores
 
