@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags, logging
 
-from zscgan_tf.commands import common_flags
+from zscgan_tf.commands import common_flags, real_images
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -30,7 +30,7 @@ def run(module, main):
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     # absl shows the flags and the docstring of the script that was started.
     sys.modules['__main__'].__doc__ = sys.modules[module].__doc__
-    for owner in (module, common_flags.__name__):
+    for owner in (module, common_flags.__name__, real_images.__name__):
         for flag in FLAGS.get_key_flags_for_module(owner):
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(functools.partial(_guarded, main), flags_parser=_parse)

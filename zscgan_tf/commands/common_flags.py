@@ -338,42 +338,6 @@ def flags_text():
     return ''.join(f'{line}\n' for line in sorted(lines) if line)
 
 
-def define_real_images_flags():
-    """Real images: for evaluation, and for the data-dependent --source=dataset|files."""
-    flags.DEFINE_string('dataset', None, 'A tfds dataset that was prepared, such as cifar10.')
-    flags.DEFINE_string('data_dir', None, 'The folder of tfds datasets. Default: that of tfds.')
-    flags.DEFINE_string('images', None, 'An .npz file, or a folder of images by class.')
-    flags.DEFINE_integer(
-        'resize_short_side',
-        None,
-        'Real images of another size: their short side before the centre crop. '
-        "Default: 256/224 of the teacher's size from 64 pixels on.",
-        lower_bound=1,
-    )
-
-
-def images_in(path, teacher, batch_size=100):
-    """The source of an .npz file or a folder of images."""
-    from zscgan_tf.sources.files import FileSource
-
-    return FileSource(path, teacher.input_spec, batch_size, FLAGS.seed, FLAGS.resize_short_side)
-
-
-def images_of_split(split, teacher, batch_size=100):
-    """The source of a split of --dataset."""
-    from zscgan_tf.sources.dataset import DatasetSource
-
-    return DatasetSource(
-        FLAGS.dataset,
-        split,
-        FLAGS.data_dir,
-        teacher.input_spec,
-        batch_size,
-        FLAGS.seed,
-        FLAGS.resize_short_side,
-    )
-
-
 def define_overwrite_flag():
     """--overwrite."""
     flags.DEFINE_boolean('overwrite', False, 'Replace the output if it exists.')

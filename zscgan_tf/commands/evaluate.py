@@ -12,14 +12,14 @@ import json
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags
+from zscgan_tf.commands import app, common_flags, real_images
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
 
 common_flags.define_teacher_flags()
 common_flags.define_run_flags()
-common_flags.define_real_images_flags()
+real_images.define_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('model', None, 'The .tflite. Default: the float model itself.')
 flags.DEFINE_string('split', 'test', 'Split of --dataset.')
@@ -93,9 +93,9 @@ def _real_images(teacher):
     if FLAGS.images and FLAGS.dataset:
         raise UserError('--images and --dataset name two sets of images: pass one.')
     if FLAGS.images:
-        return common_flags.images_in(FLAGS.images, teacher, FLAGS.batch_size)
+        return real_images.in_path(FLAGS.images, teacher, FLAGS.batch_size)
     if FLAGS.dataset:
-        return common_flags.images_of_split(FLAGS.split, teacher, FLAGS.batch_size)
+        return real_images.of_split(FLAGS.split, teacher, FLAGS.batch_size)
     return None
 
 

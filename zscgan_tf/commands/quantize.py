@@ -17,7 +17,7 @@ import pathlib
 from absl import flags
 
 from zscgan_tf import presets
-from zscgan_tf.commands import app, common_flags
+from zscgan_tf.commands import app, common_flags, real_images
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -27,7 +27,7 @@ common_flags.define_run_flags()
 common_flags.define_generator_flags()
 common_flags.define_student_flags()
 common_flags.define_raw_pixels_flag()
-common_flags.define_real_images_flags()
+real_images.define_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('output', None, 'The .tflite to write. "{seed}" stands for the seed.')
 flags.DEFINE_enum(
@@ -220,9 +220,9 @@ def _source(teacher, folder):
         return NoiseSource(teacher.input_spec, kind, batch_size=batch_size, seed=FLAGS.seed)
     if FLAGS.source == 'files':
         common_flags.require('images', 'what --source=files reads')
-        return common_flags.images_in(FLAGS.images, teacher, batch_size)
+        return real_images.in_path(FLAGS.images, teacher, batch_size)
     common_flags.require('dataset', 'what --source=dataset reads')
-    return common_flags.images_of_split(FLAGS.calibration_split, teacher, batch_size)
+    return real_images.of_split(FLAGS.calibration_split, teacher, batch_size)
 
 
 def _evaluation_source(teacher):
@@ -233,13 +233,13 @@ def _evaluation_source(teacher):
             '--evaluation_images and --evaluation_split name two sets of images: pass one.'
         )
     if FLAGS.evaluation_images:
-        source = common_flags.images_in(FLAGS.evaluation_images, teacher)
+        source = real_images.in_path(FLAGS.evaluation_images, teacher)
         if source.has_labels:
             check_classes(source.num_classes, teacher)
         return source
     if FLAGS.evaluation_split:
         common_flags.require('dataset', 'the dataset of --evaluation_split')
-        return common_flags.images_of_split(FLAGS.evaluation_split, teacher)
+        return real_images.of_split(FLAGS.evaluation_split, teacher)
     return None
 
 
