@@ -190,6 +190,10 @@ def test_a_distillation_resolves_to_itself():
             {'error_compensation': True, 'range_training': 'moving_average'},
             '--error_compensation chooses weights on their grids, and',
         ),
+        (
+            {'align_additions': True, 'range_training': 'moving_average'},
+            '--align_additions gives tensors grids of one step, and',
+        ),
         ({'epochs': 3}, 'unknown option epochs: the options are '),
     ],
 )
@@ -198,12 +202,13 @@ def test_a_distillation_out_of_range(overrides, message):
         distillation(**overrides)
 
 
-def test_errors_are_compensated_where_grids_of_weights_stay():
-    assert distillation()['error_compensation']
-    assert not distillation(range_training='moving_average')['error_compensation']
-    assert distillation(range_training='moving_average', steps=0)['error_compensation']
-    assert not distillation('paper')['error_compensation']
-    assert distillation('paper', steps=0, error_compensation=True)['error_compensation']
+@pytest.mark.parametrize('option', ['error_compensation', 'align_additions'])
+def test_what_is_chosen_for_a_grid_needs_grids_that_stay(option):
+    assert distillation()[option]
+    assert not distillation(range_training='moving_average')[option]
+    assert distillation(range_training='moving_average', steps=0)[option]
+    assert not distillation('paper')[option]
+    assert distillation('paper', steps=0, **{option: True})[option]
 
 
 def test_a_distillation_of_an_unknown_preset():

@@ -10,6 +10,7 @@ from zscgan_tf import workdir as workdirs
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import check_classes
 from zscgan_tf.quantizers import conversion
+from zscgan_tf.quantizers.alignment import align_additions
 from zscgan_tf.quantizers.bias_correction import correct_biases
 from zscgan_tf.quantizers.equalization import equalize
 from zscgan_tf.quantizers.error_compensation import compensate_errors
@@ -322,7 +323,7 @@ def build(teacher, options):
 
 
 def _prepare(student, source, options):
-    """What is done before the first step: scales of channels, ranges, rounding, biases."""
+    """What is done before the first step: scales of channels, ranges, grids, rounding, biases."""
     count = options['range_images']
 
     def images():
@@ -332,6 +333,8 @@ def _prepare(student, source, options):
         equalize(student, images, total=count)
     set_all = set_tfmot_ranges if student.kind == 'tfmot' else set_ranges
     set_all(student, images, options['range_estimator'], total=count)
+    if options['align_additions']:
+        align_additions(student)
     if options['error_compensation']:
         compensate_errors(student, images, total=count)
     if options['bias_correction']:

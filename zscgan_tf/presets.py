@@ -186,6 +186,7 @@ _PAPER_DISTILLATION = {
     'range_training': 'moving_average',
     'range_images': 1024,
     'equalization': False,
+    'align_additions': False,
     'error_compensation': False,
     'bias_correction': False,
     'steps': 50_000,
@@ -203,6 +204,7 @@ _SMALL_DISTILLATION = {
     'range_estimator': 'mse',
     'range_training': 'learned',
     'range_images': 512,
+    'align_additions': True,
     'error_compensation': True,
     'bias_correction': True,
     'steps': 1500,
@@ -222,6 +224,7 @@ TFMOT_STUDENT = {
     'wide_residuals': False,
     'range_training': 'moving_average',
     'equalization': False,
+    'align_additions': False,
     'error_compensation': False,
     'bias_correction': False,
 }
@@ -274,13 +277,16 @@ def resolve_distillation(preset, overrides):
                 )
         options |= TFMOT_STUDENT
     if options['range_training'] == 'moving_average' and options['steps']:
-        if given.get('error_compensation'):
-            raise UserError(
-                '--error_compensation chooses weights on their grids, and '
-                '--range_training=moving_average moves these: pass learned or frozen, or '
-                '--noerror_compensation.'
-            )
-        options['error_compensation'] = False
+        for name, does in (
+            ('error_compensation', 'chooses weights on their grids'),
+            ('align_additions', 'gives tensors grids of one step'),
+        ):
+            if given.get(name):
+                raise UserError(
+                    f'--{name} {does}, and --range_training=moving_average moves these: pass '
+                    f'learned or frozen, or --no{name}.'
+                )
+            options[name] = False
     if options['first_last_bits'] is None:
         options['first_last_bits'] = options['weight_bits']
     for name in ('weight_bits', 'activation_bits', 'first_last_bits'):

@@ -249,6 +249,9 @@ def define_student_flags():
         "Scale channels to make the most of shared ranges; images unlike the source's are clipped.",
     )
     flags.DEFINE_boolean(
+        'align_additions', None, 'One step for what is added, so that sums are exact. Paper: no.'
+    )
+    flags.DEFINE_boolean(
         'error_compensation', None, 'Round kernels so that their errors cancel. Paper: no.'
     )
     flags.DEFINE_boolean(

@@ -18,7 +18,6 @@ from zscgan_tf.quantizers import ranges as estimators
 from zscgan_tf.quantizers.fake_quantization import SMALLEST_RANGE, quantize_weights
 from zscgan_tf.quantizers.folding import fold
 from zscgan_tf.quantizers.widths import (
-    HANDING_ON,
     Graph,
     activation_name,
     fixed_range,
@@ -208,15 +207,10 @@ def set_ranges(student, batches, estimator='mse', total=None):
             `logits_range`).
         total: number of images, for the progress bar.
     """
-    quantized = {}
     for wrapper in student.model.layers:
-        config = getattr(wrapper, 'quantize_config', None)
-        if config is None:
-            continue
-        for kernel, quantizer, variables in wrapper._weight_vars:
+        for kernel, quantizer, variables in getattr(wrapper, '_weight_vars', []):
             variables['max'].assign(_weight_ranges(kernel.numpy(), quantizer, estimator))
-        if config.output is not None and wrapper._output_quantizer_vars:
-            quantized[wrapper.layer.name] = (config.output, wrapper._output_quantizer_vars)
+    quantized = activation_quantizers(student)
     tensors = [student.twin.get_layer(name).output for name in quantized]
     histograms = observe(student, tensors, batches, total)
     for histogram, (quantizer, variables) in zip(histograms, quantized.values(), strict=True):
@@ -228,7 +222,8 @@ def set_ranges(student, batches, estimator='mse', total=None):
         variables['max'].assign(high)
         if 'min' in variables:
             variables['min'].assign(low)
-    quantizer, variables = quantized.get(_logits_layer(student.twin), (None, {}))
+    last = Graph(student.twin).origin(student.twin.output._keras_history.layer)
+    quantizer, variables = quantized.get(last.name, (None, {}))
     if estimator == 'mse' and 'min' in variables:
         to_inputs = student.input_spec.to_inputs
         logits = [student.twin.predict_on_batch(to_inputs(pixels)) for pixels in batches()]
@@ -238,12 +233,14 @@ def set_ranges(student, batches, estimator='mse', total=None):
         variables['max'].assign(high)
 
 
-def _logits_layer(twin):
-    """The name of the layer that computes the model's output; behind it values are handed on."""
-    layer, node_index, _ = twin.output._keras_history
-    while isinstance(layer, HANDING_ON):
-        layer, node_index, _ = layer._inbound_nodes[node_index].keras_inputs[0]._keras_history
-    return layer.name
+def activation_quantizers(student):
+    """(quantizer, variables) of each tensor whose range is set, by the name of its layer."""
+    found = {}
+    for wrapper in student.model.layers:
+        config = getattr(wrapper, 'quantize_config', None)
+        if config is not None and config.output is not None and wrapper._output_quantizer_vars:
+            found[wrapper.layer.name] = (config.output, wrapper._output_quantizer_vars)
+    return found
 
 
 def observe(student, tensors, batches, total=None):

@@ -25,21 +25,25 @@ FIXED_RANGES = {'sigmoid': (0.0, 255 / 256), 'softmax': (0.0, 255 / 256), 'tanh'
 
 
 class Graph:
-    """What follows what in a folded model."""
+    """What follows what in a folded model.
+
+    Attributes:
+        readers, sources: dicts of a layer's name -> list of the layers behind or in front of it.
+    """
 
     def __init__(self, model):
-        self._readers = {layer.name: [] for layer in model.layers}
-        self._sources = {layer.name: [] for layer in model.layers}
+        self.readers = {layer.name: [] for layer in model.layers}
+        self.sources = {layer.name: [] for layer in model.layers}
         for node in nodes(model):
             for source in tf.nest.flatten(node.inbound_layers):
-                self._readers[source.name].append(node.layer)
-                self._sources[node.layer.name].append(source)
+                self.readers[source.name].append(node.layer)
+                self.sources[node.layer.name].append(source)
 
     def is_quantized(self, layer):
         """Whether the output has a range of its own."""
         if isinstance(layer, HANDING_ON):
             return False
-        readers = self._readers[layer.name]
+        readers = self.readers[layer.name]
         fused = isinstance(layer, FUSED_WITH_RELU) and len(readers) == 1
         return not (fused and isinstance(readers[0], layers.ReLU))
 
@@ -47,7 +51,7 @@ class Graph:
         """Whether a convolution that is no constant reads the output, as it is or handed on."""
         return any(
             _computes(reader) or isinstance(reader, HANDING_ON) and self.feeds_kernel(reader)
-            for reader in self._readers[layer.name]
+            for reader in self.readers[layer.name]
         )
 
     def kernels_beside_others(self, layer):
@@ -56,20 +60,26 @@ class Graph:
         Returns:
             The names of these layers; none if all readers are such, or none is.
         """
-        readers = self._readers[layer.name]
+        readers = self.readers[layer.name]
         found = [reader.name for reader in readers if self._is_for_kernels(reader)]
         return found if len(found) < len(readers) else []
 
     def _is_for_kernels(self, reader):
         if not isinstance(reader, HANDING_ON):
             return _computes(reader)
-        behind = self._readers[reader.name]
+        behind = self.readers[reader.name]
         return bool(behind) and all(self._is_for_kernels(layer) for layer in behind)
+
+    def origin(self, layer):
+        """The layer whose range and levels the output has: itself, or what it hands on."""
+        while isinstance(layer, HANDING_ON):
+            (layer,) = self.sources[layer.name]
+        return layer
 
     def is_the_input(self, layer):
         """Whether the output is the model's input, but for constants and handing on."""
         while isinstance(layer, HANDING_ON) or has_kernel(layer) and not layer.trainable:
-            (layer,) = self._sources[layer.name]
+            (layer,) = self.sources[layer.name]
         return isinstance(layer, layers.InputLayer)
 
     def is_nonnegative(self, layer):
@@ -84,7 +94,7 @@ class Graph:
             layers.GlobalAveragePooling2D,
         )
         return isinstance(layer, handed_on) and all(
-            self.is_nonnegative(source) for source in self._sources[layer.name]
+            self.is_nonnegative(source) for source in self.sources[layer.name]
         )
 
 
