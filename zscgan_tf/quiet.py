@@ -1,4 +1,4 @@
-"""Hides what TensorFlow and LiteRT print from C++, past Python's logging.
+"""Hides what TensorFlow and LiteRT print from C++, past Python's logging, and keeps Ctrl-C.
 
 Usage: with hidden_output() as hidden: work(); hidden.text() is what was printed.
 """
@@ -6,8 +6,10 @@ Usage: with hidden_output() as hidden: work(); hidden.text() is what was printed
 import contextlib
 import io
 import os
+import signal
 import sys
 import tempfile
+import threading
 
 
 class Hidden:
@@ -35,10 +37,17 @@ def hidden_output():
 
     Yields:
         A `Hidden`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile, even if what was called swallowed it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as file, contextlib.ExitStack() as stack:
+    with (
+        _kept_interrupts(),
+        tempfile.TemporaryFile() as file,
+        contextlib.ExitStack() as stack,
+    ):
         for descriptor in (1, 2):
             original = os.dup(descriptor)
             stack.callback(os.close, original)
@@ -53,6 +62,39 @@ def hidden_output():
         stack.callback(sys.stderr.flush)
         stack.callback(sys.stdout.flush)
         yield Hidden(stderr, file)
+
+
+@contextlib.contextmanager
+def _kept_interrupts():
+    """Raises KeyboardInterrupt at the end where it was raised before, and lost.
+
+    Python drops what is raised in a finalizer, and TensorFlow's calls run many of them.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    if not callable(previous) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def handler(number, frame):
+        nonlocal pressed
+        try:
+            previous(number, frame)
+        except KeyboardInterrupt:
+            pressed = True
+            raise
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    except Exception:
+        if pressed:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _descriptor(stream):
