@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from ai_edge_litert.interpreter import Interpreter
 
 from tests.quantizers.test_student import PIXELS, own_teacher
+from tests.tensors import ops_of
 from zscgan_tf.quantizers import conversion
 from zscgan_tf.quantizers.alignment import align_additions, joined_steps
 from zscgan_tf.quantizers.student import activation_quantizers, build_student, set_ranges
@@ -94,30 +94,11 @@ def test_the_file_adds_exactly():
     align_additions(student)
     inputs = student.input_spec.to_inputs(PIXELS[:1]).numpy()
     data, *_ = conversion.export(student, [inputs])
-    interpreter = Interpreter(model_content=data, experimental_preserve_all_tensors=True)
-    interpreter.allocate_tensors()
-    (given,) = interpreter.get_input_details()
-    scale, zero = given['quantization']
-    interpreter.set_tensor(
-        given['index'], np.int8(np.clip(np.rint(inputs / scale) + zero, -128, 127))
-    )
-    interpreter.invoke()
-    details = {detail['index']: detail for detail in interpreter.get_tensor_details()}
     aligned = 0
-    for op in interpreter._get_ops_details():
-        if op['op_name'] != 'ADD':
-            continue
-        tensors = [details[index] for index in (*op['inputs'], *op['outputs'])]
-        scales = [tensor['quantization'][0] for tensor in tensors]
-        if not np.allclose(scales, scales[0], rtol=1e-6):
-            continue
-        aligned += 1
-        first, second, result = (
-            interpreter.get_tensor(tensor['index']).astype(int) - tensor['quantization'][1]
-            for tensor in tensors
-        )
-        highest = 127 - tensors[2]['quantization'][1]
-        np.testing.assert_array_equal(result, np.clip(first + second, 0, highest))
+    for (first, second, result), scales in ops_of(data, inputs, 'ADD'):
+        if np.allclose(scales, scales[0], rtol=1e-6):
+            aligned += 1
+            np.testing.assert_array_equal(result, np.clip(first + second, 0, 255))
     assert aligned == len(exact(student) & {'one', 'two'}) > 0
 
 

@@ -5,6 +5,7 @@ import pytest
 import tf_keras
 
 from tests.quantizers.test_student import PARTS, PIXELS, convolved, ending, make, own_teacher
+from tests.tensors import ops_of
 from zscgan_tf import evaluation
 from zscgan_tf.quantizers import conversion
 from zscgan_tf.quantizers.equalization import equalize
@@ -88,6 +89,22 @@ def test_the_file_computes_what_the_student_does(kind):
     expected = student.logits(PIXELS).numpy()
     error = evaluation.TfliteModel(data).scores(inputs) - expected
     assert np.sqrt(np.mean(error**2)) < 0.3 * expected.std()
+
+
+def test_copies_are_rounded_to_the_nearest_level():
+    student = make(own_teacher(residual), wide_residuals=True, **W4A4)
+    inputs = student.input_spec.to_inputs(PIXELS[:1]).numpy()
+    data, *_ = conversion.export(student, [inputs])
+    copies = 0
+    for (x, *_, y), (step, *_, coarse) in ops_of(data, inputs, 'DEPTHWISE_CONV_2D'):
+        copies += 1
+        levels = np.clip(x * step / coarse, y.min(), y.max())  # int8 may end there
+        # Half a level, and a little: a kernel of 4 bits is a factor of 7 that is divided out.
+        assert (
+            coarse > 2 * step and np.abs(y - levels).max() <= 0.5 + 0.5 / 7 * step / coarse + 1e-3
+        )
+        assert abs(np.mean(y - levels)) < 0.1
+    assert copies == 3
 
 
 def test_sums_of_8_bits_lose_less():

@@ -24,7 +24,7 @@ import tqdm
 
 from zscgan_tf.quantizers.folding import weight_layers
 from zscgan_tf.quantizers.student import as_logits
-from zscgan_tf.quantizers.widths import KEEPING_CHANNELS, activation_name
+from zscgan_tf.quantizers.widths import KEEPING_CHANNELS
 
 layers = tf_keras.layers
 
@@ -98,7 +98,7 @@ def _groups(twin):
         inputs = [id(x) for x in tf.nest.flatten(layer.input)]
         if _scales_by_channel(layer):
             continue
-        if isinstance(layer, HOMOGENEOUS) or _is_relu(layer) or activation_name(layer) == 'linear':
+        if isinstance(layer, HOMOGENEOUS) or _is_relu(layer) or _rescales_by_channel(layer):
             for x in inputs:
                 parents[find(x)] = find(id(layer.output))
         else:
@@ -116,6 +116,12 @@ def _scales_by_channel(layer):
     """Whether a layer's kernel can take up scales of its inputs and its outputs."""
     is_kernel = isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
     return is_kernel and layer.trainable and getattr(layer, 'groups', 1) == 1
+
+
+def _rescales_by_channel(layer):
+    """Whether a layer is a constant convolution of each channel, such as an average pool."""
+    is_constant = isinstance(layer, layers.DepthwiseConv2D) and not layer.trainable
+    return is_constant and layer.depth_multiplier == 1 and not layer.bias.numpy().any()
 
 
 def _is_relu(layer):

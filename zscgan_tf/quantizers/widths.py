@@ -122,18 +122,28 @@ def with_copies(model):
         layer.set_weights(node.layer.get_weights())
         readers = graph.kernels_beside_others(node.layer)
         if readers and not graph.is_the_input(node.layer) and not fixed_range(node.layer):
-            name = f'{layer.name}_read'
-            while name in names:
-                name += '_'
-            names.add(name)
-            # The converter drops a range right behind another one, so an op stands between them: a
-            # ReLU, or the minimum that `stored_activations` cuts a tensor of both signs with.
+            # An op that rounds once: TFLite's int8 ReLU rounds a number of few steps twice, up.
+            name = _unused(f'{layer.name}_read', names)
             if graph.is_nonnegative(node.layer):
-                copy = layers.ReLU(name=name)(output)
+                copy = layers.ReLU(name=name)(_copied(output, _unused(f'{name}_by', names)))
             else:
-                copy = layers.Activation('linear', name=name)(output)
+                copy = _copied(output, name)
             copies |= {(id(node.outputs), reader): copy for reader in readers}
     return tf_keras.Model(inputs, values[id(model.output)], name=model.name)
+
+
+def _copied(x, name):
+    """A constant convolution that gives what it takes."""
+    ones = layers.DepthwiseConv2D(1, depthwise_initializer='ones', trainable=False, name=name)
+    return ones(x)
+
+
+def _unused(name, names):
+    """The name, or one like it that is not among the names yet; it is added to them."""
+    while name in names:
+        name += '_'
+    names.add(name)
+    return name
 
 
 def fixed_range(layer):
