@@ -65,9 +65,12 @@ def joined_steps(steps, sums):
         exact = {sums[index][0] for index in chosen}
         return sum(step**2 for name, step in joined(chosen).items() if name not in exact)
 
-    # One or two at a time: a sum between two others may pay with one of them only.
+    # One at a time, or two that share a tensor: one alone may not pay where both do.
+    tensors = [{result, *operands} for result, operands in sums]
     changes = [{index} for index in range(len(sums))]
-    changes += [set(pair) for pair in itertools.combinations(range(len(sums)), 2)]
+    for pair in itertools.combinations(range(len(sums)), 2):
+        if tensors[pair[0]] & tensors[pair[1]]:
+            changes.append(set(pair))
     best, least = frozenset(), cost(())
     while True:
         candidates = [best ^ change for change in changes]
