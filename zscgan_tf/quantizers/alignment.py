@@ -15,7 +15,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.quantizers.student import activation_quantizers
-from zscgan_tf.quantizers.widths import Graph, has_kernel
+from zscgan_tf.quantizers.widths import Graph
 
 layers = tf_keras.layers
 
@@ -93,7 +93,7 @@ def _exact_sums(twin):
 
 def _selects_channels(layer):
     """Whether each output is one of a convolution's inputs, or zero."""
-    if not has_kernel(layer) or not isinstance(layer, layers.Conv2D) or layer.groups > 1:
+    if not isinstance(layer, layers.Conv2D) or layer.groups > 1:
         return False
     kernel, bias = layer.get_weights()
     return bool(
