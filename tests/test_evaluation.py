@@ -9,12 +9,15 @@ import tensorflow as tf
 import tf_keras
 from ai_edge_litert.interpreter import Interpreter
 
+from tests.conftest import randomize
 from tests.tiny import tiny_teacher
 from zscgan_tf import evaluation, litert
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import evaluate
 from zscgan_tf.litert import TfliteModel, latency
 from zscgan_tf.quantizers import ptq
+from zscgan_tf.quantizers.student import build_student, set_ranges
+from zscgan_tf.teacher.loading import load_teacher
 
 
 def pixels(count, seed=0):
@@ -122,7 +125,8 @@ def numpy_evaluation(scores, expected, labels):
         for s, e in zip(scores.tolist(), expected.tolist(), strict=True)
     )
     shares = {name: 100 * n / images for name, n in counts.items()}
-    return {'images': images, **shares, 'divergence': divergence / images}
+    classes = len({row[0] for row in float_order})
+    return {'images': images, 'classes': classes, **shares, 'divergence': divergence / images}
 
 
 def softmax(logits):
@@ -139,7 +143,7 @@ class Fixed(TfliteModel):
         self.ends_in_probabilities, self.quantized_output = False, True
         self.left = scores
 
-    def scores(self, inputs):
+    def scores(self, inputs, in_probabilities=None):
         found, self.left = self.left[: len(inputs)], self.left[len(inputs) :]
         return found
 
@@ -176,7 +180,7 @@ def test_evaluate_a_file(teacher, files, kind):
 
 def test_without_labels(teacher, files):
     found = evaluate(TfliteModel(files['int8']), teacher, batches_of(pixels(9), None, 4))
-    assert set(found) == {'images', 'agreement', 'ties'}
+    assert set(found) == {'images', 'classes', 'agreement', 'ties'}
     assert found['images'] == 9
 
 
@@ -190,6 +194,81 @@ def test_float_candidates(teacher, itself):
     assert found == pytest.approx(expected)
     assert itself == (found['agreement'] == 100)
     assert itself == (found['divergence'] == 0)
+
+
+def labels_teacher():
+    """A teacher of five independent labels, as `load_teacher` makes it, and its original."""
+    layers = tf_keras.layers
+    x = images = tf_keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(6, 3)(x)))
+    x = layers.Dense(5, activation='sigmoid', name='top')(layers.Flatten()(x))
+    model = randomize(tf_keras.Model(images, x))
+    return load_teacher(model, input_spec={'preprocessing': 'unit'}), model
+
+
+@pytest.mark.parametrize('output_head', ['model', 'logits'])
+def test_independent_labels(output_head):
+    teacher, model = labels_teacher()
+    images = pixels(60)
+    data = ptq.convert(teacher, [images], output_head=output_head)
+    own, expected = by_hand(data, images), model(images).numpy() > 0.5
+    middle = 0.5 if output_head == 'model' else 0
+    found = evaluate(TfliteModel(data), teacher, batches_of(images, np.zeros(60, int), 16))
+    assert found['agreement'] == pytest.approx(100 * np.mean((own > middle) == expected))
+    assert found['ties'] == pytest.approx(100 * np.mean(own == middle))
+    assert found['classes'] == np.sum(expected.any(axis=0)) > 1
+    assert 'accuracy' not in found
+    if output_head == 'logits':
+        p, q = (np.float64(1 / (1 + np.exp(-z))) for z in (teacher.logits_model(images), own))
+        kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+        assert found['divergence'] == pytest.approx(kl.sum(axis=1).mean(), rel=1e-3)
+
+
+def test_probabilities_behind_a_sigmoid_in_a_file():
+    """A file that ends in 1 - sigmoid holds nothing that tells what it returns."""
+    layers = tf_keras.layers
+    x = images = tf_keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(6, 3)(x)))
+    x = 1.0 - tf.nn.sigmoid(layers.Dense(1, name='top')(layers.Flatten()(x)))
+    model = randomize(tf_keras.Model(images, x))
+    x = pixels(60)
+    top = model.get_layer('top')
+    p = model(x).numpy()
+    # The boundary among the images.
+    top.bias.assign(top.bias - np.median(-np.log(p / (1 - p))))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    data = ptq.convert(teacher, [x])
+    expected = model(x).numpy()[:, 0] > 0.5
+    assert 20 < expected.sum() < 40
+    found = evaluate(TfliteModel(data), teacher, [(x, None)])
+    agreement = 100 * np.mean((by_hand(data, x)[:, 0] > 0.5) == expected)
+    assert found['agreement'] == pytest.approx(agreement) and agreement > 90
+    assert found['classes'] == 2
+
+
+def test_answers_that_are_not_finite(teacher):
+    broken = tiny_teacher(seed=5)
+    for variable in broken.model.weights:
+        if 'kernel' in variable.name:
+            variable.assign(np.full(variable.shape, np.nan, np.float32))
+    broken = dataclasses.replace(broken, name='broken')
+    for candidate, judge in ((broken, teacher), (None, broken), (broken, broken)):
+        with pytest.raises(UserError, match='broken answers with values that are not finite'):
+            evaluate(candidate, judge, [(pixels(4), np.zeros(4, int))])
+    with pytest.raises(UserError, match='fixed: answers with values that are not finite'):
+        scores = np.full((4, 7), np.nan, np.float32)
+        evaluate(Fixed(scores), teacher, [(pixels(4), np.zeros(4, int))])
+
+
+def test_a_student_against_its_teacher(teacher):
+    student = build_student(teacher, weight_bits=4, activation_bits=4)
+    images = pixels(40)
+    set_ranges(student, lambda: [images])
+    scores = student.model(inputs_of(teacher, images)).numpy()
+    expected = numpy_evaluation(scores, teacher.logits(images).numpy(), np.zeros(40, int))
+    found = evaluate(student, teacher, batches_of(images, None, 16))
+    assert found['agreement'] == pytest.approx(expected['agreement'])
+    assert found['divergence'] == pytest.approx(expected['divergence'], rel=1e-4)
 
 
 @pytest.mark.parametrize('output_head', ['model', 'logits'])

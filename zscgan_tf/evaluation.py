@@ -4,6 +4,9 @@ Agreement is the share of images on which both have the same top-1 class. Diverg
 Leibler's, of all probabilities) tells more from fewer images, of files that end in logits. Ties are
 broken by the lowest class: an int8 softmax has many, so it gets no top-5.
 
+Of a teacher of independent labels (several sigmoids) agreement is the share of all labels on which
+both say the same, yes where p > 0.5.
+
 Usage: evaluate(TfliteModel('model.tflite'), teacher, source.one_pass())
 """
 
@@ -14,7 +17,6 @@ import tqdm
 from zscgan_tf.errors import UserError
 from zscgan_tf.litert import TfliteModel, latency
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
-from zscgan_tf.teacher.teacher import Teacher
 
 __all__ = ['TfliteModel', 'evaluate', 'latency', 'sizes']
 
@@ -23,47 +25,61 @@ def evaluate(candidate, teacher, batches, *, total=None):
     """Compares a candidate with its teacher and, where there are labels, with them.
 
     Args:
-        candidate: a `TfliteModel`, a `Teacher`, or None for the teacher itself.
+        candidate: a `TfliteModel`, a `Student`, a `Teacher`, or None for the teacher itself.
         teacher: a `Teacher`.
         batches: iterable of (pixels [B, H, W, C] in [0, 1], labels [B] or None); one batch is
-            held at a time.
+            held at a time. One class an image says nothing of independent labels: of a teacher
+            that has them the labels of images are not looked at.
         total: number of images, for the progress bar.
 
     Returns:
-        A dict: `images`, their number, and in per cent `agreement`; `ties`, the share of images
-        whose top-1 class is not the only one with the highest score; of a candidate that gives
+        A dict: `images`, their number; `classes`, the number of the teacher's top-1 classes among
+        them (of labels: those that are in an image at least); and in per cent `agreement`; `ties`,
+        the share of images whose top-1 class is not the only one with the highest score (of
+        labels: the share of those that are neither more nor less likely than not); of a candidate
+        that gives
         logits `divergence`, the mean over images of KL(teacher || candidate) in nats; with labels
         `accuracy` and `float_accuracy`; with labels, more than five classes and a candidate that is
         float or ends in logits also `top5` and `float_top5`.
 
     Raises:
         UserError: no images, a label that is no class of the teacher's, labels for a part of the
-            images only, or a candidate with other classes or images than the teacher's.
+            images only, answers that are not finite, or a candidate with other classes or images
+            than the teacher's.
     """
     teacher_logits = tf.function(teacher.logits, reduce_retracing=True)
-    scores_of = _scores_function(candidate, teacher)
-    in_probabilities = isinstance(candidate, TfliteModel) and candidate.ends_in_probabilities
+    in_probabilities = _gives_probabilities(candidate, teacher)
+    scores_of = _scores_function(candidate, teacher, in_probabilities)
     top5 = teacher.num_classes > 5 and not (in_probabilities and candidate.quantized_output)
     images = labelled = 0
     divergence = 0.0
+    classes = np.zeros(teacher.num_classes, bool)
     sums = dict.fromkeys(
         ('agreement', 'ties', 'accuracy', 'float_accuracy', 'top5', 'float_top5'), 0
     )
     with tqdm.tqdm(total=total, desc='evaluating', unit=' images', disable=None) as bar:
         for pixels, labels in batches:
             pixels = tf.convert_to_tensor(pixels, tf.float32)
-            expected = teacher_logits(pixels).numpy()
-            scores = expected if scores_of is None else scores_of(pixels)
+            expected = _finite(teacher_logits(pixels).numpy(), teacher)
+            scores = expected if scores_of is None else _finite(scores_of(pixels), candidate)
             if scores.shape != expected.shape:
                 raise UserError(
                     f'{_name(candidate)} has {scores.shape[1]} classes, but the teacher '
                     f'{teacher.name} has {teacher.num_classes}.'
                 )
             images += len(scores)
-            sums['agreement'] += np.sum(top_class(scores) == top_class(expected))
-            sums['ties'] += np.sum(np.sum(scores == scores.max(1, keepdims=True), axis=1) > 1)
+            if teacher.has_labels:
+                middle = 0.5 if in_probabilities else 0.0
+                classes |= np.any(expected > 0, axis=0)
+                sums['agreement'] += np.sum(np.mean((scores > middle) == (expected > 0), axis=1))
+                sums['ties'] += np.sum(np.mean(scores == middle, axis=1))
+                labels = None
+            else:
+                classes[top_class(expected)] = True
+                sums['agreement'] += np.sum(top_class(scores) == top_class(expected))
+                sums['ties'] += np.sum(np.sum(scores == scores.max(1, keepdims=True), axis=1) > 1)
             if not in_probabilities:
-                divergence += np.sum(divergences(expected, scores))
+                divergence += np.sum(divergences(expected, scores, teacher.has_labels))
             if labels is not None:
                 labels = _checked_labels(labels, len(scores), teacher)
                 labelled += len(labels)
@@ -80,14 +96,27 @@ def evaluate(candidate, teacher, batches, *, total=None):
     names = ['agreement', 'ties']
     if labelled:
         names += ['accuracy', 'float_accuracy'] + (['top5', 'float_top5'] if top5 else [])
-    result = {'images': images, **{name: 100 * float(sums[name]) / images for name in names}}
+    result = {
+        'images': images,
+        'classes': int(np.sum(classes)),
+        **{name: 100 * float(sums[name]) / images for name in names},
+    }
     return result if in_probabilities else {**result, 'divergence': float(divergence) / images}
 
 
-def divergences(teacher_logits, logits):
-    """KL(softmax(teacher_logits) || softmax(logits)) in nats: [B, K], [B, K] -> [B]."""
-    own, other = (tf.nn.log_softmax(np.float64(x)).numpy() for x in (teacher_logits, logits))
-    return np.sum(np.exp(own) * (own - other), axis=1)
+def divergences(teacher_logits, logits, has_labels=False):
+    """KL of the candidate's answers from the teacher's in nats: [B, K], [B, K] -> [B].
+
+    Args:
+        teacher_logits, logits: [B, K].
+        has_labels: whether these are of K independent labels, whose divergences add up.
+    """
+    own, other = np.float64(teacher_logits), np.float64(logits)
+    if has_labels:  # yes and no of each label: [B, K, 2]
+        own, other = (np.stack([np.zeros_like(x), x], axis=-1) for x in (own, other))
+    own, other = (tf.nn.log_softmax(x).numpy() for x in (own, other))
+    kl = np.sum(np.exp(own) * (own - other), axis=-1)
+    return np.sum(kl, axis=1) if has_labels else kl
 
 
 def top_class(scores):
@@ -126,11 +155,19 @@ def sizes(teacher, tflite):
     }
 
 
-def _scores_function(candidate, teacher):
+def _gives_probabilities(candidate, teacher):
+    """Whether a candidate's scores are probabilities and not logits."""
+    if not isinstance(candidate, TfliteModel):
+        return False
+    # Behind a softmax or sigmoid that something follows, the file alone does not tell.
+    return candidate.ends_in_probabilities or teacher.head == 'probabilities'
+
+
+def _scores_function(candidate, teacher, in_probabilities):
     """Pixels -> the candidate's scores, [B, K]; None where the candidate is the teacher."""
     if candidate is None or candidate is teacher:
         return None
-    if isinstance(candidate, Teacher):
+    if not isinstance(candidate, TfliteModel):
         logits = tf.function(candidate.logits, reduce_retracing=True)
         return lambda pixels: logits(pixels).numpy()
     if candidate.input_shape != teacher.input_spec.image_shape:
@@ -141,17 +178,29 @@ def _scores_function(candidate, teacher):
     spec = teacher.input_spec
     if candidate.zero_pixel is not None:
         spec = raw_pixels_spec(spec, candidate.zero_pixel)
-    return lambda pixels: candidate.scores(spec.to_inputs(pixels).numpy())
+    return lambda pixels: candidate.scores(spec.to_inputs(pixels).numpy(), in_probabilities)
+
+
+def _finite(scores, model):
+    """The scores; refuses answers that are not finite, which no class can be told from."""
+    if not np.all(np.isfinite(scores)):
+        raise UserError(
+            f'{_name(model)} answers with values that are not finite: look at its weights and '
+            f'ranges, or make it again.'
+        )
+    return scores
 
 
 def check_classes(num_classes, teacher):
-    """Refuses labelled images of more classes than the teacher has, before any work.
+    """Refuses images of more classes than the teacher has, before any work.
+
+    The classes of images are not looked at where the teacher gives independent labels.
 
     Args:
         num_classes: one more than the images' highest label.
         teacher: a `Teacher`.
     """
-    if num_classes > teacher.num_classes:
+    if num_classes > teacher.num_classes and not teacher.has_labels:
         raise _no_class(num_classes - 1, teacher)
 
 

@@ -84,12 +84,19 @@ class TfliteModel:
         raw = self.raw_outputs(quantize(inputs, self._input))
         return dequantize(raw, self._output)
 
-    def scores(self, inputs):
-        """Logits or probabilities of all classes, float32, [B, K]; a single unit becomes two."""
+    def scores(self, inputs, in_probabilities=None):
+        """Logits or probabilities of all classes, float32, [B, K]; a single unit becomes two.
+
+        Args:
+            inputs: [B, H, W, C], what the float model takes.
+            in_probabilities: whether the file returns probabilities; None: as its end tells.
+        """
+        if in_probabilities is None:
+            in_probabilities = self.ends_in_probabilities
         outputs = self.outputs(inputs)
         if outputs.shape[1] > 1:
             return outputs
-        rest = 1 - outputs if self.ends_in_probabilities else np.zeros_like(outputs)
+        rest = 1 - outputs if in_probabilities else np.zeros_like(outputs)
         return np.concatenate([rest, outputs], axis=1)
 
     def raw_outputs(self, raw_inputs):

@@ -12,12 +12,23 @@ from zscgan_tf.teacher.loading import load_teacher
 layers = tf_keras.layers
 
 
-def loaded(body):
-    """A teacher whose layers behind the last pooling are `body`'s, and its original."""
+def loaded(body, keep=()):
+    """A teacher whose layers behind the last pooling are `body`'s, and its original.
+
+    Layers named in `keep` keep their weights; the others get random ones.
+    """
     x = images = tf_keras.Input((8, 8, 3))
     x = layers.BatchNormalization()(layers.Conv2D(6, 3)(x))
-    model = randomize(tf_keras.Model(images, body(layers.GlobalAveragePooling2D(keepdims=True)(x))))
+    model = tf_keras.Model(images, body(layers.GlobalAveragePooling2D(keepdims=True)(x)))
+    kept = {name: model.get_layer(name).get_weights() for name in keep if has_layer(model, name)}
+    randomize(model)
+    for name, weights in kept.items():
+        model.get_layer(name).set_weights(weights)
     return load_teacher(model, input_spec={'preprocessing': 'tf'}), model
+
+
+def has_layer(model, name):
+    return name in {layer.name for layer in model.layers}
 
 
 def answers(teacher, model):
@@ -108,9 +119,99 @@ def test_one_probability_without_a_sigmoid():
         return layers.Average()([first, second])
 
     teacher, model = loaded(body)
-    assert (teacher.head, teacher.num_classes) == ('sigmoid', 2)
+    assert (teacher.head, teacher.num_classes) == ('probabilities', 2)
     logits, outputs = answers(teacher, model)
     np.testing.assert_allclose(softmax(logits)[:, 1:], outputs, atol=1e-5)
+
+
+def one_minus_sigmoid(x):
+    return 1.0 - tf.nn.sigmoid(layers.Dense(1)(layers.Flatten()(x)))
+
+
+def half_of_one_plus_tanh(x):
+    return tf.nn.tanh(layers.Dense(1)(layers.Flatten()(x))) * 0.5 + 0.5
+
+
+def second_of_two(x):
+    two = layers.Dense(2, activation='softmax')(layers.Flatten()(x))
+    pick = tf_keras.initializers.Constant([[0.0], [1.0]])
+    return layers.Dense(1, use_bias=False, kernel_initializer=pick, name='select')(two)
+
+
+@pytest.mark.parametrize('body', [one_minus_sigmoid, half_of_one_plus_tanh, second_of_two])
+def test_one_probability_behind_something(body):
+    teacher, model = loaded(body, keep=('select',))
+    assert (teacher.head, teacher.num_classes) == ('probabilities', 2)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(softmax(logits)[:, 1:], outputs, atol=1e-6)
+    assert np.ptp(outputs) > 0.05
+
+
+def clipped(x):
+    return tf.clip_by_value(tf.nn.softmax(layers.Dense(5)(layers.Flatten()(x))), 1e-7, 1 - 1e-7)
+
+
+def smoothed(x):
+    return tf.nn.softmax(layers.Dense(5)(layers.Flatten()(x))) * 0.9 + 0.02
+
+
+def averaged(x):
+    z = layers.Dense(5)(layers.Flatten()(x))
+    return (tf.nn.softmax(z) + tf.nn.softmax(2 * z)) / 2.0
+
+
+def multiplied(x):
+    matrix = np.random.default_rng(0).dirichlet(np.ones(5), 5)
+    mixing = layers.Dense(
+        5,
+        use_bias=False,
+        kernel_initializer=tf_keras.initializers.Constant(matrix),
+        name='select',
+    )
+    return mixing(tf.nn.softmax(layers.Dense(5)(layers.Flatten()(x))))
+
+
+@pytest.mark.parametrize('body', [clipped, smoothed, averaged, multiplied])
+def test_probabilities_behind_a_softmax(body):
+    teacher, model = loaded(body, keep=('select',))
+    assert (teacher.head, teacher.num_classes) == ('probabilities', 5)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(softmax(logits), outputs, atol=1e-6)
+    assert np.ptp(outputs) > 0.05
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        lambda x: tf.nn.softmax(layers.Dense(5)(layers.Flatten()(x))) * 0.9,
+        lambda x: 1.0 - tf.nn.sigmoid(layers.Dense(3)(layers.Flatten()(x))),
+        lambda x: 2.0 * tf.nn.sigmoid(layers.Dense(1)(layers.Flatten()(x))) - 1.0,
+        lambda x: layers.Softmax(1)(layers.Dense(5)(x)),
+    ],
+)
+def test_what_makes_no_probabilities_is_refused(body):
+    with pytest.raises(UserError, match='probabilities'):
+        loaded(body)
+
+
+def test_a_dense_layer_behind_a_hidden_sigmoid_gives_logits():
+    def body(x):
+        return layers.Dense(5)(layers.Dense(4, activation='sigmoid')(layers.Flatten()(x)))
+
+    teacher, model = loaded(body)
+    assert (teacher.head, teacher.num_classes) == ('logits', 5)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(logits, outputs, atol=1e-6)
+
+
+def test_a_small_positive_logit_is_no_probability():
+    def body(x):
+        return layers.Dense(1, kernel_initializer='zeros', name='select')(layers.Flatten()(x))
+
+    teacher, model = loaded(body, keep=('select',))
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(logits[:, 1:], outputs, atol=1e-6)
+    assert not logits[:, 0].any()
 
 
 def test_one_linear_unit_is_two_classes():
@@ -123,7 +224,7 @@ def test_one_linear_unit_is_two_classes():
 
 def test_several_sigmoid_units():
     teacher, model = loaded(lambda x: layers.Dense(3, activation='sigmoid')(layers.Flatten()(x)))
-    assert (teacher.head, teacher.num_classes) == ('sigmoid', 3)
+    assert (teacher.head, teacher.num_classes) == ('labels', 3) and teacher.has_labels
     logits, outputs = answers(teacher, model)
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), outputs, atol=1e-6)
 

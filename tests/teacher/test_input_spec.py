@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -138,20 +139,147 @@ def test_a_model_that_scales_its_own_images(start, highest):
     np.testing.assert_allclose(spec.to_inputs(tf.zeros((1, 8, 8, 3))), 0)
 
 
-def test_explicit_fields_come_before_the_models_own_rescaling():
-    spec = load_teacher(
-        model(layers.Rescaling(1 / 255)), input_spec={'mean': [0.5], 'std': [0.25], 'bgr': True}
-    ).input_spec
-    assert (spec.mean, spec.std, spec.bgr) == ((0.5,) * 3, (0.25,) * 3, True)
-
-
-@pytest.mark.parametrize('start', [lambda x: x, layers.Rescaling(0.7)])
-def test_where_nothing_tells_the_error_says_what_to_pass(start):
+@pytest.mark.parametrize(
+    'start, seen',
+    [
+        (lambda x: x, 'nothing tells'),
+        (layers.Rescaling(0.7), '0.7 x + 0: 0...255 becomes 0...178.5, [0, 1] becomes 0...0.7'),
+        (layers.Rescaling(1.0), '[-1, 1] becomes -1...1'),
+        # Of digits in [0, 1], or in [-1, 1].
+        (layers.Normalization(mean=0.1307, variance=0.3081**2), '[0, 1] becomes -0.4242...2.821'),
+        # What a batch norm stores before any training.
+        (layers.BatchNormalization(), '[0, 1] becomes'),
+    ],
+)
+def test_where_nothing_tells_the_error_says_what_to_pass(start, seen):
     with pytest.raises(UserError) as error:
         load_teacher(model(start))
     message = str(error.value)
-    assert '--preprocessing=tf ' in message
-    assert '--mean=0.485,0.456,0.406 --std=0.229,0.224,0.225' in message
+    assert seen in message
+    places = [message.index(f'--preprocessing={mode} ') for mode in ('unit', 'raw', 'torch', 'tf')]
+    assert places == sorted(places)
+
+
+# (what the model begins with, lowest and highest pixel of what it takes)
+FIRST_LAYERS = {
+    'mean of 0...255': (lambda k: k.Rescaling(1.0, offset=[-123.7, -116.8, -103.9]), (0, 255)),
+    'middle of 0...255': (lambda k: k.Rescaling(1.0, offset=-127.5), (0, 255)),
+    'subtraction': (lambda k: lambda x: x - 127.5, (0, 255)),
+    'division': (lambda k: lambda x: (x - 120.0) / 64.0, (0, 255)),
+    'variance 1': (lambda k: k.Normalization(mean=[123.0, 117, 104], variance=[1.0] * 3), (0, 255)),
+    'chain': (
+        lambda k: (
+            lambda x: k.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.05] * 3)(
+                k.Rescaling(1 / 255)(x)
+            )
+        ),
+        (0, 255),
+    ),
+    'behind padding': (lambda k: lambda x: k.Rescaling(1 / 255)(k.ZeroPadding2D(1)(x)), (0, 255)),
+    'one half to each side': (lambda k: k.Rescaling(1.0, offset=-0.5), (0, 1)),
+    'to 0...255': (lambda k: k.Rescaling(255.0), (0, 1)),
+    'torch': (lambda k: k.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.05] * 3), (0, 1)),
+    '[-1, 1] to 0...255': (lambda k: k.Rescaling(127.5, offset=127.5), (-1, 1)),
+    '[-1, 1] to [0, 1]': (lambda k: k.Rescaling(0.5, offset=0.5), (-1, 1)),
+}
+
+
+@pytest.mark.parametrize('library', [tf_keras, keras], ids=['tf_keras', 'keras'])
+@pytest.mark.parametrize('name', FIRST_LAYERS)
+def test_the_unit_that_the_first_layers_tell(library, name):
+    start, (lowest, highest) = FIRST_LAYERS[name]
+    k = library.layers
+    x = images = library.Input((8, 8, 3))
+    x = k.BatchNormalization()(k.Conv2D(4, 3)(start(k)(x)))
+    made = library.Model(images, k.Dense(3)(k.GlobalAveragePooling2D()(x)))
+    spec = load_teacher(made).input_spec
+    np.testing.assert_allclose(spec.to_inputs(tf.ones((1, 8, 8, 3))), highest, rtol=1e-6)
+    np.testing.assert_allclose(spec.to_inputs(tf.zeros((1, 8, 8, 3))), lowest, atol=1e-6)
+
+
+@pytest.mark.parametrize('deviation, mean, highest', [(64, 120, 255), (0.25, 0.47, 1)])
+def test_moments_of_a_first_batch_norm_tell_the_unit(deviation, mean, highest):
+    made = model(layers.BatchNormalization(name='start'))
+    norm = made.get_layer('start')
+    norm.moving_mean.assign(np.full(3, mean, np.float32))
+    norm.moving_variance.assign(np.full(3, deviation**2, np.float32))
+    spec = load_teacher(made).input_spec
+    np.testing.assert_allclose(spec.to_inputs(tf.ones((1, 8, 8, 3))), highest, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'fields, flags',
+    [
+        ({'preprocessing': 'tf'}, 'leave --preprocessing out'),
+        ({'preprocessing': 'torch'}, 'leave --preprocessing out'),
+        ({'preprocessing': 'unit'}, 'leave --preprocessing out'),
+        ({'mean': 0.5, 'std': 0.25}, 'leave --mean and --std out'),
+    ],
+)
+def test_a_preprocessing_that_the_model_does_itself_is_refused(fields, flags):
+    with pytest.raises(UserError) as error:
+        load_teacher(model(layers.Rescaling(1 / 127.5, offset=-1)), input_spec=fields)
+    assert 'rescales pixels of 0...255 itself' in str(error.value) and flags in str(error.value)
+
+
+def test_a_preprocessing_of_the_json_that_the_model_does_itself_is_refused(tmp_path):
+    model(layers.Rescaling(1 / 127.5, offset=-1)).save(tmp_path / 'a.keras')
+    (tmp_path / 'a.json').write_text('{"preprocessing": "tf"}')
+    with pytest.raises(UserError, match='remove preprocessing from the JSON beside the file'):
+        load_teacher(tmp_path / 'a.keras')
+
+
+@pytest.mark.parametrize(
+    'start, fields',
+    [
+        (layers.Rescaling(1 / 255), {'preprocessing': 'raw'}),
+        (layers.Rescaling(1 / 255), {'mean': 0.0, 'std': 1 / 255}),
+        (layers.Rescaling(1.0), {'preprocessing': 'torch'}),
+        (layers.BatchNormalization(), {'preprocessing': 'caffe'}),
+    ],
+)
+def test_a_preprocessing_that_fits_the_first_layers(start, fields):
+    spec = load_teacher(model(start), input_spec=fields).input_spec
+    if 'preprocessing' in fields:
+        assert spec == InputSpec.from_preprocessing((8, 8), 3, fields['preprocessing'])
+    else:
+        assert spec.std == pytest.approx((1 / 255,) * 3)
+
+
+def test_channels_in_bgr_order():
+    """As cv2.imread gives them; the deviations of a named preprocessing are turned around too."""
+    images = np.rint(pixels(2, 8, 8, 3) * 255)
+    bgr = images[..., ::-1].astype(np.float32)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    for fields, expected in (
+        ({'preprocessing': 'raw', 'bgr': True}, bgr),
+        ({'preprocessing': 'torch', 'bgr': True}, (bgr / 255 - mean[::-1]) / std[::-1]),
+        ({'mean': [0.1, 0.2, 0.3], 'std': 0.5, 'bgr': True}, (bgr / 255 - [0.1, 0.2, 0.3]) / 0.5),
+        (
+            {'preprocessing': 'caffe', 'bgr': False},
+            images - np.array([123.68, 116.779, 103.939]),
+        ),
+    ):
+        spec = load_teacher(model(lambda x: x), input_spec=fields).input_spec
+        found = spec.to_inputs(tf.constant(images / 255, tf.float32))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(UserError, match='--channel_order=bgr is for 3 channels'):
+        load_teacher(model(lambda x: x, 1), input_spec={'preprocessing': 'unit', 'bgr': True})
+
+
+def test_the_preprocessing_in_words():
+    def words(**fields):
+        return load_teacher(model(lambda x: x), input_spec=fields).input_spec.describe()
+
+    assert words(preprocessing='raw') == '8x8x3, pixels of 0...255'
+    assert words(preprocessing='unit') == '8x8x3, pixels of [0, 1]'
+    assert words(preprocessing='tf') == '8x8x3, pixels of [-1, 1]'
+    assert words(preprocessing='torch') == (
+        '8x8x3, (pixels of 0...255 / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]'
+    )
+    assert words(preprocessing='caffe') == (
+        '8x8x3, pixels of 0...255 - [103.939, 116.779, 123.68], channels in BGR order'
+    )
 
 
 @pytest.mark.parametrize(

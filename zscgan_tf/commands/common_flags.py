@@ -38,6 +38,16 @@ def define_teacher_flags():
         ['tf', 'torch', 'caffe', 'raw', 'unit'],
         'Instead of --mean and --std: that of tf_keras.applications; raw: 0...255; unit: [0, 1].',
     )
+    flags.DEFINE_enum(
+        'channel_order',
+        None,
+        ['rgb', 'bgr'],
+        'Order of the channels that the model was trained with: bgr of images read by cv2.imread. '
+        '--mean and --std are in this order. Default: rgb, or that of --preprocessing.',
+    )
+    flags.DEFINE_string(
+        'output_layer', None, 'The output that classifies, of a model with several outputs.'
+    )
 
 
 def load_teacher(name='teacher'):
@@ -51,14 +61,29 @@ def load_teacher(name='teacher'):
         'mean': FLAGS.mean and _numbers('mean', float),
         'std': FLAGS.std and _numbers('std', float),
         'preprocessing': FLAGS.preprocessing,
+        'bgr': FLAGS.channel_order and FLAGS.channel_order == 'bgr',
     }
     fields = {name: value for name, value in fields.items() if value is not None}
-    return load(getattr(FLAGS, name), input_spec=fields, allow_code=FLAGS.allow_code)
+    return load(
+        getattr(FLAGS, name),
+        input_spec=fields,
+        allow_code=FLAGS.allow_code,
+        output_layer=FLAGS.output_layer,
+    )
 
 
 def teacher_flags():
     """The flags of the teacher that were passed, but for its file: a list for a command line."""
-    names = ('allow_code', 'image_size', 'channels', 'mean', 'std', 'preprocessing')
+    names = (
+        'allow_code',
+        'image_size',
+        'channels',
+        'mean',
+        'std',
+        'preprocessing',
+        'channel_order',
+        'output_layer',
+    )
     return [FLAGS[name].serialize() for name in names if getattr(FLAGS, name)]
 
 

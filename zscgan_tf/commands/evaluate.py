@@ -72,7 +72,7 @@ def main():
 
             batches, images = blends(batches, FLAGS.seed), f'blends of {images}'
     result = evaluation.evaluate(tflite, teacher, batches, total=count)
-    rows = pipeline.evaluation_rows(result, images)
+    rows = pipeline.evaluation_rows(teacher, result, images)
     if tflite:
         sizes = evaluation.sizes(teacher, tflite)
         result |= {**sizes, 'latency_ms': evaluation.latency(tflite)}

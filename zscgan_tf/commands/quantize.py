@@ -86,7 +86,7 @@ def main():
     folder = pathlib.Path(common_flags.workdir(default=os.path.splitext(output)[0] + '.workdir'))
     common = _common_results(teacher, distilled)
     if FLAGS.result_json:
-        evaluated = evaluate_on is not None and evaluate_on.has_labels
+        evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
         results.check(FLAGS.result_json, evaluated=evaluated, **common)
     source = _source(teacher, folder)
     shared = {

@@ -13,31 +13,45 @@ import tf_keras
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.layers import LogProbabilities
 
-_RESHAPING = (tf_keras.layers.Reshape, tf_keras.layers.Flatten)
-_LINEAR = (
-    tf_keras.layers.BatchNormalization,
-    tf_keras.layers.Conv2D,
-    tf_keras.layers.Dense,
-    tf_keras.layers.GlobalAveragePooling2D,
-    tf_keras.layers.Rescaling,
+layers = tf_keras.layers
+
+_RESHAPING = (layers.Reshape, layers.Flatten)
+# Arithmetic that may stand behind a softmax or sigmoid.
+_ELEMENTWISE = (
+    *_RESHAPING,
+    layers.Add,
+    layers.Average,
+    layers.Maximum,
+    layers.Minimum,
+    layers.ReLU,
+    layers.Rescaling,
+    layers.Subtract,
 )
+_WEIGHTED = (layers.BatchNormalization, layers.Conv2D, layers.Dense)
 _PROBED_IMAGES = 8
+# Far beyond the legal range answers leave [0, 1] unless the model keeps them there.
+_PROBED_SCALES = (1, -1, 10, -10, 100, -100, 1000, -1000)
+_SAME_PROBABILITY = 1e-3
 
 
 def split_head(model, input_spec, name):
     """The logits of a flat classifier.
 
+    Where the model does not end in a softmax or sigmoid, its answers to random images tell whether
+    they are probabilities: not negative and of the sum 1, or those of a single unit in [0, 1]
+    whatever the image.
+
     Args:
         model: a flat model (`flatten`), inputs -> what the user's model returned.
-        input_spec: its `InputSpec`; where no softmax or sigmoid is found, random images within
-            the legal range tell whether the outputs are probabilities.
+        input_spec: its `InputSpec`.
         name: the model's name for messages.
 
     Returns:
         The model inputs -> logits, [B, K], and the head; see `Teacher`.
 
     Raises:
-        UserError: the output is not one value a class.
+        UserError: the output is not one value a class, or something stands behind the softmax or
+            sigmoid so that it gives no probabilities.
     """
     sides = model.output_shape[1:]
     classes = math.prod(sides)
@@ -47,23 +61,30 @@ def split_head(model, input_spec, name):
             f'value a class: pass a model that ends in its classes.'
         )
     end, end_input = _last_function(model)
+    gives_probabilities = True
     if _is_activation(end, 'softmax') and classes > 1:
         logits, head = _vector(end_input), 'softmax'
     elif _is_activation(end, 'sigmoid'):
-        logits, head = _vector(end_input), 'sigmoid'
-    elif isinstance(end, _LINEAR) and _is_linear(end):
-        logits, head = _vector(model.output), 'logits'
-    else:
-        logits, head = _vector(model.output), _probe(model, input_spec)
-    if head == 'probabilities':
+        logits, head = _vector(end_input), 'sigmoid' if classes == 1 else 'labels'
+    elif _gives_probabilities(model, end, input_spec):
+        logits, head = _vector(model.output), 'probabilities'
         if classes == 1:
             logits = _two_classes(logits, [[-1.0, 1.0]], [1.0, 0.0])
         logits = LogProbabilities(name='log_probabilities', dtype='float32')(logits)
-    elif classes == 1:
+    elif _ends(model, _ELEMENTWISE):
+        raise UserError(
+            f"{name}: layer '{end.name}' behind the softmax or sigmoid makes the outputs something "
+            f'else than probabilities: pass the model without it.'
+        )
+    else:
+        logits, head = _vector(model.output), 'logits' if classes > 1 else 'sigmoid'
+        gives_probabilities = False
+    if classes == 1 and head == 'sigmoid':
         logits = _two_classes(logits, [[0.0, 1.0]], [0.0, 0.0])
-    head = 'sigmoid' if classes == 1 else head
     logits_model = tf_keras.Model(model.input, logits, name='teacher_logits')
     logits_model.trainable = False
+    if gives_probabilities:
+        _check_logits(model, logits_model, head, input_spec, name)
     return logits_model, head
 
 
@@ -71,20 +92,75 @@ def _last_function(model):
     """The last layer that computes something, and its input there."""
     x = model.output
     while True:
-        layer, node_index, _ = x._keras_history
-        x = layer._inbound_nodes[node_index].keras_inputs[0]
+        layer, (x, *_) = _layer_and_inputs(x)
         if not isinstance(layer, _RESHAPING):
             return layer, x
+
+
+def _layer_and_inputs(x):
+    layer, node_index, _ = x._keras_history
+    return layer, layer._inbound_nodes[node_index].keras_inputs
+
+
+def _ends(model, passing):
+    """Whether every way back from the output through such layers meets a softmax or sigmoid."""
+    pending = [model.output]
+    while pending:
+        layer, inputs = _layer_and_inputs(pending.pop())
+        if isinstance(layer, passing):
+            pending.extend(inputs)
+        elif not (_is_activation(layer, 'softmax') or _is_activation(layer, 'sigmoid')):
+            return False
+    return True
+
+
+def _gives_probabilities(model, end, input_spec):
+    """Whether the outputs are probabilities, by what the model says to random images."""
+    # The logit of a dense layer may lie in [0, 1] by chance, unless it adds up probabilities.
+    single = model.output_shape[1:].count(1) == len(model.output_shape) - 1
+    if single and isinstance(end, _WEIGHTED) and not _ends(model, (*_ELEMENTWISE, *_WEIGHTED)):
+        return False
+    images = _random_images(input_spec, seed=0)
+    for scale in _PROBED_SCALES:
+        outputs = _outputs(model, images * np.float32(scale))
+        outputs = outputs[np.all(np.isfinite(outputs), axis=1)]
+        totals = outputs.sum(axis=1)
+        if np.any(outputs < -_SAME_PROBABILITY) or np.any(totals > 1 + _SAME_PROBABILITY):
+            return False
+        if not single and np.any(totals < 1 - _SAME_PROBABILITY):
+            return False
+    return True
+
+
+def _random_images(input_spec, seed):
+    """Inputs within the legal range."""
+    low, high = input_spec.input_range
+    shape = (_PROBED_IMAGES, *input_spec.image_shape)
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
+
+
+def _outputs(model, images):
+    """What a model gives, [B, K]."""
+    return model(tf.constant(images), training=False).numpy().reshape(len(images), -1)
+
+
+def _check_logits(model, logits_model, head, input_spec, name):
+    """Refuses logits that do not give the probabilities of the model."""
+    images = _random_images(input_spec, seed=1)
+    outputs, logits = _outputs(model, images), _outputs(logits_model, images)
+    found = tf.sigmoid(logits) if head == 'labels' else tf.nn.softmax(logits)
+    expected = outputs if outputs.shape[1] > 1 else np.concatenate([1 - outputs, outputs], axis=1)
+    if not np.allclose(found, expected, atol=_SAME_PROBABILITY):
+        raise UserError(
+            f'{name}: its outputs are not the probabilities that its last softmax or sigmoid '
+            f'gives: pass a model that ends in it.'
+        )
 
 
 def _is_activation(layer, name):
     if isinstance(layer, tf_keras.layers.Activation):
         return layer.activation is getattr(tf_keras.activations, name)
     return name == 'softmax' and isinstance(layer, tf_keras.layers.Softmax)
-
-
-def _is_linear(layer):
-    return getattr(layer, 'activation', None) in (None, tf_keras.activations.linear)
 
 
 def _vector(x):
@@ -100,16 +176,3 @@ def _two_classes(x, kernel, bias):
     y = layer(x)
     layer.set_weights([np.float32(kernel), np.float32(bias)])
     return y
-
-
-def _probe(model, input_spec):
-    """'probabilities' or 'logits', from what the model says to random images."""
-    low, high = input_spec.input_range
-    shape = (_PROBED_IMAGES, *input_spec.image_shape)
-    images = np.random.default_rng(0).uniform(low, high, shape).astype(np.float32)
-    outputs = model(tf.constant(images), training=False).numpy().reshape(_PROBED_IMAGES, -1)
-    if outputs.shape[1] == 1:
-        is_probability = outputs.min() >= 0 and outputs.max() <= 1
-    else:
-        is_probability = outputs.min() >= 0 and np.allclose(outputs.sum(1), 1, atol=1e-3)
-    return 'probabilities' if is_probability else 'logits'

@@ -9,9 +9,9 @@ import json
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.first_layers import UNIT_NAMES, first_layers
 
 # The `mode`s of tf_keras.applications' preprocess_input, raw (0...255) and unit ([0, 1]) pixels, as
 # (mean, std, bgr): inputs = (pixels - mean) / std, after the channels were turned around where bgr
@@ -68,6 +68,11 @@ class InputSpec:
             object.__setattr__(
                 self, name, tuple(np.broadcast_to(values, self.channels).astype(float).tolist())
             )
+        if self.bgr and self.channels != 3:
+            raise UserError(
+                f'--channel_order=bgr is for 3 channels, but the teacher takes {self.channels}: '
+                f'leave it out.'
+            )
         object.__setattr__(self, 'image_size', tuple(int(side) for side in self.image_size))
 
     @classmethod
@@ -85,6 +90,12 @@ class InputSpec:
                 f'{channels}: pass --mean and --std.'
             )
         return cls(image_size, channels, mean, std, bgr)
+
+    def with_bgr(self, bgr):
+        """The same preprocessing of models that take BGR (or RGB) order; None: as it is."""
+        if bgr is None or bool(bgr) == self.bgr:
+            return self
+        return dataclasses.replace(self, mean=self.mean[::-1], std=self.std[::-1], bgr=bool(bgr))
 
     @property
     def image_shape(self):
@@ -114,10 +125,17 @@ class InputSpec:
         """The preprocessing in one line, for summaries."""
         order = ', channels in BGR order' if self.bgr else ''
         height, width, channels = self.image_shape
-        return (
-            f'{height}x{width}x{channels}, (pixels in [0, 1] - {_short(self.mean)}) / '
-            f'{_short(self.std)}{order}'
-        )
+        return f'{height}x{width}x{channels}, {self._formula()}{order}'
+
+    def _formula(self):
+        """How pixels of 0...255 become inputs."""
+        mean, std = np.float64(self.mean), np.float64(self.std)
+        for unit, (unit_mean, unit_std) in _UNIT_SPECS.items():
+            if np.allclose(mean, unit_mean, atol=1e-6) and np.allclose(std, unit_std, rtol=1e-5):
+                return f'pixels of {UNIT_NAMES[unit]}'
+        if np.allclose(std, 1 / 255, rtol=1e-5):
+            return f'pixels of 0...255 - {_short(255 * mean)}'
+        return f'(pixels of 0...255 / 255 - {_short(mean)}) / {_short(std)}'
 
     def to_dict(self):
         """The JSON form: `image_size`, `channels`, `mean`, `std`, and `bgr` where it is set."""
@@ -130,8 +148,11 @@ class InputSpec:
         return {**fields, 'bgr': True} if self.bgr else fields
 
 
+_UNIT_SPECS = {unit: PREPROCESSINGS[unit][:2] for unit in UNIT_NAMES}
+
+
 def _short(values):
-    values = [round(v, 4) for v in values]
+    values = [round(float(v), 4) for v in values]
     return str(values[0]) if len(set(values)) == 1 else str(values)
 
 
@@ -220,59 +241,81 @@ def _sides(shape):
     return 'x'.join('?' if side is None else str(side) for side in shape)
 
 
-def resolve_input_spec(image_shape, fields, flat_model, name):
+def resolve_input_spec(image_shape, fields, flat_model, name, stored=()):
     """The `InputSpec` of a model.
 
     Args:
         image_shape: (height, width, channels), see `resolve_image_shape`.
         fields: of the input specification; see `merge_fields`.
-        flat_model: the flat model; a Rescaling that it starts with tells where `fields` do not.
+        flat_model: the flat model; what it begins with tells where `fields` do not.
         name: the model's name for messages.
+        stored: the fields that come from a JSON beside the file, for messages.
 
     Raises:
-        UserError: nothing tells how pixels become inputs.
+        UserError: nothing tells how pixels become inputs, or the fields contradict the model's own
+            first layers.
     """
     *size, channels = image_shape
-    bgr = fields.get('bgr')
+    own = first_layers(flat_model, channels)
+    given = [field for field in ('preprocessing', 'mean', 'std') if field in fields]
+    if given:
+        spec = _spec_of_fields(tuple(size), channels, fields, name)
+        _check_against(own, spec, given, stored, name)
+        return spec
+    plausible = own.plausible_units() if own else []
+    if len(plausible) != 1:
+        raise UserError(_question(name, channels, own))
+    spec = InputSpec.from_preprocessing(tuple(size), channels, plausible[0])
+    return spec.with_bgr(fields.get('bgr'))
+
+
+def _spec_of_fields(size, channels, fields, name):
+    """The `InputSpec` of a preprocessing, or of a mean and a deviation."""
     if 'preprocessing' in fields:
-        spec = InputSpec.from_preprocessing(tuple(size), channels, fields['preprocessing'])
-        return spec if bgr is None else dataclasses.replace(spec, bgr=bool(bgr))
+        spec = InputSpec.from_preprocessing(size, channels, fields['preprocessing'])
+        return spec.with_bgr(fields.get('bgr'))
     if ('mean' in fields) != ('std' in fields):
         given, missing = ('mean', 'std') if 'mean' in fields else ('std', 'mean')
         raise UserError(f'{name}: --{given} is given without --{missing}: pass both.')
-    if 'mean' in fields:
-        try:
-            return InputSpec(tuple(size), channels, fields['mean'], fields['std'], bool(bgr))
-        except (TypeError, ValueError) as error:
-            raise UserError(f'{name}: --mean and --std must be numbers ({error}).') from error
-    found = _detect(flat_model)
-    if found is None:
-        raise UserError(
-            f'{name}: nothing tells how pixels become the inputs that the model was trained on: '
-            f'pass --preprocessing, or --mean and --std, or put a JSON beside the file. The two '
-            f'most common are:\n'
-            f'  --preprocessing=tf   (pixels in [-1, 1]: MobileNet and most of '
-            f'tf_keras.applications)\n'
-            f'{_SECOND_MOST_COMMON if channels == 3 else _SECOND_OF_OTHER_CHANNELS}'
-        )
-    return dataclasses.replace(
-        InputSpec.from_preprocessing(tuple(size), channels, found), bgr=bool(bgr)
+    bgr = bool(fields.get('bgr'))
+    try:
+        return InputSpec(size, channels, fields['mean'], fields['std'], bgr)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{name}: --mean and --std must be numbers ({error}).') from error
+
+
+def _check_against(own, spec, given, stored, name):
+    """Refuses a preprocessing that a model which does its own can not have been trained with."""
+    if own is None or not own.by_constants:
+        return
+    plausible = own.plausible_units()
+    if len(plausible) != 1 or own.is_plausible(*spec.input_range):
+        return
+    if set(given) <= set(stored):
+        advice = f'remove {" and ".join(given)} from the JSON beside the file'
+    else:
+        advice = f'leave {" and ".join(f"--{field}" for field in given)} out'
+    low, high = spec.input_range
+    raise UserError(
+        f'{name} rescales pixels of {UNIT_NAMES[plausible[0]]} itself, in its first layers '
+        f'({own.describe()}); the inputs that were asked for, {low.min():.4g}...{high.max():.4g}, '
+        f'do not fit: {advice}.'
     )
 
 
-_SECOND_MOST_COMMON = '  --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225   (PyTorch, torchvision)'
-_SECOND_OF_OTHER_CHANNELS = '  --preprocessing=unit   (pixels in [0, 1])'
-
-
-def _detect(flat_model):
-    """The preprocessing that a Rescaling at the start of a flat model makes likely, or None.
-
-    The model then does its own preprocessing and takes raw pixels, 0...255, or pixels in [0, 1].
-    """
-    consumers = flat_model.layers[0]._outbound_nodes
-    layers = [n.outbound_layer for n in consumers if n.outbound_layer in flat_model.layers]
-    if len(layers) != 1 or not isinstance(layers[0], tf_keras.layers.Rescaling):
-        return None
-    # Whoever scales by a deviation: pixels' is at most 1/2 of [0, 1], and some tens of 0...255.
-    scale = np.max(np.abs(layers[0].scale))
-    return 'raw' if scale < 0.5 else 'unit' if scale >= 1 else None
+def _question(name, channels, own):
+    """The message that asks for a preprocessing."""
+    seen = 'nothing tells' if own is None else f'its first layers ({own.describe()}) do not tell'
+    choices = [
+        ('--preprocessing=unit', 'pixels / 255: most training code of Keras users'),
+        ('--preprocessing=raw', 'pixels of 0...255 as they are'),
+        ('--preprocessing=torch', 'PyTorch, torchvision'),
+        ('--preprocessing=tf', 'pixels in [-1, 1]: MobileNet and others of Keras applications'),
+    ]
+    if channels != 3:
+        choices = [choice for choice in choices if choice[0] != '--preprocessing=torch']
+    lines = '\n'.join(f'  {flag:<23} ({meaning})' for flag, meaning in choices)
+    return (
+        f'{name}: {seen} which inputs the model was trained on: pass --preprocessing, or --mean '
+        f'and --std, or put a JSON beside the file. The most common are:\n{lines}'
+    )

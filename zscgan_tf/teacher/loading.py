@@ -18,6 +18,7 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.batch_norm import batch_norm_inputs
+from zscgan_tf.teacher.comparison import check_same
 from zscgan_tf.teacher.files import load_file
 from zscgan_tf.teacher.fingerprint import fingerprint
 from zscgan_tf.teacher.flatten import flatten
@@ -32,15 +33,8 @@ from zscgan_tf.teacher.input_spec import (
 )
 from zscgan_tf.teacher.teacher import Teacher
 
-# Largest difference between the flat model's answers and the original's, as a share of the
-# deviation of the original's: float32 rounding stays well below, another function well above.
-_SAME = 1e-3
-# The same for an original that computes in 16 bits; its flat copy computes in 32.
-_SAME_IN_HALF = 0.3
-_HALF_TYPES = ('bfloat16', 'float16')
 
-
-def load_teacher(source, *, input_spec=None, allow_code=False):
+def load_teacher(source, *, input_spec=None, allow_code=False, output_layer=None):
     """A trained classifier as a `Teacher`.
 
     Args:
@@ -52,6 +46,7 @@ def load_teacher(source, *, input_spec=None, allow_code=False):
             beside the file (`model.json` for `model.h5`), from the model's input shape, or from
             a Rescaling that the model starts with.
         allow_code: lets the source bring Python code: Lambda layers, or the function named.
+        output_layer: the name of the output that classifies, of a model with several outputs.
 
     Returns:
         The `Teacher`.
@@ -71,10 +66,10 @@ def load_teacher(source, *, input_spec=None, allow_code=False):
             )
     model, label, name, stored = _open(source, allow_code)
     fields = merge_fields(explicit, stored)
-    if _is_keras3(model):
-        model_shape = _keras3_image_shape(model, label)
-    else:
-        model_shape = _image_shape(model, label)
+    model_shape = (
+        _keras3_image_shape(model, label) if _is_keras3(model) else _image_shape(model, label)
+    )
+    model = _with_one_output(model, output_layer, label)
     image_shape = resolve_image_shape(model_shape, fields, label)
     plain = _translate(model, model_shape, image_shape) if _is_keras3(model) else model
     try:
@@ -87,8 +82,10 @@ def load_teacher(source, *, input_spec=None, allow_code=False):
             f'({str(error).splitlines()[0][:200]}): {advice}'
         ) from error
     _check_weights(flat, label)
-    spec = resolve_input_spec(image_shape, fields, flat, label)
-    _check_same(model, flat, spec, label)
+    spec = resolve_input_spec(
+        image_shape, fields, flat, label, stored=fields.keys() - explicit.keys()
+    )
+    check_same(model, flat, spec, label)
     logits_model, head = split_head(flat, spec, label)
     return Teacher(
         model=flat,
@@ -161,11 +158,7 @@ def _is_model(model):
 
 def _image_shape(model, label):
     """(height, width, channels) that a tf_keras model names, None where it is open."""
-    if not model.built:
-        raise UserError(
-            f'{label} has no weights yet: call it on a batch of images before it is passed.'
-        )
-    outputs = getattr(model, 'outputs', None)
+    _check_built(model, label)
     if model.inputs is not None:
         inputs = [tuple(x.shape) for x in model.inputs]
     elif model.save_spec() is not None:
@@ -173,33 +166,36 @@ def _image_shape(model, label):
         inputs = [tuple(x.shape) for x in called_with if isinstance(x, tf.TensorSpec)]
     else:
         return None
-    return _checked_shape(inputs, outputs, label)
+    return _checked_shape(inputs, label)
 
 
 def _keras3_image_shape(model, label):
     """`_image_shape` of a Keras 3 model."""
+    _check_built(model, label)
+    if _symbolic(model, 'inputs'):
+        return _checked_shape([tuple(x.shape) for x in model.inputs], label)
+    shapes = getattr(model, '_build_shapes_dict', None)
+    return _checked_shape(list(shapes.values()), label) if shapes else None
+
+
+def _check_built(model, label):
     if not model.built:
         raise UserError(
             f'{label} has no weights yet: call it on a batch of images before it is passed.'
         )
+
+
+def _symbolic(model, ends):
+    """The symbolic `inputs` or `outputs` of a model, a list; none of a subclassed one."""
     try:
-        inputs, outputs = model.inputs, model.outputs
-    except AttributeError:
-        inputs = outputs = None
-    if not inputs:
-        shapes = getattr(model, '_build_shapes_dict', None)
-        inputs = list(shapes.values()) if shapes else None
-        return None if inputs is None else _checked_shape(inputs, None, label)
-    return _checked_shape([tuple(x.shape) for x in inputs], outputs, label)
+        return list(getattr(model, ends) or ())
+    except AttributeError:  # Keras 3's subclassed models
+        return []
 
 
-def _checked_shape(inputs, outputs, label):
+def _checked_shape(inputs, label):
     if len(inputs) != 1:
         raise UserError(f'{label} has {len(inputs)} inputs: a classifier takes images alone.')
-    if outputs is not None and len(outputs) != 1:
-        raise UserError(
-            f'{label} has {len(outputs)} outputs: make a model of the one that classifies.'
-        )
     shape = tuple(inputs[0])
     if len(shape) != 4:
         raise UserError(
@@ -207,6 +203,29 @@ def _checked_shape(inputs, outputs, label):
             f'width, channels].'
         )
     return shape[1:]
+
+
+def _with_one_output(model, output_layer, label):
+    """The model up to the one output that classifies."""
+    outputs = _symbolic(model, 'outputs')
+    names = list(model.output_names) if outputs else []
+    if output_layer is None:
+        if len(outputs) < 2:
+            return model
+        wrong = f'has {len(outputs)} outputs: pass the one that classifies as --output_layer'
+    elif output_layer not in names:
+        wrong = f'has no output {output_layer!r}: pass another --output_layer, or leave it out'
+    elif len(outputs) == 1:
+        return model
+    else:
+        chosen = outputs[names.index(output_layer)]
+        return _functional_class(model)(model.inputs, chosen, name=model.name)
+    known = (f"'{n}' {tuple(x.shape)}" for n, x in zip(names, outputs, strict=True))
+    raise UserError(f'{label} {wrong} ({", ".join(known) or "its outputs have no names"}).')
+
+
+def _functional_class(model):
+    return sys.modules['keras'].Model if _is_keras3(model) else tf_keras.Model
 
 
 def _load_keras3(path, allow_code):
@@ -243,24 +262,4 @@ def _check_weights(flat, label):
         raise UserError(
             f'{label} has no batch normalization: ZS-CGAN makes images from the means and '
             f'variances that batch norms store, so there is nothing to make them from.'
-        )
-
-
-def _check_same(model, flat, spec, label):
-    """Refuses a flat model that answers differently from the original."""
-    low, high = spec.input_range
-    rng = np.random.default_rng(0)
-    images = rng.uniform(low, high, (2, *spec.image_shape)).astype(np.float32)
-    # Whole numbers: the original may take uint8.
-    images = np.rint(images) if np.max(high - low) > 100 else images
-    # One by one: the original may be made for one image at a time.
-    answers = [model(images[i : i + 1], training=False) for i in range(len(images))]
-    expected = np.concatenate([np.asarray(tf.nest.flatten(y)[0], np.float32) for y in answers])
-    found = flat(images, training=False).numpy()
-    difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
-    half = any(layer.compute_dtype in _HALF_TYPES for layer in model._flatten_layers())
-    if not difference <= (_SAME_IN_HALF if half else _SAME) * max(expected.std(), 1e-6):
-        raise UserError(
-            f'{label} can not be taken apart: its copy of plain layers gives other answers (by '
-            f"{difference:.2g}); does a layer work differently from its class's name?"
         )

@@ -16,9 +16,9 @@ class Teacher:
         logits_model: inputs -> logits, [B, K]; shares its layers with `model`.
         input_spec: what the first layer takes.
         num_classes: K.
-        head: 'logits', 'softmax', 'probabilities' (no softmax was found; the logits are log p) or
-            'sigmoid' (one unit, a linear one too: two classes, the logits are (0, z); several
-            units: their logits z).
+        head: 'logits', 'softmax', 'probabilities' (something stands behind the softmax or sigmoid;
+            the logits are log p), 'sigmoid' (one unit, a linear one too: two classes, the logits
+            are (0, z)) or 'labels' (several sigmoids: K independent labels, the logits are z).
         fingerprint: SHA-256 over structure and weights.
         name: a short name for messages.
     """
@@ -30,6 +30,11 @@ class Teacher:
     head: str
     fingerprint: str
     name: str
+
+    @property
+    def has_labels(self):
+        """Whether the K classes are independent labels: several or none may be in an image."""
+        return self.head == 'labels'
 
     def logits(self, pixels):
         """Logits, [B, K], of pixels in [0, 1], [B, H, W, C]."""

@@ -1,0 +1,128 @@
+"""Whether a flat model computes what the original computes, on random images.
+
+Probabilities tell little where a softmax is saturated: a whole network may be wrong behind them. So
+both models are compared in what their last softmax or sigmoid takes, found in the graph of
+TensorFlow operations that each of them runs.
+"""
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf.errors import UserError
+
+# Largest difference between the flat model's answers and the original's, as a share of the
+# deviation of the original's: float32 rounding stays well below, another function well above.
+_SAME = 1e-3
+# The same for an original that computes in 16 bits and of which no float32 copy can be made.
+_SAME_IN_HALF = 0.3
+_HALF_TYPES = ('bfloat16', 'float16', 'mixed_bfloat16', 'mixed_float16')
+# Operations between the last softmax or sigmoid and the output.
+_BEHIND_THE_END = frozenset(
+    """
+    Add AddN AddV2 Cast ClipByValue ExpandDims Identity Maximum Minimum Mul Neg RealDiv Relu Relu6
+    Reshape Squeeze Sub
+    """.split()
+)
+_ENDS = ('Softmax', 'Sigmoid')
+
+
+def check_same(model, flat, input_spec, label):
+    """Refuses a flat model that answers differently from the original.
+
+    Args:
+        model: the original, a tf_keras or Keras 3 model.
+        flat: its flat copy.
+        input_spec: its `InputSpec`.
+        label: the model's name for messages.
+
+    Raises:
+        UserError: they differ.
+    """
+    low, high = input_spec.input_range
+    rng = np.random.default_rng(0)
+    images = rng.uniform(low, high, (2, *input_spec.image_shape)).astype(np.float32)
+    # Whole numbers: the original may take uint8.
+    images = np.rint(images) if np.max(high - low) > 100 else images
+    tolerance, reference = _SAME, model
+    if any(layer.compute_dtype in _HALF_TYPES for layer in model._flatten_layers()):
+        reference = _in_float32(model)
+        if reference is None:
+            tolerance, reference = _SAME_IN_HALF, model
+    expected, found = (_answers(m, images) for m in (reference, flat))
+    if [x.shape for x in expected] != [x.shape for x in found]:
+        # Their ends can't be told apart in the same way: their outputs alone.
+        expected, found = expected[:1], found[:1]
+    differences = [_difference(a, b) for a, b in zip(expected, found, strict=True)]
+    if not max(differences) <= tolerance:
+        raise UserError(
+            f'{label} can not be taken apart: its copy of plain layers gives other answers (by '
+            f'{max(differences):.2g} of their deviation); does a layer work differently from its '
+            f"class's name?"
+        )
+
+
+def _difference(expected, found):
+    if expected.shape != found.shape:
+        return np.inf
+    return np.abs(found - expected).max() / max(expected.std(), 1e-6)
+
+
+def _answers(model, images):
+    """A model's outputs, and behind them what each of its last softmaxes or sigmoids takes."""
+
+    @tf.function(autograph=False)
+    def run(image):
+        output = tf.nest.flatten(model(image, training=False))[0]
+        return [tf.cast(x, tf.float32) for x in (output, *_end_inputs(output))]
+
+    # One by one: the original may be made for one image at a time.
+    answers = [run(tf.constant(images[i : i + 1])) for i in range(len(images))]
+    return [np.concatenate([x.numpy() for x in parts]) for parts in zip(*answers, strict=True)]
+
+
+def _end_inputs(output):
+    """What the softmaxes and sigmoids take behind which nothing but plain arithmetic stands."""
+    found, seen, pending = [], set(), [output]
+    while pending:
+        x = pending.pop(0)
+        if x.ref() in seen:
+            continue
+        seen.add(x.ref())
+        if x.op.type in _ENDS:
+            found.append(x.op.inputs[0])
+        elif x.op.type in _BEHIND_THE_END:
+            pending.extend(x.op.inputs)
+    return found
+
+
+def _in_float32(model):
+    """A copy of a model that computes in float32, or None where its class has no configuration."""
+    library = tf_keras if isinstance(model, tf_keras.Model) else _keras3()
+    own = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    try:
+        with library.utils.custom_object_scope(own):
+            copy = type(model).from_config(_without_half(model.get_config()))
+        copy.set_weights([np.float32(weight) for weight in model.get_weights()])
+    # What user's classes raise that can't be made of a configuration.
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
+        return None
+    return copy
+
+
+def _keras3():
+    import keras
+
+    return keras
+
+
+def _without_half(value):
+    """A configuration without types of 16 bits."""
+    if isinstance(value, dict):
+        return {
+            key: 'float32' if isinstance(part, str) and part in _HALF_TYPES else _without_half(part)
+            for key, part in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_half(part) for part in value)
+    return value

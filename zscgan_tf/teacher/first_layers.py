@@ -1,0 +1,118 @@
+"""What a model's first layers say of the pixels that it takes.
+
+Many models begin with their own preprocessing: Rescaling, Normalization, `x - c`, `x / c`. Together
+these compute scale x + offset. Of the three units that pixels come in, a unit is plausible if it
+gives the layers behind a range that networks are trained on.
+"""
+
+import dataclasses
+
+import numpy as np
+import tf_keras
+
+from zscgan_tf.teacher.batch_norm import is_batch_norm
+from zscgan_tf.teacher.layers import affine_of, by_channel
+
+# The legal range of a pixel by the preprocessing that gives it.
+UNITS = {'raw': (0.0, 255.0), 'unit': (0.0, 1.0), 'tf': (-1.0, 1.0)}
+UNIT_NAMES = {'raw': '0...255', 'unit': '[0, 1]', 'tf': '[-1, 1]'}
+
+# Largest values behind preprocessing: 0.5 of [-0.5, 0.5], 2.9 of SVHN's normalized images. A dark
+# channel has a small deviation, and so a large range.
+_LARGEST_VALUES = (0.4, 4.0)
+# Width of pixels of 0...255 that are at most shifted.
+_BYTE_WIDTHS = (200.0, 300.0)
+# Where zero lies, as a share of the range: at its lower end, or at the mean of the training images.
+_LOWER_END = 1e-3
+_MEANS = (0.05, 0.66)
+# These change no pixel.
+_PASSING = (
+    tf_keras.layers.Cropping2D,
+    tf_keras.layers.Resizing,
+    tf_keras.layers.ZeroPadding2D,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstLayers:
+    """The map scale x + offset that a model's first layers compute.
+
+    Attributes:
+        scale, offset: float64, [C].
+        by_constants: whether constants alone say so; otherwise the last layer is a batch norm, of
+            which the stored moments count: those of its training images.
+    """
+
+    scale: np.ndarray
+    offset: np.ndarray
+    by_constants: bool = True
+
+    def plausible_units(self):
+        """The names of the units, a list, that give what follows a usual range."""
+        return [unit for unit, (low, high) in UNITS.items() if self.is_plausible(low, high)]
+
+    def is_plausible(self, low, high):
+        """Whether inputs between low and high, numbers or [C], give what follows a usual range."""
+        ends = np.stack([self.scale * low + self.offset, self.scale * high + self.offset])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        largest, width = np.maximum(-low, high), np.maximum(high - low, 1e-30)
+        zero = -low / width
+        sized = _between(largest, _LARGEST_VALUES) | _between(width, _BYTE_WIDTHS)
+        placed = (np.abs(zero) <= _LOWER_END) | _between(zero, _MEANS)
+        return bool(np.all(sized & placed))
+
+    def describe(self):
+        """The map and what it makes of each unit, for messages."""
+        ranges = []
+        for unit, (low, high) in UNITS.items():
+            ends = np.concatenate([self.scale * low + self.offset, self.scale * high + self.offset])
+            ranges.append(f'{UNIT_NAMES[unit]} becomes {ends.min():.4g}...{ends.max():.4g}')
+        return f'{_numbers(self.scale)} x + {_numbers(self.offset)}: {", ".join(ranges)}'
+
+
+def first_layers(model, channels):
+    """The map that a flat model's first layers compute.
+
+    Args:
+        model: a flat tf_keras model.
+        channels: of its images.
+
+    Returns:
+        A `FirstLayers`, or None where the model does not begin with such layers.
+    """
+    scale, offset, found = np.ones(channels), np.zeros(channels), False
+    inner = set(map(id, model.layers))
+    layer = model.layers[0]
+    while True:
+        readers = [n.outbound_layer for n in layer._outbound_nodes if id(n.outbound_layer) in inner]
+        if len(readers) != 1:
+            break
+        (layer,) = readers
+        if isinstance(layer, _PASSING):
+            continue
+        is_norm = is_batch_norm(layer)
+        affine = _standardization(layer) if is_norm else affine_of(layer)
+        if affine is None:
+            break
+        affine = [by_channel(values, channels) for values in affine]
+        if any(values is None for values in affine):
+            break
+        scale, offset, found = scale * affine[0], offset * affine[0] + affine[1], True
+        if is_norm:
+            return FirstLayers(scale, offset, by_constants=False)
+    return FirstLayers(scale, offset) if found else None
+
+
+def _standardization(layer):
+    """Scale and offset by the stored moments of a batch norm, without its γ and β."""
+    deviation = np.sqrt(np.float64(layer.moving_variance) + layer.epsilon)
+    return 1 / deviation, -np.float64(layer.moving_mean) / deviation
+
+
+def _between(values, limits):
+    return (values >= limits[0]) & (values <= limits[1])
+
+
+def _numbers(values):
+    values = [f'{value:.4g}' for value in values]
+    return values[0] if len(set(values)) == 1 else f'[{", ".join(values)}]'
