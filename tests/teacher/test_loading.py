@@ -190,6 +190,29 @@ def test_refusals():
     refusal(broken, "'bad'", 'not finite')
 
 
+@pytest.mark.parametrize('library', [tf_keras, keras], ids=['tf_keras', 'keras'])
+def test_one_of_two_outputs(library):
+    k = library.layers
+    x = images = library.Input((8, 8, 3))
+    x = k.Flatten()(k.BatchNormalization()(k.Conv2D(4, 3)(x)))
+    ends = [k.Dense(4, name='kind')(x), k.Dense(6, name='place')(x)]
+    model = library.Model(images, ends, name='net')
+    refusal(model, 'net has 2 outputs', '--output_layer', "'kind' (None, 4), 'place' (None, 6)")
+    refusal(model, "no output 'top'", "'kind' (None, 4)", output_layer='top')
+    pixels = np.random.default_rng(0).uniform(size=(3, 8, 8, 3)).astype(np.float32)
+    for index, name in enumerate(('kind', 'place')):
+        teacher = load_teacher(model, input_spec={'preprocessing': 'unit'}, output_layer=name)
+        np.testing.assert_allclose(
+            teacher.logits(pixels), np.asarray(model(pixels)[index]), atol=1e-5
+        )
+
+
+def test_what_takes_no_images_is_told_first():
+    x = tf_keras.Input((20, 5))
+    model = tf_keras.Model(x, [layers.LSTM(4)(x), layers.Dense(3)(x)], name='net')
+    refusal(model, 'takes inputs of shape (None, 20, 5)', 'image')
+
+
 def test_an_open_image_size_is_taken_from_the_specification():
     model = functional(lambda x: pooled(layers.BatchNormalization()(x)), (None, None, 3))
     teacher = load_teacher(model, input_spec={**PLAIN, 'image_size': [10, 9]})

@@ -66,7 +66,26 @@ def teacher_of(start, input_spec, head='softmax'):
         ]
     )
     randomize(model, 0)
-    return load_teacher(model, input_spec=input_spec)
+    if 'preprocessing' in input_spec:
+        spec = InputSpec.from_preprocessing((9, 8), 3, input_spec['preprocessing'])
+    else:
+        spec = InputSpec((9, 8), 3, **input_spec)
+    # What rescales its pixels itself would be refused with some of these.
+    rescales = start in (STARTS['rescaled'], STARTS['normalized'])
+    teacher = load_teacher(model, input_spec=None if rescales else spec)
+    return dataclasses.replace(teacher, input_spec=spec)
+
+
+def test_a_model_in_bgr_order_still_takes_rgb_bytes():
+    bgr = {'preprocessing': 'torch', 'bgr': True}
+    model = teacher_of(STARTS['convolution'], PREPROCESSINGS[0]).model
+    teacher = load_teacher(model, input_spec=bgr)
+    mean, std = np.array([0.406, 0.456, 0.485]), np.array([0.225, 0.224, 0.229])
+    expected = model.predict(np.float32((PIXELS[..., ::-1] - mean) / std), verbose=0)
+    found = raw_pixels(teacher)
+    zero = round(255 * found.input_spec.mean[0])
+    np.testing.assert_allclose(found.model(np.float32(BYTES) - zero), expected, atol=1e-4)
+    assert 'BGR' in teacher.input_spec.describe() and 'BGR' not in found.input_spec.describe()
 
 
 @pytest.mark.parametrize('input_spec', PREPROCESSINGS)

@@ -55,6 +55,16 @@ class Student:
         return self.teacher.name
 
     @property
+    def head(self):
+        """The teacher's; see `Teacher`."""
+        return self.teacher.head
+
+    @property
+    def has_labels(self):
+        """Whether the K classes are independent labels."""
+        return self.teacher.has_labels
+
+    @property
     def num_classes(self):
         """K."""
         return self.teacher.num_classes
