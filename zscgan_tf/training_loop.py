@@ -218,6 +218,7 @@ def _compile(step, strategy, jit_compile):
     """A function (first step, count, *batch) -> {metric: [count]} that runs `count` steps."""
     step = tf.function(step, jit_compile=True) if jit_compile else step
 
+    @tf.function  # traced once, although `many` calls it twice
     def one(index, *batch):
         metrics = strategy.run(step, args=(index, *batch))
         return {
