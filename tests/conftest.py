@@ -16,6 +16,16 @@ def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='run the slow tests too')
 
 
+def pytest_configure(config):
+    """Two logical devices on one CPU, for tests of replicas; TensorFlow must not have started."""
+    if getattr(config.option, 'numprocesses', None):
+        return  # runs no tests itself: its workers do
+    import tensorflow as tf
+
+    (cpu,) = tf.config.list_physical_devices('CPU')
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption('--slow'):
         return
@@ -48,6 +58,16 @@ def tap(teacher):
     from zscgan_tf.teacher.batch_norm import build_tap
 
     return build_tap(teacher.logits_model)
+
+
+@pytest.fixture(scope='session')
+def two_devices():
+    """A strategy of two replicas."""
+    from zscgan_tf import training_loop
+
+    strategy = training_loop.make_strategy('mirrored')
+    assert strategy.num_replicas_in_sync == 2
+    return strategy
 
 
 @pytest.fixture(scope='session')

@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -287,24 +284,6 @@ def test_all_learned_ranges_are_trained_and_no_constant_kernel():
     assert {id(v) for v in average._output_quantizer_vars.values()} <= trained
 
 
-TWO_DEVICES = """
-import json
-import sys
-import tensorflow as tf
-
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-from tests import test_distillation
-from zscgan_tf import training_loop
-
-strategy = training_loop.make_strategy('mirrored')
-losses, ranges = test_distillation.ten_steps(strategy, *sys.argv[1:])
-ranges = [[float(x) for x in variable.values] for variable in ranges]
-json.dump([losses, ranges], open(sys.argv[1] + '/found.json', 'w'))
-"""
-
-
 class Uneven(NoiseSource):
     """Batches whose second half is darker: the replicas see other extremes."""
 
@@ -313,35 +292,36 @@ class Uneven(NoiseSource):
         return tf.concat([first, 0.2 * second], axis=0)
 
 
-def ten_steps(strategy, workdir, training):
+@pytest.mark.parametrize('training', ('learned', 'moving_average'))
+def test_two_replicas_agree_with_one_device(two_devices, tmp_path, training):
     teacher = tiny_teacher()
     source = Uneven(teacher.input_spec, batch_size=8)
     # At 8 bits: with few levels, a value on the edge of two tells. Sums of one step come to edges
     # together, when rates like this one move their ranges apart.
     options = {'range_images': 16, 'learning_rate': 3e-3, 'range_training': training, 'mix': True}
     options['align_additions'] = False
-    student = distillation.distill(
-        teacher, source, workdir + '/run', steps=10, strategy=strategy, **options
-    )
-    ranges = [
+    students, losses = [], []
+    for name, strategy in (('one', training_loop.make_strategy('default')), ('two', two_devices)):
+        students.append(
+            distillation.distill(
+                teacher, source, tmp_path / name, steps=3, strategy=strategy, **options
+            )
+        )
+        losses.append([line['distillation_loss'] for line in metrics(tmp_path / name)])
+    one, two = map(ranges_of, students)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    assert len(one) == len(two) > 0
+    for found, expected in zip(two, one, strict=True):
+        first, second = (float(value) for value in found.values)
+        assert first == second == pytest.approx(float(expected), rel=1e-3)
+
+
+def ranges_of(student):
+    return [
         variable
         for wrapper in student.model.layers
         for variable in (getattr(wrapper, '_output_quantizer_vars', None) or {}).values()
     ]
-    return [m['distillation_loss'] for m in metrics(pathlib.Path(workdir) / 'run')], ranges
-
-
-@pytest.mark.parametrize('training', ('learned', 'moving_average'))
-def test_two_replicas_agree_with_one_device(tmp_path, training):
-    (tmp_path / 'two').mkdir()
-    (tmp_path / 'one').mkdir()
-    subprocess.run([sys.executable, '-c', TWO_DEVICES, str(tmp_path / 'two'), training], check=True)
-    one, ranges = ten_steps(training_loop.make_strategy('default'), str(tmp_path / 'one'), training)
-    two, found = json.loads((tmp_path / 'two' / 'found.json').read_text())
-    np.testing.assert_allclose(two, one, rtol=1e-3)
-    assert found
-    for (first, second), expected in zip(found, ranges, strict=True):
-        assert first == second == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_the_step_compiles_with_xla(tmp_path):

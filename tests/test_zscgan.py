@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.test_zscgan_losses import TINY, bns_of, pixels
 from tests.tiny import tiny_teacher
-from zscgan_tf import zscgan
+from zscgan_tf import presets, zscgan
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator import build_generator, draw_noise
 from zscgan_tf.teacher.batch_norm import StoredMoments, batch_moments, build_tap
@@ -61,8 +61,18 @@ def make_step(teacher, tap, *, weights=(1.0, 1.0, 0.0), dtype='float32'):
     return generator, optimizer, lambda index: update(index)[0]
 
 
-@pytest.mark.parametrize('weights', [(1, 1, 0), (1, 0, 0), (0, 1, 0), (3.0, 0.5, 2.0)])
-def test_step_has_the_gradient_of_the_weighted_losses(teacher, tap, weights):
+@pytest.fixture(scope='module')
+def sure_teacher():
+    """A teacher whose answers differ from image to image."""
+    teacher = tiny_teacher(num_classes=5, seed=1)
+    kernel = teacher.logits_model.get_layer('top').kernel
+    kernel.assign(20 * kernel)
+    return teacher
+
+
+@pytest.mark.parametrize('weights', [(1, 1, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (3.0, 0.5, 2.0)])
+def test_step_has_the_gradient_of_the_weighted_losses(sure_teacher, weights):
+    teacher, tap = sure_teacher, build_tap(sure_teacher.logits_model)
     generator, optimizer, step = make_step(teacher, tap, weights=weights)
     labels, noise = drawn(generator, 8, 4)
     with tf.GradientTape() as tape:
@@ -76,7 +86,7 @@ def test_step_has_the_gradient_of_the_weighted_losses(teacher, tap, weights):
         p = teacher.model(teacher.input_spec.to_inputs(images))  # its softmax
         entropy = tf.reduce_mean(-tf.reduce_sum(p * tf.math.log(p), axis=1))
         mean = tf.reduce_mean(p, axis=0)
-        # Five classes and eight images; the tiny teacher's answers are all alike.
+        # Eight images can be of all five classes.
         entropy += tf.math.log(5.0) + tf.reduce_sum(mean * tf.math.log(mean))
         loss = weights[0] * class_loss + weights[1] * bns + weights[2] * entropy
     expected = tape.gradient(loss, generator.trainable_variables)
@@ -87,8 +97,52 @@ def test_step_has_the_gradient_of_the_weighted_losses(teacher, tap, weights):
     assert metrics['entropy_loss'] == pytest.approx(float(entropy), rel=1e-4)
     right = np.argmax(teacher.logits(images), axis=1) == labels
     assert metrics['class_accuracy'] == pytest.approx(np.mean(right))
+    expected = [tf.convert_to_tensor(gradient) for gradient in expected]
+    assert max(np.abs(gradient).max() for gradient in expected) > 0.01
     for one, two in zip(optimizer.gradients[0], expected, strict=True):
-        np.testing.assert_allclose(one, tf.convert_to_tensor(two), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('weight', ('class_loss_weight', 'bns_loss_weight', 'entropy_loss_weight'))
+def test_a_training_weighs_the_losses_by_its_options(sure_teacher, weight):
+    """As by hand; Adam only sees how the weights relate."""
+    options = {**TINY_OPTIONS, 'class_loss_weight': 1.0, 'bns_loss_weight': 0.1}
+    options = {**options, 'entropy_loss_weight': 1.5, weight: 0.7}
+    options = presets.resolve('small', sure_teacher, options)
+    generator, _, step = zscgan.build_training(sure_teacher, options, seed=3)
+    by_hand = tf_keras.models.clone_model(generator)
+    by_hand.set_weights(generator.get_weights())
+    first = generator.get_weights()
+    variables = by_hand.trainable_variables
+    update = zscgan.make_update(
+        by_hand,
+        zscgan.make_optimizer(options['learning_rate'], options['steps'], variables),
+        *build_tap(sure_teacher.logits_model),
+        sure_teacher.input_spec,
+        batch_size=16,
+        seed=3,
+        **{name: options[name] for name in options if name.endswith('_loss_weight')},
+    )
+    for index in range(2):
+        step(tf.constant(index, tf.int64))
+        update(tf.constant(index, tf.int64))
+    for one, two, before in zip(generator.get_weights(), by_hand.get_weights(), first, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+        assert np.any(one != before)
+
+
+def test_a_generator_goes_on_at_a_tenth_of_its_rate_with_new_images(teacher):
+    options = presets.resolve('small', teacher, {**TINY_OPTIONS, 'learning_rate': 0.02})
+    generator, _, _ = zscgan.build_training(teacher, options, seed=0)
+    optimizer, update = zscgan.continue_training(teacher, generator, options, 10, seed=0)
+    rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10)]
+    assert rates == pytest.approx([0.002, 0.001, 0], abs=1e-9)
+    before = generator.get_weights()
+    _, _, labels, _ = update(tf.constant(0, tf.int64))
+    # Adam's first step is its rate, where a gradient is not nearly 0.
+    moves = [np.abs(w - v).max() for w, v in zip(generator.get_weights(), before, strict=True)]
+    assert max(moves) == pytest.approx(0.002, rel=0.01)
+    assert not np.array_equal(labels, drawn(generator, 16, 0)[0])
 
 
 def test_optimizer_is_adam_with_a_cosine_to_zero():

@@ -150,29 +150,6 @@ def test_unsure_answers_of_a_large_batch_lack_no_class():
     assert float(zscgan.entropy_loss(np.zeros((2, 8), 'f'))) == pytest.approx(np.log(8), rel=1e-5)
 
 
-def test_entropy_loss_of_two_replicas_is_that_of_one_device():
-    """Half of a batch each, where only the other half shows the classes that one's own lacks."""
-    logits = np.random.default_rng(0).normal(0, 3, (8, 5)).astype(np.float32)
-    logits[:4, 0] += 9
-    means = [tf.reduce_mean(tf.nn.softmax(half), axis=0) for half in (logits[:4], logits[4:])]
-
-    class Replica:
-        """Of two: what it reduces is the mean answer of its half."""
-
-        num_replicas_in_sync = 2
-
-        def __init__(self, index):
-            self.index = index
-
-        def all_reduce(self, operation, value):
-            assert operation == tf.distribute.ReduceOp.MEAN
-            np.testing.assert_allclose(value, means[self.index], rtol=1e-5)
-            return (means[0] + means[1]) / 2
-
-    losses = [zscgan.entropy_loss(logits[4 * i : 4 * i + 4], Replica(i)) for i in range(2)]
-    assert np.mean(losses) == pytest.approx(float(zscgan.entropy_loss(logits)), rel=1e-5)
-
-
 def test_gradient_with_respect_to_pixels(teacher, tap):
     """Against central differences of the NumPy loss, along random directions."""
     images = tf.constant(pixels(seed=3))

@@ -43,18 +43,26 @@ def distillation_loss(
     return loss
 
 
-def feature_loss(teacher_features, student_features):
+def feature_loss(teacher_features, student_features, replicas=None):
     """Squared error of features over the teacher's mean square, mean over the layers.
 
     Not in the paper. Logits say little about where in the network a rounding error arose.
 
     Args:
-        teacher_features, student_features: lists of [B, ...].
+        teacher_features, student_features: lists of [B, ...], of this replica.
+        replicas: the `tf.distribute.ReplicaContext`, or None for one device.
+
+    Returns:
+        This replica's loss; the mean of all replicas' is that of the global batch.
     """
+    scales = [tf.reduce_mean(t * t) for t in teacher_features]
+    if replicas is not None and replicas.num_replicas_in_sync > 1:
+        # A mean of ratios is no ratio of means: all replicas divide by the same.
+        scales = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, scales)
     return tf.add_n(
         [
-            tf.reduce_mean(tf.math.squared_difference(t, s)) / (tf.reduce_mean(t * t) + 1e-12)
-            for t, s in zip(teacher_features, student_features, strict=True)
+            tf.reduce_mean(tf.math.squared_difference(t, s)) / (scale + 1e-12)
+            for t, s, scale in zip(teacher_features, student_features, scales, strict=True)
         ]
     ) / len(teacher_features)
 
@@ -185,7 +193,7 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
             }
             loss = losses['distillation_loss']
             if features:
-                losses['feature_loss'] = feature_loss(teacher_features, student_features)
+                losses['feature_loss'] = feature_loss(teacher_features, student_features, replicas)
                 loss += options['feature_loss_weight'] * losses['feature_loss']
             loss *= share
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))

@@ -53,8 +53,10 @@ class ConditionalBatchNormalization(layers.Layer):
                 x, tf.ones([channels]), tf.zeros([channels]), epsilon=self.epsilon
             )[0]
         mean, variance = batch_moments(x, replicas)
-        scale = tf.math.rsqrt(variance + self.epsilon)
-        return x * tf.cast(scale, x.dtype) - tf.cast(mean * scale, x.dtype)
+        # In float32, as the fused op does it: in bfloat16 a mean that is large beside the deviation
+        # would leave only the rounding of x.
+        centered = tf.cast(x, tf.float32) - mean
+        return tf.cast(centered * tf.math.rsqrt(variance + self.epsilon), x.dtype)
 
     def get_config(self):
         return {

@@ -6,6 +6,7 @@ resumed goes on exactly as if nothing had happened (bit-equal on a CPU).
 """
 
 import contextlib
+import functools
 import json
 import logging
 import pathlib
@@ -42,8 +43,7 @@ def make_strategy(name):
     if name == 'default':
         return tf.distribute.get_strategy()
     if name == 'mirrored':
-        gpus = tf.config.list_logical_devices('GPU')
-        return tf.distribute.MirroredStrategy(gpus or tf.config.list_logical_devices('CPU'))
+        return _mirrored()
     if name == 'tpu':
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
@@ -55,6 +55,13 @@ def make_strategy(name):
             ) from error
         return tf.distribute.TPUStrategy(resolver)
     raise UserError(f'--strategy={name} is unknown: pass one of default, mirrored, tpu.')
+
+
+@functools.cache
+def _mirrored():
+    """One a process: the collective operations of a second one would be taken for the first's."""
+    gpus = tf.config.list_logical_devices('GPU')
+    return tf.distribute.MirroredStrategy(gpus or tf.config.list_logical_devices('CPU'))
 
 
 def replica_slice(tensor, replicas):
@@ -211,6 +218,7 @@ def _compile(step, strategy, jit_compile):
     """A function (first step, count, *batch) -> {metric: [count]} that runs `count` steps."""
     step = tf.function(step, jit_compile=True) if jit_compile else step
 
+    @tf.function  # traced once, although `many` calls it twice
     def one(index, *batch):
         metrics = strategy.run(step, args=(index, *batch))
         return {

@@ -55,6 +55,15 @@ def test_same_seed_same_batches(generator):
     assert same(batches(source, 2), batches(source, 2))  # each call begins anew
 
 
+def test_noise_is_of_the_seed_and_the_batch():
+    """Of one class, images differ by their noise alone."""
+    generator = build_generator((9, 8, 3), 1, scales=1, channels=4, skip_channels=2, z_channels=3)
+    sources = [GeneratorSource(generator, 1, 7, seed) for seed in (0, 1)]
+    images = [pixels for source in sources for pixels, _ in batches(source, 2)]
+    for one, two in itertools.combinations(images, 2):
+        assert np.abs(one - two).mean() > 0.01
+
+
 def test_start_skips(generator):
     source = source_of(generator)
     assert same(batches(source, 3, start=4), batches(source, 7)[4:])

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from ai_edge_litert.interpreter import Interpreter
 
 from tests.conftest import randomize
+from zscgan_tf import zscgan
+from zscgan_tf.quantizers import ptq
 from zscgan_tf.teacher.batch_norm import batch_moments, batch_norm_inputs, build_tap
+from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers
 
@@ -78,21 +82,65 @@ def test_moments_are_float32_and_keep_their_digits():
     assert mean.dtype == variance.dtype == tf.float32
 
 
-def test_moments_of_replicas_are_those_of_the_global_batch():
-    devices = tf.config.list_logical_devices('CPU')
-    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-    x = tf.constant(images(8) * 3 + 1)
+def norm_over(axis, channels):
+    """A batch norm of [B, 4, channels]."""
+    x = start = tf_keras.Input((8, 8, 1))
+    x = layers.Reshape((4, channels))(layers.Conv2D(channels, 4, strides=4)(x))
+    # Momentum 0: in training, Keras stores the moments of the last batch.
+    x = layers.BatchNormalization(axis=axis, momentum=0.0, name='norm')(x)
+    model = tf_keras.Model(start, layers.Dense(3)(layers.Flatten()(x)))
+    return randomize(model)
 
-    def local(part):
-        return batch_moments(part, tf.distribute.get_replica_context())
 
-    mean, variance = strategy.run(local, (x,))
+@pytest.mark.parametrize('channels', (4, 6))
+@pytest.mark.parametrize('axis', (1, -2, 2, [1, 2]))
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
+def test_moments_over_any_axis_are_keras(axis, channels, dtype):
+    model = norm_over(axis, channels)
+    tap, (stored,) = build_tap(model, dtype)
+    norm = model.get_layer('norm')
+    np.testing.assert_array_equal(stored.mean, norm.moving_mean.numpy().ravel())
+    np.testing.assert_array_equal(stored.variance, norm.moving_variance.numpy().ravel())
+    pixels = np.random.default_rng(0).normal(3, 2, (8, 8, 8, 1)).astype(np.float32)
+    logits, x = tap(pixels)
     np.testing.assert_allclose(
-        strategy.experimental_local_results(mean)[0], x.numpy().mean((0, 1, 2)), atol=1e-5
+        tf.cast(logits, tf.float32),
+        model(pixels),
+        rtol=1e-4,
+        atol=1e-4 if dtype == 'float32' else 0.1,
     )
-    np.testing.assert_allclose(
-        strategy.experimental_local_results(variance)[0], x.numpy().var((0, 1, 2)), rtol=1e-4
+    mean, variance = batch_moments(x)
+    norm.trainable = True
+    tf_keras.Model(model.input, norm.output)(pixels, training=True)
+    tolerance = {'rtol': 1e-4, 'atol': 1e-5} if dtype == 'float32' else {'rtol': 0.05, 'atol': 0.02}
+    np.testing.assert_allclose(mean, norm.moving_mean.numpy().ravel(), **tolerance)
+    np.testing.assert_allclose(variance, norm.moving_variance.numpy().ravel(), **tolerance)
+
+
+@pytest.mark.parametrize('axis', (1, [1, 2]))
+def test_a_teacher_that_normalizes_another_axis_is_quantized(tmp_path, axis):
+    """From loading to a file of integers that answers as the model does."""
+    model = norm_over(axis, channels=6)
+    teacher = load_teacher(model, input_spec={'mean': [0.5], 'std': [0.25]})
+    options = {'generator_scales': 1, 'generator_channels': 4, 'batch_size': 32}
+    source = zscgan.train_generator(teacher, tmp_path, steps=4, **options)
+    pixels = next(source.batches())[0].numpy()
+    interpreter = Interpreter(model_content=ptq.convert(teacher, [pixels]))
+    given, answer = (
+        details()[0] for details in (interpreter.get_input_details, interpreter.get_output_details)
     )
+    images = (pixels - 0.5) / 0.25
+    interpreter.resize_tensor_input(given['index'], images.shape)
+    interpreter.allocate_tensors()
+    scale, zero = given['quantization']
+    interpreter.set_tensor(
+        given['index'], np.clip(np.rint(images / scale + zero), -128, 127).astype(np.int8)
+    )
+    interpreter.invoke()
+    scale, zero = answer['quantization']
+    found = (interpreter.get_tensor(answer['index']).astype(int) - zero) * scale
+    expected = model(images).numpy()
+    assert np.abs(found - expected).mean() < 0.05 * expected.std()
 
 
 def test_no_batch_norm_no_inputs():
