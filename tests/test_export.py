@@ -142,3 +142,47 @@ def run(script, *args):
         text=True,
         check=True,
     )
+
+
+@pytest.fixture(scope='session')
+def dead_pid():
+    process = subprocess.Popen([sys.executable, '-c', ''])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, dead_pid):
+    path = tmp_path / 'a.tflite'
+    kept = [
+        f'a.tflite.{os.getpid()}.partial',  # of one that lives
+        'a.tflite.1.partial',  # of another user's
+        f'b.tflite.{dead_pid}.partial',
+        f'a-tflite.{dead_pid}.partial',
+        f'a.tflite.{dead_pid}.partial.txt',
+        'a.tflite.x.partial',
+        'a.tflite.partial',
+    ]
+    for name in kept:
+        (tmp_path / name).write_bytes(b'')
+    leftover = tmp_path / f'a.tflite.{dead_pid}.partial'
+    leftover.write_bytes(b'half')
+    export.check_output(path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+    leftover.mkdir()
+    export.check_output(path)
+    assert leftover.is_dir()
+
+
+def test_a_killed_writer_leaves_what_the_next_one_removes(tmp_path):
+    path = tmp_path / 'a.tflite'
+    script = """
+        import os, signal, sys
+        from zscgan_tf import export
+        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+        export.write_atomically(sys.argv[1], b'one')
+    """
+    with pytest.raises(subprocess.CalledProcessError):
+        run(script, path)
+    assert len(os.listdir(tmp_path)) == 1 and not path.exists()
+    export.write_atomically(path, b'two')
+    assert os.listdir(tmp_path) == ['a.tflite']

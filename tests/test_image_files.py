@@ -1,6 +1,8 @@
 import itertools
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +103,25 @@ def test_interrupted_calls_leave_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_folder(tmp_path / 'images', interrupted(), 20, overwrite=True)
     np.testing.assert_array_equal(np.sort(read_back(tmp_path / 'images')[1]), [0, 0, 1, 2])
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    process = subprocess.Popen([sys.executable, '-c', ''])
+    process.wait()
+    gone, here = f'{process.pid}.partial', f'{os.getpid()}.partial'
+    # Processes of a container have the same few numbers again and again.
+    for name in (f'images.{gone}', f'images.{here}', 'images.1.partial', f'other.{gone}'):
+        write_folder(tmp_path / name, batches(), 4)
+    mine = tmp_path / f'images.{gone}.txt'
+    mine.write_text('mine')
+    write_folder(tmp_path / 'images', batches(), 4)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {'images', 'images.1.partial', f'other.{gone}', mine.name}
+
+    (tmp_path / f'images.{gone}').mkdir()
+    (tmp_path / f'images.{gone}' / 'precious.png').write_text('not written here')
+    write_folder(tmp_path / 'images', batches(), 4, overwrite=True)
+    assert (tmp_path / f'images.{gone}' / 'precious.png').exists()
 
 
 def test_a_full_disk_leaves_the_old_folder_whole(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """A workdir belongs to one teacher and one configuration."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -78,3 +81,18 @@ def test_no_run(tmp_path):
     for folder in (tmp_path, tmp_path / 'missing'):
         with pytest.raises(UserError, match='holds no run .no config.json.: train a generator'):
             workdir.read(folder)
+
+
+def test_what_killed_processes_left_is_removed_when_a_run_goes_on(tmp_path):
+    process = subprocess.Popen([sys.executable, '-c', ''])
+    process.wait()
+    workdir.claim(tmp_path, CONFIG, {'flags.cfg': '--seed=0'})
+    for name in ('flags.cfg', 'metrics.jsonl'):
+        (tmp_path / f'{name}.{process.pid}.partial').write_text('half')
+    living = tmp_path / f'metrics.jsonl.{os.getpid()}.partial'
+    living.write_text('half')
+    with pytest.raises(UserError):
+        workdir.claim(tmp_path, {**CONFIG, 'seed': 1})
+    assert len(list(tmp_path.iterdir())) == 5  # another run's folder is left as it is
+    workdir.claim(tmp_path, CONFIG)
+    assert {path.name for path in tmp_path.iterdir()} == {'config.json', 'flags.cfg', living.name}

@@ -1,6 +1,8 @@
 """Writes a file whole or not at all."""
 
+import contextlib
 import os
+import re
 import tempfile
 
 from zscgan_tf.errors import UserError
@@ -8,6 +10,8 @@ from zscgan_tf.errors import UserError
 
 def check_output(path, overwrite=False):
     """Refuses an output path that could not be written in the end; called before any work.
+
+    What a killed process left of an earlier attempt at this file is removed.
 
     Args:
         path: the file that will be written.
@@ -32,6 +36,48 @@ def check_output(path, overwrite=False):
         ) from error
     if os.path.lexists(path) and not overwrite:
         raise UserError(f'{path}: exists already: pass --overwrite or another name.')
+    target = os.path.realpath(path)
+    remove_leftovers(os.path.dirname(target), os.path.basename(target))
+
+
+def partial_name(target):
+    """Where this process collects what becomes `target`."""
+    return f'{target}.{os.getpid()}.partial'
+
+
+def remove_leftovers(folder, name=None):
+    """Removes the files that processes which are gone left unfinished in a folder.
+
+    Args:
+        folder: the folder.
+        name: of the file that they were to become; None for any.
+    """
+    with contextlib.suppress(OSError):  # another process may be at it too
+        for leftover in leftovers(folder, name):
+            if leftover.is_file(follow_symlinks=False):
+                os.remove(leftover.path)
+
+
+def leftovers(folder, name=None):
+    """What processes that are gone left unfinished in a folder: a list of directory entries."""
+    pattern = '.+' if name is None else re.escape(name)
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = re.fullmatch(rf'{pattern}\.([0-9]{{1,9}})\.partial', entry.name, re.DOTALL)
+            if match and not _is_running(int(match[1])):
+                found.append(entry)
+    return found
+
+
+def _is_running(pid):
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def write_atomically(path, data, overwrite=False):
@@ -48,7 +94,7 @@ def write_atomically(path, data, overwrite=False):
     check_output(path, overwrite)
     # A link stays a link: what it points to is replaced.
     target = os.path.realpath(path)
-    temporary = f'{target}.{os.getpid()}.partial'
+    temporary = partial_name(target)
     try:
         try:
             with open(temporary, 'wb') as file:

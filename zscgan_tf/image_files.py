@@ -14,7 +14,7 @@ import tqdm
 from PIL import Image
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import check_output, write_atomically
+from zscgan_tf.export import check_output, leftovers, partial_name, write_atomically
 
 NPZ_LIMIT_BYTES = 2**30
 
@@ -41,7 +41,12 @@ def check_folder(folder, overwrite=False):
     parent = os.path.dirname(folder)
     if not os.path.isdir(parent):
         raise UserError(f'{folder}: the folder {parent} does not exist: make it, or pass another.')
-    check_output(f'{folder}.{os.getpid()}.partial')  # a file there could be written
+    # In a container this process may have the number of the one that was killed.
+    unfinished = [entry.path for entry in leftovers(parent, os.path.basename(folder))]
+    for leftover in {*unfinished, partial_name(folder)}:
+        if _foreign_entry(leftover) is None:
+            shutil.rmtree(leftover, ignore_errors=True)
+    check_output(partial_name(folder))  # a file there could be written
     if not os.path.lexists(folder):
         return
     if not overwrite:
@@ -72,7 +77,7 @@ def write_folder(folder, batches, count, num_classes=None, overwrite=False):
     """
     folder = _strip(folder)
     check_folder(folder, overwrite)
-    temporary = f'{folder}.{os.getpid()}.partial'
+    temporary = partial_name(folder)
     class_digits = len(str(num_classes - 1)) if num_classes else 4
     try:
         os.mkdir(temporary)

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import write_atomically
+from zscgan_tf.export import remove_leftovers, write_atomically
 from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 
 
@@ -29,6 +29,8 @@ def kind_of(config):
 def claim(workdir, config, keep=None, flag='--workdir'):
     """Makes the workdir this configuration's, or checks that it already is, and keeps texts there.
 
+    What killed processes left unfinished in it is removed.
+
     Args:
         workdir: folder; made if it is not there.
         config: dict of JSON values: all that shapes the result, the teacher's fingerprint included.
@@ -39,6 +41,7 @@ def claim(workdir, config, keep=None, flag='--workdir'):
         UserError: the workdir belongs to another teacher or configuration, or can't be written.
     """
     _claim(workdir, config, flag)
+    remove_leftovers(workdir)
     for name, text in (keep or {}).items():
         write_atomically(pathlib.Path(workdir) / name, text.encode(), overwrite=True)
 

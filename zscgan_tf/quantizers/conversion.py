@@ -4,7 +4,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf import audit, levels
 from zscgan_tf.errors import UserError
-from zscgan_tf.quantizers.ptq import check_ends, make_integer_converter, what_matters
+from zscgan_tf.quantizers.ptq import check_ends, make_integer_converter, named, what_matters
 from zscgan_tf.quantizers.student import export_model, split_end
 from zscgan_tf.quantizers.tfmot_student import export_tfmot_model
 from zscgan_tf.quiet import hidden_output
@@ -48,7 +48,8 @@ def convert(student, *, input_type='int8', output_type='int8', output_head='mode
     check_ends(input_type, output_type, output_head)
     head = split_end(student.teacher)[1] if output_head == 'model' else None
     export = export_tfmot_model if student.kind == 'tfmot' else export_model
-    converter = make_integer_converter(export(student, head), input_type, output_type)
+    model = named(export(student, head), student.name)
+    converter = make_integer_converter(model, input_type, output_type)
     with hidden_output() as hidden:
         try:
             return converter.convert()

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 import tqdm
 from tensorflow.lite.python.convert_phase import ConverterError
 
@@ -70,7 +71,7 @@ def convert(
     batches = itertools.chain([first], batches)
 
     model = teacher.logits_model if output_head == 'logits' else teacher.model
-    converter = make_converter(model, input_type, output_type, per_channel)
+    converter = make_converter(named(model, teacher.name), input_type, output_type, per_channel)
 
     with hidden_output() as hidden:
         if takes_raw_pixels(teacher.model):
@@ -110,6 +111,21 @@ def check_ends(input_type, output_type, output_head):
     ):
         if value not in known:
             raise UserError(f'--{flag}={value} is unknown: pass one of {", ".join(known)}.')
+
+
+def named(model, name):
+    """The model under its teacher's name, from which the file's tensors take theirs.
+
+    Keras numbers models without a name by what else a process has built. The same run would then
+    give other bytes after an interruption.
+
+    Args:
+        model: a functional tf_keras model.
+        name: the teacher's; numbers that Keras gave it are left off.
+    """
+    name = re.sub(r'^(model|sequential|functional)_\d+$', r'\1', name)
+    name = re.sub(r'[^A-Za-z0-9_.-]+', '_', name).lstrip('_.-') or 'teacher'
+    return tf_keras.Model(model.input, model.output, name=name)
 
 
 def make_converter(model, input_type='int8', output_type='int8', per_channel=True):

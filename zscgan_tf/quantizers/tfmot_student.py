@@ -30,6 +30,9 @@ def build_tfmot_student(teacher):
         UserError: tfmot does not take the model.
     """
     from tensorflow_model_optimization.python.core.quantization.keras import quantize
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
+        QuantizeLayer,
+    )
 
     body = split_end(teacher)[0]
     twin = tf_keras.models.clone_model(
@@ -50,6 +53,10 @@ def build_tfmot_student(teacher):
             f'tfmot replaced layers of {teacher.name} ({sorted(replaced)[0]}), so that the ranges '
             f'of the new ones are not known: pass --student=folded.'
         )
+    for wrapper in model.layers:
+        if isinstance(wrapper, QuantizeLayer):
+            # tfmot lets Keras number it, by what else the process has built.
+            wrapper._name = 'quantize_input'
     return Student(model, twin, teacher, dict(TFMOT_STUDENT), kind='tfmot')
 
 
