@@ -46,6 +46,29 @@ def test_loss_is_equation_3(weight, temperature):
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize('weight', (0.3, 1.0))
+def test_loss_of_independent_labels_is_the_sigmoid_cross_entropy(weight):
+    teacher, student = RNG.normal(size=(2, 6, 5)).astype(np.float32) * 3
+    labels, temperature = np.arange(6) % 5, 2.0
+
+    def cross_entropy(p, z):
+        q = 1 / (1 + np.exp(-np.float64(z)))
+        return -np.sum(p * np.log(q) + (1 - p) * np.log(1 - q), axis=1)
+
+    soft = cross_entropy(1 / (1 + np.exp(-teacher / temperature)), student / temperature)
+    hard = cross_entropy(np.eye(5)[labels], student)
+    expected = np.mean(weight * temperature**2 * soft + (1 - weight) * hard)
+    found = distillation.distillation_loss(
+        tf.constant(teacher),
+        tf.constant(student),
+        labels=tf.constant(labels, tf.int32),
+        soft_target_weight=weight,
+        temperature=temperature,
+        independent=True,
+    )
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
 def test_feature_loss_is_relative_to_the_teachers_features():
     teacher = [tf.constant(RNG.normal(size=(4, 3, 3, s)), tf.float32) for s in (2, 5)]
     assert float(distillation.feature_loss(teacher, teacher)) == 0

@@ -11,7 +11,7 @@ from zscgan_tf.teacher.input_spec import InputSpec
 
 def teacher(size, num_classes=10):
     spec = InputSpec((size, size), 3, (0.5,), (0.5,))
-    return types.SimpleNamespace(input_spec=spec, num_classes=num_classes)
+    return types.SimpleNamespace(input_spec=spec, num_classes=num_classes, has_labels=False)
 
 
 def test_paper_is_section_3():
@@ -221,3 +221,11 @@ def test_a_distillation_of_an_unknown_preset():
 )
 def test_default_scales(size, scales):
     assert presets.default_scales(size) == scales
+
+
+def test_independent_labels_have_no_entropy_loss():
+    labels = types.SimpleNamespace(**{**vars(teacher(32, 500)), 'has_labels': True, 'name': 'net'})
+    assert presets.resolve('small', teacher(32, 500), {})['entropy_loss_weight'] > 0
+    assert presets.resolve('small', labels, {})['entropy_loss_weight'] == 0
+    with pytest.raises(UserError, match='--entropy_loss_weight=2 .* net gives independent labels'):
+        presets.resolve('small', labels, {'entropy_loss_weight': 2})

@@ -110,6 +110,18 @@ def test_class_loss_is_the_mean_cross_entropy():
     assert float(zscgan.class_loss(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_class_loss_of_independent_labels():
+    logits = np.random.default_rng(0).normal(0, 3, (6, 4)).astype(np.float32)
+    labels = np.array([0, 3, 1, 1, 2, 0])
+    expected = 0.0
+    for row, label in zip(logits.astype(np.float64), labels, strict=True):
+        for k, z in enumerate(row):
+            p = 1 / (1 + np.exp(-z))
+            expected -= np.log(p if k == label else 1 - p) / 6
+    found = float(zscgan.class_loss(labels, logits, independent=True))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def numpy_entropy_loss(logits):
     """The mean entropy of the rows, and what that of their mean lacks to log(min(B, K))."""
 

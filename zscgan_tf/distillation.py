@@ -21,7 +21,13 @@ from zscgan_tf.sources import take
 
 
 def distillation_loss(
-    teacher_logits, student_logits, *, labels=None, soft_target_weight=1.0, temperature=1.0
+    teacher_logits,
+    student_logits,
+    *,
+    labels=None,
+    soft_target_weight=1.0,
+    temperature=1.0,
+    independent=False,
 ):
     """Equation 3: (1 - λ) H(y, S(x)) + λ H(T(x), S(x)), mean over the batch; λ = 1 is eq. 4.
 
@@ -33,13 +39,19 @@ def distillation_loss(
         labels: [B] int32; used where λ < 1.
         soft_target_weight: λ.
         temperature: positive.
+        independent: whether the logits are of K independent labels: H is then the sum of their
+            sigmoid cross-entropies.
     """
-    targets = tf.nn.softmax(teacher_logits / temperature)
-    soft = tf.nn.softmax_cross_entropy_with_logits(targets, student_logits / temperature)
+    teacher_logits, cooled = teacher_logits / temperature, student_logits / temperature
+    if independent:
+        targets = tf.nn.sigmoid(teacher_logits)
+        soft = tf.nn.sigmoid_cross_entropy_with_logits(targets, cooled)
+        soft = tf.reduce_sum(soft, axis=1)
+    else:
+        soft = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(teacher_logits), cooled)
     loss = soft_target_weight * temperature**2 * tf.reduce_mean(soft)
     if soft_target_weight < 1:
-        hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, student_logits)
-        loss += (1 - soft_target_weight) * tf.reduce_mean(hard)
+        loss += (1 - soft_target_weight) * zscgan.class_loss(labels, student_logits, independent)
     return loss
 
 
@@ -138,7 +150,8 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
         A function (index, *batch) that updates the student and returns this replica's shares of
         the metrics.
     """
-    to_inputs = student.teacher.input_spec.to_inputs
+    to_inputs = student.input_spec.to_inputs
+    independent = student.has_labels
     features = feature_layers(student.twin) if options['feature_loss_weight'] else []
     twin = tf_keras.Model(
         student.twin.input,
@@ -189,6 +202,7 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
                     labels=labels,
                     soft_target_weight=options['soft_target_weight'],
                     temperature=options['temperature'],
+                    independent=independent,
                 )
             }
             loss = losses['distillation_loss']
@@ -197,7 +211,10 @@ def make_step(student, optimizer, options, *, seed=0, generator_update=None):
                 loss += options['feature_loss_weight'] * losses['feature_loss']
             loss *= share
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        same = tf.equal(tf.argmax(teacher_logits, axis=-1), tf.argmax(student_logits, axis=-1))
+        if independent:
+            same = tf.equal(teacher_logits > 0, student_logits > 0)
+        else:
+            same = tf.equal(tf.argmax(teacher_logits, axis=-1), tf.argmax(student_logits, axis=-1))
         losses['agreement'] = tf.reduce_mean(tf.cast(same, tf.float32))
         return {**metrics, **{name: share * value for name, value in losses.items()}}
 

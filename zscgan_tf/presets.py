@@ -77,7 +77,7 @@ def resolve(preset, teacher, overrides):
         options = dict(_PAPER)
     elif preset == 'small':
         options = dict(_SMALL if min(size) < _LARGE else _SMALL_LARGE)
-        if teacher.num_classes >= _MANY_CLASSES:
+        if teacher.num_classes >= _MANY_CLASSES and not teacher.has_labels:
             options |= _SMALL_MANY_CLASSES
     else:
         raise UserError(f'--preset={preset} is unknown: pass one of {", ".join(PRESETS)}.')
@@ -93,6 +93,11 @@ def resolve(preset, teacher, overrides):
     _check(options, 'learning_rate', lambda v: 0 < v < float('inf'), 'positive')
     for name in ('class_loss_weight', 'bns_loss_weight', 'entropy_loss_weight'):
         _check(options, name, lambda v: 0 <= v < float('inf'), '0 (switched off) or more')
+    if options['entropy_loss_weight'] and teacher.has_labels:
+        raise UserError(
+            f'--entropy_loss_weight={options["entropy_loss_weight"]} is for classes, and '
+            f'{teacher.name} gives independent labels: leave it out.'
+        )
     if not options['class_loss_weight'] and not options['bns_loss_weight']:
         raise UserError(
             '--class_loss_weight=0 and --bns_loss_weight=0 leave nothing to train: keep one.'

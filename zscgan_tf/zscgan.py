@@ -44,11 +44,21 @@ def bns_loss(moments, stored):
     )
 
 
-def class_loss(labels, logits):
-    """The cross-entropy of eq. 2, H(y, T(G(z, y))), mean over the batch."""
-    return tf.reduce_mean(
-        tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    )
+def class_loss(labels, logits, independent=False):
+    """The cross-entropy of eq. 2, H(y, T(G(z, y))), mean over the batch.
+
+    Args:
+        labels: [B] int32.
+        logits: [B, K].
+        independent: whether these are of K independent labels: the sum of their sigmoid
+            cross-entropies, of the one label on and all others off.
+    """
+    logits = tf.cast(logits, tf.float32)
+    if independent:
+        targets = tf.one_hot(labels, logits.shape[1])
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+        return tf.reduce_mean(tf.reduce_sum(losses, axis=1))
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
 def entropy_loss(logits, replicas=None):
@@ -89,6 +99,7 @@ def make_update(
     class_loss_weight=1.0,
     bns_loss_weight=1.0,
     entropy_loss_weight=0.0,
+    independent=False,
     seed=0,
 ):
     """The update of eq. 2: one batch of new images, and a step of the generator on their losses.
@@ -105,6 +116,7 @@ def make_update(
         class_loss_weight, bns_loss_weight: weights of the two terms; 0 switches one off (it is
             still measured).
         entropy_loss_weight: weight of `entropy_loss`, which the paper does not have.
+        independent: whether the teacher gives independent labels; see `class_loss`.
         seed: of labels and noise.
 
     Returns:
@@ -130,7 +142,7 @@ def make_update(
             logits, *inputs = tap(input_spec.to_inputs(pixels), training=False)
             moments = [batch_moments(x, replicas) for x in inputs]
             losses = {
-                'class_loss': class_loss(labels, logits),
+                'class_loss': class_loss(labels, logits, independent),
                 # Every replica has the moments of the global batch, so the same BNS loss.
                 'bns_loss': bns_loss(moments, stored),
                 'entropy_loss': entropy_loss(logits, replicas),
@@ -337,6 +349,7 @@ def _update_of(generator, teacher, options, steps, seed):
         class_loss_weight=options['class_loss_weight'],
         bns_loss_weight=options['bns_loss_weight'],
         entropy_loss_weight=options['entropy_loss_weight'],
+        independent=teacher.has_labels,
         seed=seed,
     )
     return optimizer, update

@@ -321,6 +321,23 @@ def test_logits_range_costs_less_than_the_extremes(bits):
     assert high < 15
 
 
+def test_logits_range_of_independent_labels():
+    """That of least sigmoid cross-entropy, found here by trying the same shares."""
+    logits = np.random.default_rng(0).normal(0, 1, (300, 4)).astype(np.float32)
+    logits[:20, 2] += 30  # sure answers
+
+    def cost(low, high):
+        z = ranges.quantize(logits, low, high, 4).astype(np.float64)
+        p = 1 / (1 + np.exp(-np.float64(logits)))
+        return np.mean(np.sum(np.logaddexp(0, z) - p * z, axis=1))
+
+    found = ranges.logits_range(logits, 4, independent=True)
+    shares = np.arange(1, 21) / 20
+    least = min(cost(logits.min() * a, logits.max() * b) for a in shares for b in shares)
+    assert cost(*found) == pytest.approx(least, rel=1e-6)
+    assert found[1] < logits.max() * 0.9
+
+
 def test_logits_range_of_a_single_unit_and_of_negative_logits():
     logits = np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)
     low, high = ranges.logits_range(logits, 8)

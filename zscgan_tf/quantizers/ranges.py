@@ -176,7 +176,7 @@ def with_margin(low, high, histogram):
     return low, max(high, min(MARGIN * high, histogram.high))
 
 
-def logits_range(logits, bits):
+def logits_range(logits, bits, independent=False):
     """The range of the logits that costs least of eq. 4's cross-entropy.
 
     Which class comes first is decided by small differences, so a fine step matters more than how
@@ -185,17 +185,19 @@ def logits_range(logits, bits):
     Args:
         logits: [N, K], float values; of a single unit z, [N, 1], those of (0, z).
         bits: 2 to 8.
+        independent: whether they are of K independent labels, whose cross-entropies add up.
 
     Returns:
         (low, high) with low <= 0 < high.
     """
+    logits = logits[..., None] if independent else logits  # [N, K, 1], each of (0, z)
     least, most = min(0.0, float(logits.min())), max(0.0, float(logits.max()))
     if most == 0.0:
         return (least, 1e-3 * -least) if least else (0.0, 1.0)
     targets = np.exp(_log_softmax(logits))
 
     def cost(low, high):
-        return -np.mean(np.sum(targets * _log_softmax(quantize(logits, low, high, bits)), axis=1))
+        return -np.mean(np.sum(targets * _log_softmax(quantize(logits, low, high, bits)), axis=-1))
 
     shares = np.arange(1, 21) / 20
     candidates = [(least * a, most * b) for a in shares for b in shares]
@@ -203,10 +205,10 @@ def logits_range(logits, bits):
 
 
 def _log_softmax(logits):
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
+    if logits.shape[-1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
 
 
 def nudge(low, high, bits):

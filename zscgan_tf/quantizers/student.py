@@ -238,7 +238,7 @@ def set_ranges(student, batches, estimator='mse', total=None):
         to_inputs = student.input_spec.to_inputs
         logits = [student.twin.predict_on_batch(to_inputs(pixels)) for pixels in batches()]
         logits = np.concatenate([values.reshape(len(values), -1) for values in logits])
-        low, high = estimators.logits_range(logits, quantizer.bits)
+        low, high = estimators.logits_range(logits, quantizer.bits, student.has_labels)
         variables['min'].assign(low)
         variables['max'].assign(high)
 
