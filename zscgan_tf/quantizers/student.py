@@ -91,12 +91,13 @@ def split_end(teacher):
     """The teacher's model without its last softmax or sigmoid, and that function's name or None.
 
     Raises:
-        UserError: the model ends in probabilities, but in no softmax that could be found.
+        UserError: something stands behind the model's softmax or sigmoid.
     """
     if teacher.head == 'probabilities':
         raise UserError(
-            f'{teacher.name}: its softmax could not be found, so there are no logits to distill: '
-            f'end the model in a softmax layer, or use --method=ptq.'
+            f'{teacher.name} computes something behind its softmax or sigmoid, so there are no '
+            f'logits that a student could be made of: pass the model without it, or leave '
+            f'--method=qat and --range_estimator out.'
         )
     model = teacher.model
     x, handed_on = model.output, []

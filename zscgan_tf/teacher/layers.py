@@ -23,7 +23,7 @@ class HardSwish(tf_keras.layers.Layer):
 
 @tf_keras.utils.register_keras_serializable('zscgan_tf')
 class LogProbabilities(tf_keras.layers.Layer):
-    """log p, finite for p = 0: the logits of a model whose softmax could not be found."""
+    """log p, finite for p = 0: the logits of a model that ends in something behind its softmax."""
 
     def call(self, inputs):
         return tf.math.log(tf.maximum(inputs, 1e-30))
