@@ -1,6 +1,10 @@
 """Result files: a value a seed, merged, never mixed."""
 
+import concurrent.futures
 import json
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -117,3 +121,47 @@ def test_check_is_called_before_any_work(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match='does not exist'):
         results.check(tmp_path / 'missing' / 'new.json')
+
+
+MANY = """
+import sys, time
+from zscgan_tf import results
+
+read = results.read
+results.read = lambda path: (read(path), time.sleep(0.02))[0]  # others write meanwhile
+print('ready', flush=True)
+sys.stdin.readline()
+for seed in range(int(sys.argv[2]), 8, 2):
+    results.add(sys.argv[1], seed, {'accuracy': seed}, 1, steps=100)
+"""
+
+
+def test_processes_that_write_one_file_lose_nothing(tmp_path):
+    path = tmp_path / 'ptq.json'
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', MANY, path, str(first)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=pathlib.Path(__file__).parents[1],
+        )
+        for first in range(2)
+    ]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write(b'\n')
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    found = results.read(path)
+    assert found['seeds'] == list(range(8)) == found['metrics']['accuracy']
+    assert [entry.name for entry in tmp_path.iterdir()] == ['ptq.json']
+
+
+def test_threads_that_write_one_file_lose_nothing(tmp_path):
+    path = tmp_path / 'ptq.json'
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: add(path, seed, 80), range(8)))
+    assert results.read(path)['seeds'] == list(range(8))

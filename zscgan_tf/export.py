@@ -8,6 +8,25 @@ import tempfile
 from zscgan_tf.errors import UserError
 
 
+def check_local(path, name=None):
+    """Refuses `gs://bucket/file` and the like, which Python takes for a local folder `gs:`.
+
+    Args:
+        path: a path that is to be read or written.
+        name: what messages call it; None for the path itself.
+
+    Raises:
+        UserError: the path is a remote one.
+    """
+    path = os.fspath(path)
+    # One slash is what pathlib leaves of two, and one letter is a drive.
+    if re.match(r'[A-Za-z][A-Za-z0-9+.-]+:/', path):
+        raise UserError(
+            f'{name or path}: remote paths are not supported: pass a local one, and copy what is '
+            f'read there before, or what is written from there afterwards.'
+        )
+
+
 def check_output(path, overwrite=False):
     """Refuses an output path that could not be written in the end; called before any work.
 
@@ -18,8 +37,10 @@ def check_output(path, overwrite=False):
         overwrite: whether it may exist.
 
     Raises:
-        UserError: the folder is missing or read-only, the path is a folder, or the file exists.
+        UserError: the folder is missing or read-only, the path is a folder or remote, or the file
+            exists.
     """
+    check_local(path)
     path = os.fspath(path)
     folder = os.path.dirname(path) or '.'
     if os.path.isdir(path) or not os.path.basename(path):

@@ -14,7 +14,7 @@ import tqdm
 from PIL import Image
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import check_output, leftovers, partial_name, write_atomically
+from zscgan_tf.export import check_local, check_output, leftovers, partial_name, write_atomically
 
 NPZ_LIMIT_BYTES = 2**30
 
@@ -37,6 +37,7 @@ def check_folder(folder, overwrite=False):
     Raises:
         UserError: it exists and may not, or its own folder is missing or read-only.
     """
+    check_local(folder)
     folder = _strip(folder)
     parent = os.path.dirname(folder)
     if not os.path.isdir(parent):
@@ -75,8 +76,8 @@ def write_folder(folder, batches, count, num_classes=None, overwrite=False):
     Raises:
         UserError: see `check_folder`; other channels; too few images; a full disk.
     """
-    folder = _strip(folder)
     check_folder(folder, overwrite)
+    folder = _strip(folder)
     temporary = partial_name(folder)
     class_digits = len(str(num_classes - 1)) if num_classes else 4
     try:

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from zscgan_tf import audit
 from zscgan_tf.errors import UserError
+from zscgan_tf.export import check_local
 from zscgan_tf.quiet import hidden_output
 
 
@@ -41,6 +42,7 @@ class TfliteModel:
             self.name, content = 'The .tflite', bytes(path_or_bytes)
         else:
             self.name = os.fspath(path_or_bytes)
+            check_local(self.name)
             content = _read(self.name)
         model = audit.read_model(content, self.name)
         graph = model.subgraphs[0]

@@ -1,5 +1,7 @@
 """A recipe's result file: metrics with a value a seed, and what they were made with."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -23,6 +25,8 @@ PACKAGES = (
 def add(path, seed, metrics, minutes, **common):
     """Adds one seed's result to a file, in place of an earlier one of that seed.
 
+    Several processes may add to one file at the same time.
+
     Args:
         path: the JSON file; made if it is not there.
         seed: of the run.
@@ -34,28 +38,45 @@ def add(path, seed, metrics, minutes, **common):
     Raises:
         UserError: the file holds the results of another configuration, or can't be written.
     """
-    found = read(path) if os.path.exists(path) else {}
-    if found:
-        own = {'metrics', 'minutes', 'seeds', *made_with()}
-        _refuse_others(path, {k: value for k, value in found.items() if k not in own}, common)
-    runs = {
-        old: {
-            'minutes': found['minutes'][i],
-            'metrics': {name: values[i] for name, values in found['metrics'].items()},
+    with _alone(path):
+        found = read(path) if os.path.exists(path) else {}
+        if found:
+            own = {'metrics', 'minutes', 'seeds', *made_with()}
+            _refuse_others(path, {k: value for k, value in found.items() if k not in own}, common)
+        runs = {
+            old: {
+                'minutes': found['minutes'][i],
+                'metrics': {name: values[i] for name, values in found['metrics'].items()},
+            }
+            for i, old in enumerate(found.get('seeds', []))
         }
-        for i, old in enumerate(found.get('seeds', []))
-    }
-    runs[seed] = {'minutes': round(minutes, 2), 'metrics': metrics}
-    seeds = sorted(runs)
-    names = [name for name in metrics if all(name in runs[s]['metrics'] for s in seeds)]
-    result = {
-        'metrics': {name: [round(runs[s]['metrics'][name], 4) for s in seeds] for name in names},
-        **common,
-        'minutes': [runs[s]['minutes'] for s in seeds],
-        'seeds': seeds,
-        **made_with(),
-    }
-    write_atomically(path, (json.dumps(result, indent=1) + '\n').encode(), overwrite=True)
+        runs[seed] = {'minutes': round(minutes, 2), 'metrics': metrics}
+        seeds = sorted(runs)
+        names = [name for name in metrics if all(name in runs[s]['metrics'] for s in seeds)]
+        result = {
+            'metrics': {
+                name: [round(runs[s]['metrics'][name], 4) for s in seeds] for name in names
+            },
+            **common,
+            'minutes': [runs[s]['minutes'] for s in seeds],
+            'seeds': seeds,
+            **made_with(),
+        }
+        write_atomically(path, (json.dumps(result, indent=1) + '\n').encode(), overwrite=True)
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """Waits until no other process adds to a result file of this folder."""
+    check_output(path, overwrite=True)
+    # The folder is locked, not the file, which each writer replaces by another.
+    folder = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def made_with():

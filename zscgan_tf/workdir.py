@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import remove_leftovers, write_atomically
+from zscgan_tf.export import check_local, remove_leftovers, write_atomically
 from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 
 
@@ -47,6 +47,7 @@ def claim(workdir, config, keep=None, flag='--workdir'):
 
 
 def _claim(workdir, config, flag):
+    check_local(workdir)
     path = pathlib.Path(workdir) / 'config.json'
     config = json.loads(json.dumps(config))
     if not path.exists():
@@ -84,6 +85,7 @@ def read(workdir, flag='--workdir'):
     Raises:
         UserError: there is none, or it can't be read.
     """
+    check_local(workdir)
     path = pathlib.Path(workdir) / 'config.json'
     try:
         config = json.loads(path.read_text(encoding='utf-8'))

@@ -40,8 +40,9 @@ def programs(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
     labels = np.argmax(teacher.logits(np.float32(images / 255)), axis=1)
     np.savez(folder / 'real.npz', images=images, labels=labels)
+    for label in range(CLASSES):  # a class without images is one too
+        (folder / 'real' / str(label)).mkdir(parents=True)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        (folder / 'real' / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / 'real' / str(label) / f'{number}.png')
     return Programs(folder)
 

@@ -172,3 +172,30 @@ def test_every_program_refuses_alike(programs, name):
     assert "unexpected argument 'stray'" in programs.run(name, 'stray').error
     message = programs.run(name, '--teacher=missing.h5', '--workdir=w', '--output=x').error
     assert message
+
+
+@pytest.mark.parametrize(
+    'program, flags',
+    [
+        ('quantize', ['--teacher=gs://b/tiny.h5', OUTPUT]),
+        ('quantize', [TINY, '--output=gs://b/bad.tflite']),
+        ('quantize', [TINY, OUTPUT, '--workdir=gs://b/run']),
+        ('quantize', [TINY, OUTPUT, '--method=qat', '--student_workdir=s3://b/run']),
+        ('quantize', [TINY, OUTPUT, '--result_json=gs://b/r.json']),
+        ('quantize', [TINY, OUTPUT, '--source=files', '--images=gs://b/real']),
+        ('quantize', [TINY, OUTPUT, '--evaluation_images=gs://b/real.npz']),
+        ('quantize', [TINY, OUTPUT, '--dataset=cifar10', '--data_dir=gs://b']),
+        ('train_generator', [TINY, '--workdir=gs://b/run']),
+        ('distill', [TINY, '--workdir=gs://b/run']),
+        ('synthesize', [TINY, '--workdir=run', '--output=gs://b/images']),
+        ('evaluate', [TINY, '--model=gs://b/tiny.tflite', '--images=real.npz']),
+        ('evaluate', [TINY, '--images=gs://b/real.npz']),
+        ('benchmark', [TINY, '--large_teacher=gs://b/large.h5']),
+    ],
+)
+def test_remote_paths(programs, program, flags):
+    before = sorted(programs.folder.glob('[!.]*'))
+    error = programs.run(program, *flags).error
+    (flag,) = [flag for flag in flags if '://' in flag]
+    assert error.startswith(f'error: {flag}: remote paths are not supported: pass a local one')
+    assert sorted(programs.folder.glob('[!.]*')) == before

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from zscgan_tf.commands import common_flags, real_images
 from zscgan_tf.errors import UserError
+from zscgan_tf.export import check_local
 
 FLAGS = flags.FLAGS
 INTERRUPTED = 'interrupted: no output was written; what --workdir holds is kept and used again'
@@ -59,6 +60,7 @@ def _guarded(main, _):
     logging.set_verbosity(logging.WARNING)  # of TensorFlow and tfds
     python_logging.getLogger('zscgan_tf').setLevel(python_logging.INFO)
     try:
+        _check_paths()
         _import_tensorflow()
         return main()
     except UserError as error:
@@ -70,6 +72,13 @@ def _guarded(main, _):
     except KeyboardInterrupt as interrupt:
         print(f'\n{str(interrupt) or INTERRUPTED}', file=sys.stderr)
         return 130
+
+
+def _check_paths():
+    """Refuses remote paths before any work; no flag takes a text that looks like one."""
+    for flag in FLAGS.get_key_flags_for_module(sys.argv[0]):
+        if isinstance(flag.value, str):
+            check_local(flag.value, f'--{flag.name}={flag.value}')
 
 
 def _import_tensorflow():

@@ -13,6 +13,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.export import check_local
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.stored import StoredImages
 
@@ -40,6 +41,7 @@ class DatasetSource(StoredImages):
     def __init__(
         self, name, split, data_dir, input_spec, batch_size=32, seed=0, resize_short_side=None
     ):
+        check_local(data_dir or '')
         super().__init__(input_spec, batch_size, seed, resize_short_side)
         info = _builder(name, data_dir).info
         self._image_key, self._label_key = _keys(name, info)

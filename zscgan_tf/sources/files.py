@@ -3,6 +3,7 @@
 import os
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.export import check_local
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.image_folder import decode, list_images
 from zscgan_tf.sources.npz import open_npz
@@ -21,6 +22,7 @@ class FileSource(StoredImages):
     """
 
     def __init__(self, path, input_spec, batch_size=32, seed=0, resize_short_side=None):
+        check_local(path)
         super().__init__(input_spec, batch_size, seed, resize_short_side)
         self._path = path = os.fspath(path)
         self._is_folder = os.path.isdir(path)

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.export import check_local
 from zscgan_tf.teacher.batch_norm import batch_norm_inputs
 from zscgan_tf.teacher.comparison import check_same
 from zscgan_tf.teacher.files import load_file
@@ -101,6 +102,7 @@ def load_teacher(source, *, input_spec=None, allow_code=False, output_layer=None
 def _open(source, allow_code):
     """(model, name for messages, short name, fields of the JSON beside it) of a source."""
     if isinstance(source, (str, os.PathLike)):
+        check_local(source)
         path = pathlib.Path(source)
         if path.exists():
             beside = path.parent / f'{path.name if path.is_dir() else path.stem}.json'
