@@ -132,9 +132,9 @@ def converted(
     if rescaling:
         scales = np.float32([0.9, 1.0, 1.1])
         ones = np.full((1, 1, 3, 1), 127)
-        x = Activations(2.0, 8)(Kernel(ones, scales / 127, depthwise=True)(x))
+        x = Activations(2.0, 8)(Kernel(ones, scales / 127, depthwise=True, name='scale')(x))
     first = steps() * level_of(weight_bits) / integers['conv'].max()
-    x = layers.ReLU()(Kernel(integers['conv'], first, ends)(x))
+    x = layers.ReLU()(Kernel(integers['conv'], first, ends, name='conv')(x))
     x = shortcut = Activations(3.0, activation_bits)(x)
     x = Kernel(integers['depthwise'], steps(), stored_bits, depthwise=True)(x)
     x = Activations(4.0, activation_bits)(layers.ReLU()(x))
@@ -145,7 +145,7 @@ def converted(
     x = Activations(4.0, activation_bits)(x)
     x = layers.GlobalAveragePooling2D()(x)
     x = Activations(2.0, activation_bits)(x)
-    x = Dense(integers['dense'], 1 / integers['dense'].max(), ends)(x)
+    x = Dense(integers['dense'], 1 / integers['dense'].max(), ends, name='dense')(x)
     x = Activations(4.0, rest_bits, low=-4.0, clamp=rest_bits < 8)(x)
     converter = tf.lite.TFLiteConverter.from_keras_model(tf_keras.Model(inputs, x))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -238,7 +238,7 @@ def test_weights_of_8_bits_are_no_6_bit_weights(file_w8a8):
 def test_depthwise_kernels_of_8_bits_are_found(file_w8a8):
     # The first kernel may be wide: the next is depthwise, with 9 weights a channel.
     with pytest.raises(UserError, match='DEPTHWISE_CONV_2D'):
-        check_levels(file_w8a8[0], [], weight_bits=6, activation_bits=8, first_last_bits=8)
+        check_levels(file_w8a8[0], [], weight_bits=6, activation_bits=8, first_last_bits=8, **ENDS)
 
 
 def test_silent_8_bit_activations():
@@ -248,17 +248,35 @@ def test_silent_8_bit_activations():
         check_levels(data, [images()], weight_bits=6, activation_bits=6)
 
 
+ENDS = {'first_last': ['conv', 'dense'], 'constants': ['scale']}
+W4A4 = {'weight_bits': 4, 'activation_bits': 4}
+
+
 def test_first_and_last_layer():
     data, _ = converted(4, 4, stored_bits=4, first_last_bits=8, rescaling=True)
     assert audit(data).weight_types == {'int8': 3, 'int4': 2}
-    report = check_levels(data, [images()], weight_bits=4, activation_bits=4, first_last_bits=8)
+    report = check_levels(data, [images()], **W4A4, first_last_bits=8, **ENDS)
     # The input behind its rescaling stays at 8 bits.
     assert (report.kernels, report.activations) == (5, 3)
     assert report.weight_levels > 15
     with pytest.raises(UserError, match='does not hold 4-bit weights: CONV_2D'):
-        check_levels(data, [images()], weight_bits=4, activation_bits=4)
+        check_levels(data, [images()], **W4A4)
     with pytest.raises(UserError, match='does not hold 6-bit weights: CONV_2D'):
-        check_levels(data, [images()], weight_bits=4, activation_bits=4, first_last_bits=6)
+        check_levels(data, [images()], **W4A4, first_last_bits=6, **ENDS)
+    with pytest.raises(UserError, match="4-bit activations: .* what CONV_2D at layer '"):
+        check_levels(data, [images()], **W4A4, first_last_bits=8, first_last=ENDS['first_last'])
+    with pytest.raises(UserError, match="no kernel of layer 'elsewhere'"):
+        names = ['conv', 'dense', 'elsewhere']
+        check_levels(data, [images()], **W4A4, first_last_bits=8, first_last=names)
+
+
+def test_first_and_last_layers_of_fewer_bits():
+    data, _ = converted(6, 8)
+    check_levels(data, None, weight_bits=6, activation_bits=8)
+    with pytest.raises(UserError, match='does not hold 4-bit weights: CONV_2D'):
+        check_levels(
+            data, None, weight_bits=6, activation_bits=8, first_last_bits=4, first_last=['conv']
+        )
 
 
 def test_all_activations(file_w4a4):

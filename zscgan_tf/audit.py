@@ -178,7 +178,7 @@ def op_name(model, op):
     code = model.operatorCodes[op.opcodeIndex]
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     if number == schema.BuiltinOperator.CUSTOM and code.customCode:
-        return f'CUSTOM {_text(code.customCode)}'
+        return f'CUSTOM {text(code.customCode)}'
     return OP_NAMES.get(number, f'op {number}')
 
 
@@ -186,7 +186,7 @@ def layer_name(graph, op):
     """A readable name of the layer that an op computes: that of its first output tensor."""
     outputs = _indices(op.outputs)
     # Fused layers are joined by semicolons, the last one computed first.
-    name = _text(graph.tensors[outputs[0]].name).split(';')[0] if outputs else '?'
+    name = text(graph.tensors[outputs[0]].name).split(';')[0] if outputs else '?'
     return f'{name} (the output)' if outputs and outputs[0] in _indices(graph.outputs) else name
 
 
@@ -290,7 +290,7 @@ def _scale_problems(graph):
     problems = []
     for tensor in _indices(graph.tensors):
         scales, shape = _scales(tensor), _indices(tensor.shape)
-        where = f"tensor '{_text(tensor.name)}'"
+        where = f"tensor '{text(tensor.name)}'"
         if not np.all(np.isfinite(scales)) or np.any(scales < 0):
             problems.append(('', f'{where} has a scale that is negative or not finite'))
         if len(scales) > 1:
@@ -354,7 +354,7 @@ def _indices(vector):
     return [] if vector is None else list(vector)
 
 
-def _text(name):
+def text(name):
     return name.decode('utf-8', errors='replace') if isinstance(name, bytes) else str(name or '?')
 
 

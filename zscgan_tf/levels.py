@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from zscgan_tf.audit import KERNEL_OPS, layer_name, op_name, read_model, type_name
+from zscgan_tf.audit import KERNEL_OPS, layer_name, op_name, read_model, text, type_name
 from zscgan_tf.errors import UserError
 from zscgan_tf.litert import quantize
 from zscgan_tf.quiet import hidden_output
@@ -50,6 +50,8 @@ def check_levels(
     activation_bits,
     first_last_bits=None,
     all_activations=False,
+    first_last=(),
+    constants=(),
 ):
     """Proves that a `.tflite` holds no more levels than its bits allow.
 
@@ -61,22 +63,25 @@ def check_levels(
         inputs: iterable of batches, [B, H, W, C], what the float model takes; a few images that
             use the ranges fully are enough. Not looked at where activations have 8 bits.
         weight_bits, activation_bits: 2 to 8.
-        first_last_bits: bits of the first and the last kernel where these have more. A depthwise
-            convolution that only rescales or averages each channel is neither.
+        first_last_bits: bits of the kernels of `first_last`; None: `weight_bits`.
         all_activations: whether every computed int8 tensor is checked, except those that a later
             op clamps and those of ops with a fixed scale; otherwise what convolutions and dense
-            layers read, except the model's input and what comes from ops with a fixed scale.
-            (What only rescales or averages each channel is no convolution.)
+            layers read, except the model's input, what comes from ops with a fixed scale, and what
+            only `constants` read.
+        first_last: names of the layers whose kernels have `first_last_bits`.
+        constants: names of the convolutions that stand for constants, such as averages.
 
     Returns:
         A `LevelsReport`.
 
     Raises:
-        UserError: not a TFLite model, a layer with too many levels (named), or no images.
+        UserError: not a TFLite model, a layer with too many levels (named), a layer of `first_last`
+            that has no kernel in the file, or no images.
     """
     model = read_model(model_bytes)
-    weight_levels, kernels = _check_weights(model, weight_bits, first_last_bits)
-    checked = _checked_tensors(model, all_activations)
+    ends = {} if first_last_bits is None else dict.fromkeys(first_last, first_last_bits)
+    weight_levels, kernels = _check_weights(model, weight_bits, ends)
+    checked = _checked_tensors(model, all_activations, constants)
     activation_levels = 256
     if activation_bits < 8:
         seen = _seen_levels(model_bytes, inputs, sorted(checked))
@@ -127,21 +132,22 @@ def kernel_integers(model, op):
     return integers.reshape(len(integers), -1)
 
 
-def _check_weights(model, weight_bits, first_last_bits):
-    """The largest number of distinct integers in a channel, and the number of kernels."""
+def _check_weights(model, weight_bits, ends):
+    """The largest number of distinct integers in a channel, and the number of kernels.
+
+    `ends` has the bits of the layers that have others, by name.
+    """
     graph = model.subgraphs[0]
-    kernels = [
-        (op, integers)
-        for op in graph.operators
-        if op_name(model, op) in KERNEL_OPS and (integers := kernel_integers(model, op)) is not None
-    ]
-    wide = set()
-    if first_last_bits is not None:
-        real = [number for number, (op, _) in enumerate(kernels) if not _is_rescaling(model, op)]
-        wide = {*real[:1], *real[-1:]}
-    most = 0
-    for number, (op, integers) in enumerate(kernels):
-        bits = max(first_last_bits, weight_bits) if number in wide else weight_bits
+    most, count, missing = 0, 0, set(ends)
+    for op in graph.operators:
+        if op_name(model, op) not in KERNEL_OPS:
+            continue
+        integers = kernel_integers(model, op)
+        if integers is None:
+            continue
+        own = [name for name in ends if _is_of_layer(graph, op, name)]
+        missing.difference_update(own)
+        bits = ends[own[0]] if own else weight_bits
         allowed = 2**bits - 1
         needed = int(_grid_sizes(integers).max())
         if needed > allowed:
@@ -151,7 +157,19 @@ def _check_weights(model, weight_bits, first_last_bits):
                 f'instead of at most {allowed}.'
             )
         most = max(most, int(_distinct(integers).max()))
-    return most, len(kernels)
+        count += 1
+    if missing:
+        raise UserError(
+            f"The .tflite has no kernel of layer '{min(missing)}', so its levels can not be "
+            f'counted: leave --first_last_bits out.'
+        )
+    return most, count
+
+
+def _is_of_layer(graph, op, name):
+    """Whether an op's kernel is that of a layer: it has the layer's name in its own."""
+    parts = text(graph.tensors[op.inputs[1]].name).split(';')
+    return any(f'/{name}/' in f'/{part}/' for part in parts)
 
 
 def _distinct(integers):
@@ -168,9 +186,15 @@ def _grid_sizes(integers):
     return 2 * (magnitudes.max(axis=1) // steps) + 1
 
 
-def _checked_tensors(model, all_activations):
+def _checked_tensors(model, all_activations, constants):
     """The activations whose levels count: index -> 'what CONV_2D at layer ... reads'."""
     graph = model.subgraphs[0]
+
+    def is_constant(op):
+        return op_name(model, op) in KERNEL_OPS and any(
+            _is_of_layer(graph, op, name) for name in constants
+        )
+
     producers = {index: op for op in graph.operators for index in op.outputs}
     readers = {}
     for op in graph.operators:
@@ -182,8 +206,8 @@ def _checked_tensors(model, all_activations):
         if name in KERNEL_OPS:
             index = op.inputs[2 if name == 'TRANSPOSE_CONV' else 0]
             exempt = (
-                _is_rescaling(model, op)
-                or _is_the_input(model, index, producers)
+                is_constant(op)
+                or _is_the_input(model, index, producers, is_constant)
                 or index in producers
                 and op_name(model, producers[index]) in FIXED_SCALE_OPS
             )
@@ -204,23 +228,15 @@ def _checked_tensors(model, all_activations):
     return checked
 
 
-def _is_the_input(model, index, producers):
-    """Whether a tensor is the model's input, at most padded, reshaped, rescaled or averaged."""
+def _is_the_input(model, index, producers, is_constant):
+    """Whether a tensor is the model's input, at most padded, reshaped or taken by a constant."""
     inputs = set(model.subgraphs[0].inputs)
     while index not in inputs:
         op = producers.get(index)
-        if op is None or not (op_name(model, op) in PASSING_OPS or _is_rescaling(model, op)):
+        if op is None or not (op_name(model, op) in PASSING_OPS or is_constant(op)):
             return False
         index = op.inputs[0]
     return True
-
-
-def _is_rescaling(model, op):
-    """Whether an op is a depthwise convolution whose weights are all equal in each channel."""
-    if op_name(model, op) != 'DEPTHWISE_CONV_2D':
-        return False
-    integers = kernel_integers(model, op)
-    return integers is not None and bool(np.all(integers == integers[:, :1]))
 
 
 def _seen_levels(model_bytes, inputs, indices):

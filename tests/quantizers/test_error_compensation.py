@@ -144,3 +144,25 @@ def test_what_is_too_large_is_rounded_to_nearest(monkeypatch):
     compensate_errors(student, lambda: pytest.fail('images are not needed'))
     for one, two in zip(before, student.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_constants_are_not_rounded_to_make_up_for_errors():
+    """The kernel of an average stays one."""
+
+    def build(x):
+        x = layers.AveragePooling2D((2, 4), name='mean')(layers.Rescaling(0.7, name='scale')(x))
+        return layers.Dense(4)(layers.Flatten()(layers.Conv2D(6, 1, name='learned')(x)))
+
+    student = build_student(own_teacher(build), weight_bits=3, activation_bits=8)
+    set_ranges(student, batches)
+    for name in ('quant_mean', 'quant_scale'):
+        # A grid that their weights are not on.
+        ((_, _, variables),) = student.model.get_layer(name)._weight_vars
+        variables['max'].assign(1.3 * variables['max'])
+    before = {w.name: w.get_weights() for w in student.model.layers}
+    compensate_errors(student, batches)
+    for name in ('quant_mean', 'quant_scale'):
+        for one, two in zip(before[name], student.model.get_layer(name).get_weights(), strict=True):
+            np.testing.assert_array_equal(one, two)
+    changed = student.model.get_layer('quant_learned').get_weights()
+    assert any(np.any(a != b) for a, b in zip(before['quant_learned'], changed, strict=True))

@@ -1,6 +1,6 @@
 """The student: what is quantized to how many bits, and that its file computes what it does."""
 
-import types
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,9 +10,11 @@ import tf_keras
 from tests.conftest import randomize
 from tests.tiny import tiny_teacher
 from zscgan_tf import audit, evaluation, levels
+from zscgan_tf.distillation import trainable_variables
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers import conversion, ranges
 from zscgan_tf.quantizers.student import (
+    activation_quantizers,
     as_logits,
     build_student,
     feature_layers,
@@ -20,6 +22,7 @@ from zscgan_tf.quantizers.student import (
     split_end,
 )
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
+from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers
 PIXELS = np.random.default_rng(0).uniform(size=(64, 8, 8, 3)).astype(np.float32)
@@ -35,16 +38,14 @@ def own_teacher(build, size=8, seed=0, head='logits'):
     """A teacher of a function of tensors."""
     inputs = layers.Input((size, size, 3))
     model = randomize(tf_keras.Model(inputs, build(inputs)), seed)
-    base = tiny_teacher()
-    return types.SimpleNamespace(
+    return dataclasses.replace(
+        tiny_teacher(),
         model=model,
         logits_model=model,
-        input_spec=base.input_spec,
         num_classes=model.output_shape[-1],
         head=head,
         name='own',
         fingerprint='own',
-        logits=lambda pixels: model(base.input_spec.to_inputs(pixels)),
     )
 
 
@@ -105,6 +106,7 @@ def test_channels_of_zeros_survive():
 
 WIDTHS = [
     (8, 8, {}),
+    (8, 6, {'first_last_bits': 4}),
     (6, 6, {}),
     (7, 5, {}),
     (4, 4, {'first_last_bits': 8}),
@@ -125,11 +127,17 @@ def test_the_file_holds_the_widths_and_computes_what_the_student_does(
     assert report.weights == 'per-channel' and not report.float_ops
     stored = {'int4' if weight_bits <= 4 else 'int8'}
     if 'first_last_bits' in options:
-        stored.add('int8')
+        stored |= {'int4', 'int8'}
     assert set(report.weight_types) == stored
     inputs = student.input_spec.to_inputs(PIXELS).numpy()
+    first_last = [f'quant_{student.twin.layers[1].name}', 'quant_top']
     found = levels.check_levels(
-        data, [inputs], weight_bits=weight_bits, activation_bits=activation_bits, **options
+        data,
+        [inputs],
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        first_last=first_last,
+        **options,
     )
     assert found.activation_levels <= 2**activation_bits
     assert report.output.type == 'int8' and report.input.type == 'int8'
@@ -201,6 +209,80 @@ def test_constants_are_not_what_a_width_applies_to():
     # The input behind its rescaling, and what an average reads, are read by no convolution.
     assert bits['scaled'] == 8 and bits['inner'] == 8 and bits['mean'] == 4
     conversion.export(student, [student.input_spec.to_inputs(PIXELS).numpy()])
+
+
+@pytest.mark.parametrize('ends, others', [(8, 4), (4, 8)])
+def test_first_and_last_layer_are_convolutions(ends, others):
+    """A batch norm in front of the first one is none; the count of levels asks the same layers."""
+
+    def build(x):
+        x = layers.BatchNormalization(name='input_norm')(x)
+        for name in ('first_conv', 'second_conv'):
+            x = layers.ReLU()(layers.Conv2D(6, 3, padding='same', name=name)(x))
+        return layers.Dense(4, name='top')(layers.GlobalAveragePooling2D()(x))
+
+    student = make(own_teacher(build), weight_bits=others, activation_bits=8, first_last_bits=ends)
+    bits = {w.layer.name: w.quantize_config.weights.bits for w in wrappers(student)}
+    expected = {'first_conv': ends, 'top': ends, 'input_norm': others, 'second_conv': others}
+    assert bits == expected
+    data, _, _ = conversion.export(student, [student.input_spec.to_inputs(PIXELS).numpy()])
+    model = audit.read_model(data)
+    graph, found = model.subgraphs[0], {}
+    for op in graph.operators:
+        if audit.op_name(model, op) in audit.KERNEL_OPS:
+            kernel = graph.tensors[op.inputs[1]]
+            (name,) = [n for n in expected if f'quant_{n}/' in kernel.name.decode()]
+            found[name] = audit.type_name(kernel)
+    assert found == {name: f'int{n}' for name, n in expected.items()}
+
+
+def test_channels_that_flattening_moves_are_constants():
+    """Slices, splits and paddings of channels: not trained, exact, and no layer of the ends."""
+
+    def build(x):
+        x = layers.ReLU()(layers.BatchNormalization()(convolved(x)))
+        first, second = tf.split(x, [2, 4], axis=3)
+        y = layers.ReLU()(convolved(first, name='branch'))
+        x = tf.pad(second, [[0, 0], [0, 0], [0, 0], [1, 1]]) + y
+        x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
+        return layers.Softmax()(layers.Dense(4, name='top')(x))
+
+    inputs = layers.Input((8, 8, 3))
+    model = randomize(tf_keras.Model(inputs, build(inputs)))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    student = make(teacher, weight_bits=4, activation_bits=4, first_last_bits=8)
+    selecting = [w for w in wrappers(student) if not w.layer.trainable]
+    assert len(selecting) == 3
+    bits = {w.layer.name: w.quantize_config.weights.bits for w in wrappers(student)}
+    ends = [name for name, n in bits.items() if n == 8]
+    assert len(ends) == 2 and 'top' in ends
+    trained = set(map(id, trainable_variables(student)))
+    for wrapper in selecting:
+        ((kernel, quantizer, variables),) = wrapper._weight_vars
+        assert id(kernel) not in trained and id(variables['max']) not in trained
+        values = kernel.numpy()
+        assert set(np.unique(values)) <= {0.0, 1.0}
+        found = quantizer(kernel, False, variables).numpy()
+        np.testing.assert_array_equal(found, values)
+    data, report, _ = conversion.export(student, [PIXELS])
+    assert not report.float_ops
+    scores = evaluation.TfliteModel(data).scores(PIXELS)
+    np.testing.assert_allclose(scores, tf.nn.softmax(student.logits(PIXELS)), atol=0.15)
+    np.testing.assert_allclose(tf.nn.softmax(student.twin(PIXELS)), model(PIXELS), atol=1e-5)
+
+
+def test_ranges_of_logits_are_those_of_least_cross_entropy():
+    """Of the file's last tensor, with sure answers among the images."""
+    student = make(tiny_teacher(head='logits'), activation_bits=4, all_activations=True)
+    quantizer, variables = activation_quantizers(student)['top']
+    logits = student.twin(student.input_spec.to_inputs(PIXELS)).numpy()
+    expected = ranges.logits_range(logits, 4)
+    assert (variables['min'].numpy(), variables['max'].numpy()) == pytest.approx(expected)
+    histogram = ranges.Histogram()
+    histogram.see_range(logits)
+    histogram.count(logits)
+    plain = ranges.with_margin(*ranges.activation_range(histogram, 4, 'mse', False), histogram)
+    assert plain != pytest.approx(expected, rel=0.02)
 
 
 def test_what_a_width_applies_to():

@@ -7,6 +7,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers.ptq import check_ends, make_integer_converter, named, what_matters
 from zscgan_tf.quantizers.student import export_model, split_end
 from zscgan_tf.quantizers.tfmot_student import export_tfmot_model
+from zscgan_tf.quantizers.widths import constants, first_and_last
 from zscgan_tf.quiet import hidden_output
 
 
@@ -26,8 +27,13 @@ def export(student, inputs, *, input_type='int8', output_type='int8', output_hea
     """
     data = convert(student, input_type=input_type, output_type=output_type, output_head=output_head)
     report = audit.audit(data, advice='or use --method=ptq')
-    widths = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
-    found = levels.check_levels(data, inputs, **{name: student.options[name] for name in widths})
+    names = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
+    widths = {name: student.options[name] for name in names}
+    if student.kind == 'folded':
+        # tfmot names the wrapper of a layer so.
+        widths['first_last'] = [f'quant_{name}' for name in first_and_last(student.twin)]
+        widths['constants'] = [f'quant_{name}' for name in constants(student.twin)]
+    found = levels.check_levels(data, inputs, **widths)
     return data, report, found
 
 

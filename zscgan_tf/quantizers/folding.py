@@ -141,6 +141,7 @@ class _Graph:
         is_depthwise = type(layer) is layers.DepthwiseConv2D
         columns = scale.reshape(kernel.shape[2:]) if is_depthwise else scale
         self.weights[layer] = [kernel * columns, bias * scale + offset]
+        layer.trainable = True  # a selection of channels is one no longer
 
     def _weighted(self, layer_class, x, owner, suffix, config, kernel, bias):
         y = self.add(layer_class, x, owner, suffix, **config)

@@ -6,7 +6,13 @@ A rule takes the new graph, the teacher's node and the new inputs, and returns t
 import numpy as np
 import tf_keras
 
-from zscgan_tf.teacher.layers import ConstantChannel, HardSigmoid, HardSwish, affine_of
+from zscgan_tf.teacher.layers import (
+    ConstantChannel,
+    HardSigmoid,
+    HardSwish,
+    SelectChannels,
+    affine_of,
+)
 
 layers = tf_keras.layers
 
@@ -21,6 +27,15 @@ def _convolution(graph, node, x):
     kernel, bias = _kernel_and_bias(layer, layer.filters)
     settings = {**_spatial(graph, layer), 'groups': layer.groups}
     return _activated(graph, layer, graph.convolution(x, layer, kernel, bias, **settings))
+
+
+def _select_channels(graph, node, x):
+    """Not trained; what a batch norm behind it makes of it is: see `fold_into`."""
+    layer = node.layer
+    kernel, bias = _kernel_and_bias(layer, layer.filters)
+    y = graph.convolution(x, layer, kernel, bias, trainable=False)
+    graph.linear[id(y)] = y._keras_history.layer
+    return y
 
 
 def _depthwise(graph, node, x):
@@ -241,5 +256,6 @@ RULES = {
     layers.Subtract: _merge,
     layers.UpSampling2D: _upsampling,
     layers.ZeroPadding2D: _copy,
+    SelectChannels: _select_channels,
     layers.experimental.SyncBatchNormalization: _batch_norm,
 }

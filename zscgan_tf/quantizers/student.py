@@ -20,6 +20,7 @@ from zscgan_tf.quantizers.folding import fold
 from zscgan_tf.quantizers.widths import (
     Graph,
     activation_name,
+    first_and_last,
     fixed_range,
     has_kernel,
     with_copies,
@@ -160,8 +161,7 @@ def build_student(
     if twin is None:
         twin = fold(split_end(teacher)[0], teacher.name)
         twin = with_copies(twin) if wide_residuals else twin
-    weighted = [layer for layer in twin.layers if has_kernel(layer) and layer.trainable]
-    ends = {weighted[0].name, weighted[-1].name} if weighted else set()
+    ends = first_and_last(twin)
     graph = Graph(twin)
     low, high = legal_range(teacher.input_spec)
     configs = {}

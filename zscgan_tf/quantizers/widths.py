@@ -146,6 +146,26 @@ def _unused(name, names):
     return name
 
 
+def first_and_last(model):
+    """The names of the first and the last layer of a folded model, for `--first_last_bits`.
+
+    They are the outermost convolutions. One that stands for constants is none, nor is a 1x1
+    depthwise convolution, which only scales and shifts channels: a batch norm of its own.
+    """
+    found = [
+        layer.name
+        for layer in model.layers
+        if _computes(layer)
+        and not (isinstance(layer, layers.DepthwiseConv2D) and layer.kernel_size == (1, 1))
+    ]
+    return sorted({*found[:1], *found[-1:]})
+
+
+def constants(model):
+    """The names of the convolutions of a folded model that stand for constants."""
+    return [layer.name for layer in model.layers if has_kernel(layer) and not layer.trainable]
+
+
 def fixed_range(layer):
     """The range (low, high) that TFLite's kernel fixes for a layer's output, or None."""
     return FIXED_RANGES.get(activation_name(layer))

@@ -11,7 +11,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.teacher.batch_norm import is_batch_norm
-from zscgan_tf.teacher.layers import affine_of, by_channel
+from zscgan_tf.teacher.layers import SelectChannels, affine_of, by_channel
 
 # The legal range of a pixel by the preprocessing that gives it.
 UNITS = {'raw': (0.0, 255.0), 'unit': (0.0, 1.0), 'tf': (-1.0, 1.0)}
@@ -89,6 +89,12 @@ def first_layers(model, channels):
             break
         (layer,) = readers
         if isinstance(layer, _PASSING):
+            continue
+        if isinstance(layer, SelectChannels):
+            chosen = np.argmax(layer.get_weights()[0][0, 0], axis=0)
+            if sorted(chosen) != list(range(channels)):
+                break
+            scale, offset = scale[chosen], offset[chosen]  # as in BGR order
             continue
         is_norm = is_batch_norm(layer)
         affine = _standardization(layer) if is_norm else affine_of(layer)

@@ -44,6 +44,14 @@ class ConstantChannel(tf_keras.layers.Layer):
         return {**super().get_config(), 'value': self.value}
 
 
+@tf_keras.utils.register_keras_serializable('zscgan_tf')
+class SelectChannels(tf_keras.layers.Conv2D):
+    """Channels chosen, moved or filled with zeros: a 1x1 convolution of zeros and ones.
+
+    It stands for slices, splits and paddings of channels; nothing of it is ever trained.
+    """
+
+
 def affine_of(layer):
     """What a Rescaling or a Normalization computes.
 

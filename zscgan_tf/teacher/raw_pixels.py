@@ -22,7 +22,7 @@ from zscgan_tf.audit import RAW_PIXELS
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flatten import nodes
 from zscgan_tf.teacher.input_spec import InputSpec
-from zscgan_tf.teacher.layers import ConstantChannel, affine_of, by_channel
+from zscgan_tf.teacher.layers import ConstantChannel, SelectChannels, affine_of, by_channel
 
 layers = tf_keras.layers
 
@@ -99,7 +99,7 @@ class _Start:
             (self.node,) = readers[id(x)]
             self.replaced.add(id(self.node))
             layer = self.node.layer
-            if type(layer) is layers.Conv2D and layer.groups == 1:
+            if type(layer) in (layers.Conv2D, SelectChannels) and layer.groups == 1:
                 return
             self._pass(layer)
             x = self.node.outputs

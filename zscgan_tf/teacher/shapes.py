@@ -9,6 +9,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.teacher.arithmetic import affine, is_symbolic, is_tensor
+from zscgan_tf.teacher.layers import SelectChannels
 
 
 def shape(at, input, name=None, out_type=None):
@@ -127,7 +128,7 @@ def pad(at, tensor, paddings, mode='CONSTANT', name=None, constant_values=0):
 
 def _channels(at, x, matrix):
     """Channels chosen or added by a 1x1 convolution of zeros and ones."""
-    layer = tf_keras.layers.Conv2D(
+    layer = SelectChannels(
         matrix.shape[1],
         1,
         use_bias=False,
