@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from tests.tiny import tiny_teacher
-from zscgan_tf import distillation, levels, training_loop, zscgan
+from zscgan_tf import distillation, levels, presets, training_loop
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator import build_generator
 from zscgan_tf.quantizers.alignment import align_additions
@@ -177,20 +177,17 @@ def test_ranges_of_weights_follow_them_where_activations_are_moving_averages():
 
 def test_the_generator_is_updated_only_if_asked_for(tmp_path, not_exported):
     teacher = tiny_teacher()
-    options = {'steps': 2, 'batch_size': 8, 'generator_scales': 1, 'generator_channels': [4]}
-    source = zscgan.train_generator(teacher, tmp_path / 'generator', **options)
-    before = source.generator.get_weights()
-    distill(tmp_path / 'fixed', teacher, source, 2)
-    for one, two in zip(before, source.generator.get_weights(), strict=True):
+    spec = teacher.input_spec
+    generator = build_generator(spec.image_shape, 7, scales=1, channels=4, skip_channels=2)
+    options = presets.resolve('small', teacher, {'batch_size': 8})
+    source = GeneratorSource(generator, 7, 8, options=options)
+    before = generator.get_weights()
+    distill(tmp_path / 'fixed', teacher, source, 1)
+    for one, two in zip(before, generator.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
-    loaded = zscgan.load_generator(teacher, tmp_path / 'generator')
-    distill(tmp_path / 'loaded', teacher, loaded, 2, update_generator=True)
-    distill(tmp_path / 'updated', teacher, source, 2, update_generator=True)
-    losses = [metrics(tmp_path / name)[-1]['bns_loss'] for name in ('loaded', 'updated')]
-    assert losses[0] == losses[1]
+    distill(tmp_path / 'updated', teacher, source, 1, update_generator=True)
     changed = [
-        np.abs(one - two).max()
-        for one, two in zip(before, source.generator.get_weights(), strict=True)
+        np.abs(one - two).max() for one, two in zip(before, generator.get_weights(), strict=True)
     ]
     assert max(changed) > 0
     assert {'bns_loss', 'distillation_loss'} <= metrics(tmp_path / 'updated')[-1].keys()
