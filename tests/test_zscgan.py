@@ -287,7 +287,7 @@ def test_a_finished_run_is_reused(trained, teacher):
     again = zscgan.train_generator(teacher, workdir, steps=40, seed=3, **TINY_OPTIONS)
     loaded = zscgan.load_generator(teacher, workdir)
     assert (workdir / 'metrics.jsonl').read_text() == before
-    assert loaded.batch_size == 16
+    assert loaded.batch_size == 16 and loaded.options == source.options
     for one, two, three in zip(
         *(s.generator.get_weights() for s in (source, again, loaded)), strict=True
     ):
