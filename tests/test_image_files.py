@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tf_keras
 from PIL import Image
 
 from zscgan_tf import image_files
@@ -49,7 +50,9 @@ def test_folder_by_class(tmp_path, channels):
     write_folder(folder, batches(channels=channels, classes=12), 10, num_classes=12)
     pixels, labels = everything(10, channels=channels, classes=12)
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    assert classes == ['00', '01', '02', '03', '04']
+    assert classes == [f'{label:02d}' for label in range(12)]
+    by_keras = tf_keras.utils.image_dataset_from_directory(folder, batch_size=None)
+    assert by_keras.class_names == classes
     order = np.argsort(labels, kind='stable')
     found, found_labels = read_back(folder, channels)
     np.testing.assert_array_equal(found, pixels[order])
@@ -60,8 +63,22 @@ def test_folder_by_class(tmp_path, channels):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~umask
 
 
+@pytest.mark.parametrize('num_classes', [None, 7, 11])
+def test_classes_without_images_keep_the_labels_of_others(tmp_path, num_classes):
+    """Of the classes 0 ... 6 only 3 and 5 are written, and read back as 3 and 5."""
+    pixels, _ = next(batches())
+    write_folder(tmp_path / 'images', [(pixels, np.array([3, 5, 5, 3]))], 4, num_classes)
+    assert read_back(tmp_path / 'images')[1].tolist() == [3, 3, 5, 5]
+    by_keras = tf_keras.utils.image_dataset_from_directory(
+        tmp_path / 'images', batch_size=None, image_size=(8, 8), shuffle=False
+    )
+    assert [int(label) for _, label in by_keras] == [3, 3, 5, 5]
+    assert len(by_keras.class_names) == (num_classes or 6)
+
+
 def test_folder_without_labels(tmp_path):
-    write_folder(tmp_path / 'images', batches(labelled=False), 12)
+    write_folder(tmp_path / 'images', batches(labelled=False), 12, num_classes=3)
+    assert not [path for path in (tmp_path / 'images').iterdir() if path.is_dir()]
     assert (tmp_path / 'images' / '07.png').is_file()
     found, labels = read_back(tmp_path / 'images')
     assert labels is None

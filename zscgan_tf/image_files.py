@@ -63,6 +63,9 @@ def check_folder(folder, overwrite=False):
 def write_folder(folder, batches, count, num_classes=None, overwrite=False):
     """Writes images as `<class>/<number>.png`; without labels, as `<number>.png`.
 
+    The names of classes are numbers with leading zeros, and classes without images have a folder
+    too. So whoever reads the folders in alphabetical order (Keras, `FileSource`) finds the labels.
+
     Never more than a batch is in memory. The images are collected in a folder beside, which gets
     its name when all are there; an interrupted call leaves nothing.
 
@@ -70,7 +73,7 @@ def write_folder(folder, batches, count, num_classes=None, overwrite=False):
         folder: the folder.
         batches: (pixels [B, H, W, C], labels [B] or None), C = 1 or 3; see `zscgan_tf.sources`.
         count: number of images; the first ones of `batches`.
-        num_classes: for the number of digits of class names; None for four digits.
+        num_classes: number of classes; None for four digits, and folders up to the highest label.
         overwrite: see `check_folder`.
 
     Raises:
@@ -85,8 +88,10 @@ def write_folder(folder, batches, count, num_classes=None, overwrite=False):
         try:
             with open(os.path.join(temporary, _MARKER), 'w', encoding='utf-8') as file:
                 file.write('Written by zscgan_tf, which may replace this folder.\n')
-            number = 0
+            number = classes = 0
             for images, labels in _first(batches, count):
+                if labels is not None:
+                    classes = max(classes, num_classes or 0, *(labels + 1))
                 for i, image in enumerate(images):
                     where = temporary
                     if labels is not None:
@@ -95,6 +100,8 @@ def write_folder(folder, batches, count, num_classes=None, overwrite=False):
                     name = f'{number:0{len(str(count - 1))}d}.png'
                     _to_image(image).save(os.path.join(where, name))
                     number += 1
+            for label in range(classes):
+                os.makedirs(os.path.join(temporary, f'{label:0{class_digits}d}'), exist_ok=True)
             _move_into_place(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

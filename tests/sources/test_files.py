@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tf_keras
 from PIL import Image
 
 from zscgan_tf.errors import UserError
@@ -120,17 +121,22 @@ def test_fewer_images_than_a_batch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'names, classes',
+    'names, classes, surprising',
     [
-        (['cat', 'dog', 'fox'], [0, 1, 2]),
-        (['0', '1', '9'], [0, 1, 9]),
-        (['2', '10', '9'], [2, 10, 9]),
-        (['0000', '0007_fox', '0012'], [0, 7, 12]),
-        (['10', 'b', '9'], [0, 2, 1]),
+        (['cat', 'dog', 'fox'], [0, 1, 2], False),
+        (['0', '1', '2'], [0, 1, 2], False),
+        (['0', '1', '9'], [0, 1, 2], True),
+        (['2', '10', '9'], [1, 0, 2], True),
+        (['02', '10', '09'], [0, 2, 1], True),
+        (['0000', '0007_fox', '0012'], [0, 1, 2], True),
+        (['10', 'b', '9'], [0, 2, 1], False),
+        (['Zebra', 'ape', 'élan', 'Ant'], [1, 2, 3, 0], False),
     ],
 )
-def test_class_folders(tmp_path, names, classes):
+def test_class_folders(tmp_path, caplog, names, classes, surprising):
     images = write_classes(tmp_path, names)
+    by_keras = tf_keras.utils.image_dataset_from_directory(tmp_path, batch_size=None)
+    assert [by_keras.class_names.index(name) for name in names] == classes
     source = FileSource(tmp_path, SPEC, 5)
     pixels, labels = collect(source.one_pass())
     assert source.image_count == len(images) and source.has_labels
@@ -139,6 +145,29 @@ def test_class_folders(tmp_path, names, classes):
     order = np.argsort(expected, kind='stable')
     np.testing.assert_array_equal(labels, expected[order])
     np.testing.assert_allclose(pixels, images[order] / 255, atol=1e-6)
+    # Told where a name would let one expect another class.
+    told = [record.getMessage() for record in caplog.records if record.name.startswith('zscgan')]
+    assert len(told) == int(surprising)
+    if told:
+        assert 'alphabetical order, as in Keras' in told[0] and '\n' not in told[0]
+        assert all(f'{n} is class {c}' in told[0] for n, c in zip(names, classes, strict=True))
+
+
+def test_a_folder_without_images_is_a_class(tmp_path):
+    write_classes(tmp_path, ['cat', 'fox'])
+    for name in ('dog', '.ipynb_checkpoints'):
+        (tmp_path / name).mkdir()
+    by_keras = tf_keras.utils.image_dataset_from_directory(tmp_path, batch_size=None)
+    assert by_keras.class_names == ['cat', 'dog', 'fox']
+    assert collect(FileSource(tmp_path, SPEC, 5).one_pass())[1].tolist() == [0] * 4 + [2] * 4
+
+
+def test_many_classes_are_told_in_one_line(tmp_path, caplog):
+    write_classes(tmp_path, [str(number) for number in range(1, 101)], images_a_class=1)
+    FileSource(tmp_path, SPEC, 5)
+    (record,) = caplog.records
+    assert '1 is class 0, 10 is class 1, 100 is class 2, 11 is class 3' in record.getMessage()
+    assert len(record.getMessage()) < 600 and record.getMessage().endswith(', ...')
 
 
 @pytest.mark.parametrize('header', ['', 'filename,label\n'])
@@ -278,7 +307,6 @@ def test_paths_that_are_no_images(tmp_path):
     assert 'no images' in message(empty)
     assert 'pass an .npz' in message(empty, InputSpec((8, 8), 2, 0.5, 0.5))
     write_classes(empty, ['1', '01'])
-    assert 'same class number' in message(empty)
     Image.fromarray(random_images(1)[0]).save(empty / 'stray.png')
     assert 'beside folders' in message(empty)
 

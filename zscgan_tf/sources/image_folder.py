@@ -2,11 +2,13 @@
 
 Classes come from, in this order:
     labels.csv or labels.txt in the folder, lines of `filename,label`: the listed images are used;
-    folders by class: names that begin with a number (`7`, `0007`, `0007_fox`) are that class,
-        otherwise the sorted names are the classes 0, 1, ...;
+    folders by class: their names in alphabetical order are the classes 0, 1, ..., as in Keras'
+        `image_dataset_from_directory`; a folder without images is a class too, and numbers are
+        sorted as texts (`10` before `2`; `02` before `10`);
     nowhere: images without labels.
 """
 
+import logging
 import os
 import re
 import struct
@@ -17,9 +19,13 @@ from PIL import Image
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources.fitting import PIXEL_LIMIT
 
+logger = logging.getLogger(__name__)
+
 LABEL_FILES = ('labels.csv', 'labels.txt')
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM')
+# Folders whose classes are told.
+_SHOWN = 12
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,  # Pillow's word for a broken PNG
@@ -51,7 +57,8 @@ def list_images(folder):
             return _read_label_file(folder, entry.path)
     images = [entry.path for entry in entries if _is_image(entry)]
     classes = {entry.name: _images_in(entry) for entry in entries if entry.is_dir()}
-    classes = {name: paths for name, paths in classes.items() if paths}
+    if not any(classes.values()):
+        classes = {}
     if images and classes:
         raise UserError(
             f'{folder}: holds images beside folders of images: put every image into the folder '
@@ -61,10 +68,9 @@ def list_images(folder):
         raise UserError(f'{folder}: no images ({", ".join(SUFFIXES)}), nor folders of images.')
     if images:
         return images, None
-    numbers = _class_numbers(folder, list(classes))
-    by_class = sorted(classes, key=numbers.get)
-    paths = [path for name in by_class for path in classes[name]]
-    labels = np.repeat([numbers[name] for name in by_class], [len(classes[n]) for n in by_class])
+    _tell_numbers(folder, list(classes))
+    paths = [path for found in classes.values() for path in found]
+    labels = np.repeat(np.arange(len(classes)), [len(found) for found in classes.values()])
     return paths, labels.astype(np.int32)
 
 
@@ -76,14 +82,16 @@ def _images_in(folder):
     return sorted(entry.path for entry in os.scandir(folder) if _is_image(entry))
 
 
-def _class_numbers(folder, names):
-    matches = {name: re.fullmatch(r'([0-9]{1,9})(_.*)?', name) for name in names}
-    if not all(matches.values()):
-        return {name: number for number, name in enumerate(sorted(names))}
-    numbers = {name: int(match[1]) for name, match in matches.items()}
-    if len(set(numbers.values())) < len(numbers):
-        raise UserError(f'{folder}: two folders have the same class number: {sorted(names)[:6]}.')
-    return numbers
+def _tell_numbers(folder, names):
+    """Says which class each folder is where their names begin with other numbers."""
+    matches = [re.match(r'[0-9]+(?![0-9])', name) for name in names]
+    if all(matches) and any(int(match[0]) != i for i, match in enumerate(matches)):
+        shown = [f'{name} is class {number}' for number, name in enumerate(names[:_SHOWN])]
+        shown += ['...'] if len(names) > _SHOWN else []
+        logger.warning(
+            "%s: its folders are classes in alphabetical order, as in Keras, not by their names' "
+            'numbers: %s', folder, ', '.join(shown),
+        )  # fmt: skip
 
 
 def _read_label_file(folder, path):
