@@ -94,7 +94,11 @@ def rewritten(path, change):
         ('"class_name": "Conv2D"', '"class_name": "Mine"', ['Mine', 'load_teacher']),
         ('"class_name": "Conv2D"', '"class_name": "TFSMLayer"', ['TFSMLayer']),
         ('"class_name": "Conv2D"', '"class_name": "Their>Conv2D"', ['Their>Conv2D']),
-        ('"class_name": "GlorotUniform"', '"class_name": "__lambda__"', ['Lambda', '--allow_code']),
+        (
+            '"class_name": "GlorotUniform"',
+            '"class_name": "__lambda__"',
+            ['lambda function', '--allow_code'],
+        ),
         ('"function": "nn.relu"', '"function": "io.read_file"', ['tf.io.read_file']),
         ('"class_name": "Conv2D"', '"class_name": ["Conv2D"]', ['Conv2D', 'not part of Keras']),
     ],
