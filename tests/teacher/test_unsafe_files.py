@@ -69,8 +69,10 @@ def test_keras3_lambda_layers_never_run(tmp_path, form):
     sneaky = keras.layers.Lambda(touch, name='sneaky', output_shape=(4,))
     classifier3(before_the_head=sneaky).save(tmp_path / form)
     trace.unlink(missing_ok=True)
-    refusal(tmp_path / form, "contains a Lambda layer 'sneaky'", '--allow_code')
-    assert not trace.exists()
+    for allow_code in (False, True):
+        words = ("a Lambda layer 'sneaky'", 'with --allow_code neither', 'keras.ops', '--teacher=')
+        refusal(tmp_path / form, *words, allow_code=allow_code)
+        assert not trace.exists()
 
 
 def rewritten(path, change):
@@ -94,7 +96,11 @@ def rewritten(path, change):
         ('"class_name": "Conv2D"', '"class_name": "Mine"', ['Mine', 'load_teacher']),
         ('"class_name": "Conv2D"', '"class_name": "TFSMLayer"', ['TFSMLayer']),
         ('"class_name": "Conv2D"', '"class_name": "Their>Conv2D"', ['Their>Conv2D']),
-        ('"class_name": "GlorotUniform"', '"class_name": "__lambda__"', ['Lambda', '--allow_code']),
+        (
+            '"class_name": "GlorotUniform"',
+            '"class_name": "__lambda__"',
+            ['lambda function', '--allow_code'],
+        ),
         ('"function": "nn.relu"', '"function": "io.read_file"', ['tf.io.read_file']),
         ('"class_name": "Conv2D"', '"class_name": ["Conv2D"]', ['Conv2D', 'not part of Keras']),
     ],
@@ -111,6 +117,59 @@ def test_modules_from_outside_of_keras_are_refused(tmp_path):
     classifier3().save(path)
     rewritten(path, lambda text: text.replace('"module": "keras.layers"', '"module": "os"'))
     refusal(path, 'not part of Keras')
+
+
+@pytest.mark.parametrize('package', [tf_keras, keras], ids=['tf_keras', 'keras'])
+@pytest.mark.parametrize('form', ['model.h5', 'model.keras'])
+def test_layers_of_keras_that_can_not_be_quantized(tmp_path, package, form):
+    kinds = package.layers
+    makers = {
+        'LSTM': lambda: kinds.LSTM(3, name='layer'),
+        'Bidirectional': lambda: kinds.Bidirectional(kinds.GRU(3), name='layer'),
+        'RNN': lambda: kinds.RNN(kinds.SimpleRNNCell(3), name='layer'),
+        'Conv1DTranspose': lambda: kinds.Conv1DTranspose(3, 3, name='layer'),
+        'Embedding': lambda: kinds.Embedding(9, 3, name='layer'),
+        'EinsumDense': lambda: kinds.EinsumDense('abc,cd->abd', (64, 4), name='layer'),
+    }
+    for kind, make in makers.items():
+        x = start = package.Input((8, 8, 3))
+        x = kinds.Reshape((64, 3))(kinds.BatchNormalization()(x))
+        model = package.Model(start, kinds.Dense(3)(kinds.Flatten()(make()(x))))
+        model.save(tmp_path / form)
+        message = refusal(tmp_path / form, "'layer'", kind, 'a Keras layer that can not be quantiz')
+        assert 'not part of Keras' not in message
+
+
+@pytest.mark.parametrize('form', ['model.h5', 'model.keras', 'model_folder'])
+def test_activations_of_the_users_own(tmp_path, form):
+    def squash(x):
+        return tf.nn.relu(x) + x
+
+    model = tf_keras.Sequential(
+        [
+            layers.Conv2D(4, 3, activation=squash, name='c', input_shape=(8, 8, 3)),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    randomize(model).save(tmp_path / form)
+    if form == 'model.keras':
+        with tf_keras.utils.custom_object_scope({'squash': squash}):
+            assert_loads_as(model, tmp_path / form, allow_code=True)
+    message = refusal(tmp_path / form, "'c'", 'squash', 'not part of Keras')
+    assert 'damaged' not in message
+
+
+@pytest.mark.parametrize('layer', ['RandomGrayscale', 'RandAugment', 'AdaptiveAveragePooling2D'])
+def test_newer_layers_of_keras3(tmp_path, layer):
+    """Those that are translated are let through."""
+    x = start = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(x)
+    x = getattr(keras.layers, layer)(*([1] if layer.startswith('Adaptive') else []))(x)
+    model = keras.Model(start, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+    model.save(tmp_path / 'model.keras')
+    assert_loads_as(model, tmp_path / 'model.keras')
 
 
 def test_optimizers_of_nested_models_are_no_obstacle(tmp_path):

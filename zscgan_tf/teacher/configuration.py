@@ -2,23 +2,30 @@
 
 Keras builds whatever a configuration names, Python code of Lambda layers and functions of any
 module included. Only Keras' own layers for images, and the plain operations that `operations`
-knows, are let through. Nothing here imports Keras.
+knows, are let through.
 """
+
+import builtins
+
+import tf_keras
 
 from zscgan_tf.errors import UserError
 
 _LAYERS = frozenset(
     """
-    Activation ActivityRegularization Add AlphaDropout Average AveragePooling1D AveragePooling2D
-    AvgPool2D BatchNormalization BatchNormalizationV1 BatchNormalizationV2 CenterCrop Concatenate
-    Conv1D Conv2D Conv2DTranspose Convolution2D Cropping2D Dense DepthwiseConv1D DepthwiseConv2D
-    Dot Dropout ELU Flatten GaussianDropout GaussianNoise GlobalAveragePooling1D
-    GlobalAveragePooling2D GlobalAvgPool2D GlobalMaxPool2D GlobalMaxPooling1D GlobalMaxPooling2D
-    GroupNormalization HardSigmoid HardSwish Identity InputLayer LayerNormalization LeakyReLU
-    LogProbabilities MaxPool2D MaxPooling1D MaxPooling2D Maximum Minimum MultiHeadAttention Multiply
-    Normalization PReLU Permute RandomBrightness RandomContrast RandomCrop RandomFlip RandomHeight
-    RandomRotation RandomTranslation RandomWidth RandomZoom ReLU RepeatVector Rescaling Reshape
-    Resizing SeparableConv1D SeparableConv2D SlicingOpLambda Softmax SpatialDropout1D
+    Activation ActivityRegularization AdaptiveAveragePooling2D AdaptiveMaxPooling2D Add AlphaDropout
+    AugMix Average AveragePooling1D AveragePooling2D AvgPool2D BatchNormalization
+    BatchNormalizationV1 BatchNormalizationV2 CenterCrop Concatenate Conv1D Conv2D Conv2DTranspose
+    Convolution2D Cropping2D Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout ELU Flatten
+    GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D GlobalAvgPool2D
+    GlobalMaxPool2D GlobalMaxPooling1D GlobalMaxPooling2D GroupNormalization HardSigmoid HardSwish
+    Identity InputLayer LayerNormalization LeakyReLU LogProbabilities MaxPool2D MaxPooling1D
+    MaxPooling2D Maximum Minimum MultiHeadAttention Multiply Normalization PReLU Permute Pipeline
+    RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop
+    RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHeight
+    RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation
+    RandomSharpness RandomShear RandomTranslation RandomWidth RandomZoom ReLU RepeatVector Rescaling
+    Reshape Resizing SeparableConv1D SeparableConv2D SlicingOpLambda Softmax SpatialDropout1D
     SpatialDropout2D SpectralNormalization Subtract SyncBatchNormalization TFOpLambda
     ThresholdedReLU TimeDistributed UnitNormalization UpSampling2D ZeroPadding2D
     """.split()
@@ -47,10 +54,13 @@ _LEGACY_HARMLESS = frozenset(
     RandomUniform RadialConstraint TruncatedNormal UnitNorm VarianceScaling Zeros
     """.split()
 )
+# Modules of Keras with functions that may stand for an activation. Others have functions that read
+# files, load models or switch Keras' own checks off.
+_FUNCTION_MODULES = ('activations', 'losses', 'metrics', 'nn', 'ops')
 _KERAS_PACKAGES = ('keras', 'tf_keras', 'tensorflow.keras', 'tensorflow.python.keras')
 
 
-def check_configuration(config, path, operations, allow_code=False):
+def check_configuration(config, path, operations, allow_code=False, keras3=False):
     """Refuses configurations that name anything but Keras' own building blocks.
 
     Args:
@@ -58,6 +68,7 @@ def check_configuration(config, path, operations, allow_code=False):
         path: the file, for messages.
         operations: names of the TensorFlow functions that op layers may call.
         allow_code: lets Lambda layers and functions through.
+        keras3: whether Keras 3 wrote the file: its Lambda layers can't be translated.
 
     Raises:
         UserError: with the name of the layer and what to do.
@@ -70,7 +81,7 @@ def check_configuration(config, path, operations, allow_code=False):
             if isinstance(inner, dict) and isinstance(inner.get('name'), str):
                 layer = inner['name']
             if 'class_name' in part:
-                _check_class(part, layer, path, operations, allow_code)
+                _check_class(part, layer, path, operations, allow_code, keras3)
             pending.extend((value, layer) for value in part.values())
         elif isinstance(part, list):
             pending.extend((value, layer) for value in part)
@@ -88,33 +99,39 @@ def dicts_in(value):
             pending.extend(part)
 
 
-def _check_class(part, layer, path, operations, allow_code):
+def _check_class(part, layer, path, operations, allow_code, keras3):
     """Refuses one `class_name` of a configuration, and what stands beside it."""
     name = part['class_name']
     module = part.get('module') or ''
     inner = part.get('config')
     where = f"'{layer}'" if layer else 'without a name'
+    if name == 'Lambda' and keras3:
+        raise UserError(
+            f'{path} contains a Lambda layer {where}, which is Python code that can not be '
+            f'translated from Keras 3, with --allow_code neither: put Keras layers or a subclass '
+            f'of keras.layers.Layer that calls keras.ops in its place, and pass the model as '
+            f'--teacher=package.module:function --allow_code.'
+        )
     if name in ('Lambda', '__lambda__') or (isinstance(inner, dict) and 'function_type' in inner):
         if not allow_code:
+            what = 'a Lambda layer' if name == 'Lambda' else 'a lambda function in layer'
             raise UserError(
-                f'{path} contains a Lambda layer {where}, which is Python code; pass '
-                f'--allow_code if you trust the file.'
+                f'{path} contains {what} {where}, which is Python code; pass --allow_code if you '
+                f'trust the file.'
             )
         return
     if name == 'function':
-        _check_function(part, where, path, allow_code)
+        _check_function(part, where, path, allow_code, keras3)
         return
     if (
         not isinstance(name, str)
         or not isinstance(module, str)
         or not _is_known(name, module, part.get('registered_name'))
     ):
-        shown = f'{module}.{name}' if module and not _is_keras(module) else str(name)
-        raise UserError(
-            f'{path}: layer {where} is of class {shown:.80}, which is not part of Keras: build '
-            f'the model in Python and pass it to zscgan_tf.load_teacher, or pass '
-            f'--teacher=package.module:function --allow_code.'
-        )
+        raise _unknown(name, module, part.get('registered_name'), where, path, keras3)
+    activation = inner.get('activation') if isinstance(inner, dict) else None
+    if isinstance(activation, str) and not allow_code and not _is_function(activation, keras3):
+        raise _foreign_function(f'{activation:.80}', where, path)
     if name in ('TFOpLambda', 'SlicingOpLambda'):
         function = inner.get('function') if isinstance(inner, dict) else None
         if str(function).removeprefix('compat.v1.') not in operations:
@@ -124,26 +141,62 @@ def _check_class(part, layer, path, operations, allow_code):
             )
 
 
-def _check_function(part, where, path, allow_code):
-    """Refuses a function that is named by a module outside of Keras."""
-    module = part.get('module') or 'builtins'
-    if module != 'builtins' and not _is_keras(module) and not allow_code:
-        raise UserError(
-            f'{path}: layer {where} uses the function {part.get("config")!s:.80} of {module}, '
-            f'which is Python code from outside of Keras: build the model in Python and pass it '
-            f'to zscgan_tf.load_teacher.'
+def _unknown(name, module, registered, where, path, keras3):
+    """The error for a class that is not let through."""
+    shown = f'{module}.{name}' if module and module != 'builtins' else str(name)
+    plain = isinstance(name, str) and isinstance(module, str) and not _is_users(name, registered)
+    in_keras = plain and _is_keras(module)
+    in_layers = in_keras and 'layers' in module.split('.')
+    if (in_layers or (plain and module in ('', 'builtins'))) and _is_layer(name, keras3):
+        return UserError(
+            f'{path}: layer {where} is of class {name:.80}, a Keras layer that can not be '
+            f'quantized here: rebuild the model without it, with Conv2D, DepthwiseConv2D, Dense, '
+            f'BatchNormalization, pooling, Add, Multiply, Concatenate and common activations.'
         )
+    if in_keras and not in_layers:
+        return UserError(
+            f'{path}: layer {where} names {shown:.80}, which is nothing that a classifier is built '
+            f'of: rebuild the model with Keras layers, in float32 or mixed precision.'
+        )
+    return UserError(
+        f'{path}: layer {where} is of class {shown:.80}, which is not part of Keras: build the '
+        f'model in Python and pass it to zscgan_tf.load_teacher, or pass '
+        f'--teacher=package.module:function --allow_code.'
+    )
+
+
+def _check_function(part, where, path, allow_code, keras3):
+    """Refuses a function that is no activation of Keras'."""
+    module, function = part.get('module') or 'builtins', part.get('config')
+    if module == 'builtins' and not hasattr(builtins, str(function)):
+        # Without a module: a function of Keras', or one that the user registered.
+        if allow_code or _is_function(function, keras3):
+            return
+    if isinstance(module, str) and _is_keras(module):
+        if any(name in _FUNCTION_MODULES for name in module.split('.')):
+            return
+        raise UserError(
+            f'{path}: layer {where} uses the function {function!s:.80} of {module:.80}, which is '
+            f'no activation: rebuild the model with Keras layers and activations.'
+        )
+    if module == 'builtins' or not allow_code:
+        raise _foreign_function(f'{function!s:.80} of {module!s:.80}', where, path)
+
+
+def _foreign_function(function, where, path):
+    return UserError(
+        f'{path}: layer {where} uses the function {function}, which is not part of Keras: build '
+        f'the model in Python and pass it to zscgan_tf.load_teacher, or pass '
+        f'--teacher=package.module:function --allow_code.'
+    )
 
 
 def _is_known(name, module, registered):
     """Whether Keras or this project brings the class."""
     if _is_keras(module) and any(part in _HARMLESS_MODULES for part in module.split('.')):
         return True
-    # `package>name` stands for a class that was registered: a user's, if not ours.
-    for registration in (name, registered):
-        package, separator, _ = str(registration or '').rpartition('>')
-        if separator and package not in ('zscgan_tf', 'keras'):
-            return False
+    if _is_users(name, registered):
+        return False
     name = name.rpartition('>')[2]
     if module in ('', 'builtins'):
         return name in _LAYERS | _MODELS | _VALUES | _LEGACY_HARMLESS
@@ -152,6 +205,37 @@ def _is_known(name, module, registered):
     if not _is_keras(module):
         return False
     return name in _LAYERS | _MODELS | _VALUES or module.startswith('keras.src.ops.')
+
+
+def _is_users(name, registered):
+    """Whether the class was registered by a user: `package>name`, of a package that isn't ours."""
+    for registration in (name, registered):
+        package, separator, _ = str(registration or '').rpartition('>')
+        if separator and package not in ('zscgan_tf', 'keras'):
+            return True
+    return False
+
+
+def _is_layer(name, keras3):
+    """Whether Keras has a layer of that name."""
+    if keras3:
+        import keras
+
+        return hasattr(keras.layers, name)
+    # Those of old versions have gone since.
+    return hasattr(tf_keras.layers, name) or name.startswith('CuDNN')
+
+
+def _is_function(name, keras3):
+    """Whether Keras has an activation, loss or metric of that name."""
+    library = tf_keras
+    if keras3:
+        import keras as library
+    try:
+        library.activations.get(name)
+        return True
+    except (TypeError, ValueError):
+        return hasattr(library.losses, str(name)) or hasattr(library.metrics, str(name))
 
 
 def _is_keras(module):

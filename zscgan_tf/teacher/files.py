@@ -1,40 +1,33 @@
 """Model files: what a format's configuration is, and the model in it.
 
-Every configuration is read and checked (`configuration`) before Keras deserializes it. Files that
-Keras 3 wrote are read with Keras 3, all others with tf_keras.
+Every configuration is read and checked (`configuration`) before Keras deserializes it, and so is
+what a file may allocate (`sizes`) or read (`weights_file`). Files that Keras 3 wrote are read with
+Keras 3, all others with tf_keras.
 """
 
 import json
+import math
+import pathlib
+import shutil
+import tempfile
 import zipfile
 
 import h5py
 import tensorflow as tf
 import tf_keras
-from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
 from tf_keras.protobuf import saved_metadata_pb2
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.configuration import check_configuration, dicts_in
 from zscgan_tf.teacher.operations import HANDLERS
+from zscgan_tf.teacher.sizes import bounded_weights, check_outputs, check_unpacked
+from zscgan_tf.teacher.weights_file import check_hdf5, in_todays_layout, is_of_todays_layout
 
 _FORMATS = 'pass a Keras .keras or .h5 file, or a SavedModel directory written by tf_keras'
 # Far more than any network's configuration takes.
 _CONFIG_BYTES = 256 * 2**20
-# What h5py, zipfile, TensorFlow and Keras raise for a damaged file.
-_DAMAGED = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    tf.errors.OpError,
-)
+_WEIGHTS = 'model.weights.h5'
 
 
 def load_file(path, load_keras3, allow_code=False):
@@ -50,8 +43,23 @@ def load_file(path, load_keras3, allow_code=False):
         A tf_keras model, or a Keras 3 model where Keras 3 wrote the file.
 
     Raises:
-        UserError: it is no model, is damaged, or names something that is not Keras'.
+        UserError: it is no model, is damaged, names something that is not Keras' or another file,
+            or would take more memory than there is.
     """
+    try:
+        model = _load(path, load_keras3, allow_code)
+    except UserError:
+        raise
+    # Whatever a file's bytes make of h5py, zipfile, TensorFlow and Keras.
+    except Exception as error:
+        raise UserError(
+            f'{path} can not be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
+        ) from error
+    check_outputs(model, path)
+    return model
+
+
+def _load(path, load_keras3, allow_code):
     if path.is_dir():
         return _load_saved_model(path, allow_code)
     try:
@@ -68,28 +76,26 @@ def load_file(path, load_keras3, allow_code=False):
 
 
 def _load_hdf5(path, load_keras3, allow_code):
-    try:
-        with h5py.File(path, 'r') as file:
-            config = file.attrs.get('model_config')
-            version = _text(file.attrs.get('keras_version', '2'))
-        config = None if config is None else json.loads(_text(config))
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+    size = path.stat().st_size
+    with h5py.File(path, 'r') as file:
+        check_hdf5(file, size, path)
+        config = file.attrs.get('model_config')
+        version = _text(file.attrs.get('keras_version', '2'))
     if config is None:
         raise UserError(
             f'{path} holds weights alone, without the model: save the whole model with '
             f'model.save().'
         )
-    if _is_keras3_version(version):
+    config = json.loads(_text(config))
+    keras3 = _is_keras3_version(version)
+    if keras3:
         _refuse_operations(config, path)
-    _check(config, path, allow_code)
-    try:
-        if _is_keras3_version(version):
+    _check(config, path, allow_code, keras3)
+    with bounded_weights(size, path):
+        if keras3:
             return load_keras3(path, allow_code)
         with h5py.File(path, 'r') as file:
             return tf_keras.models.load_model(file, compile=False)
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
 
 
 def _refuse_operations(config, path):
@@ -108,23 +114,40 @@ def _refuse_operations(config, path):
 
 
 def _load_keras_zip(path, load_keras3, allow_code):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = _member(archive, 'config.json')
-            version = str(_member(archive, 'metadata.json').get('keras_version', '2'))
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
-    if path.suffix != '.keras':
-        raise UserError(f'{path} is a .keras file by its content: rename it to {path.stem}.keras.')
-    # Optimizer, loss and metrics are left out of what is deserialized.
-    config.pop('compile_config', None)
-    _check(config, path, allow_code)
-    try:
-        if _is_keras3_version(version):
-            return load_keras3(path, allow_code)
-        return tf_keras.models.load_model(path, compile=False, safe_mode=not allow_code)
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+    with zipfile.ZipFile(path) as archive:
+        config = _member(archive, 'config.json')
+        metadata = _member(archive, 'metadata.json')
+        keras3 = _is_keras3_version(str(metadata.get('keras_version', '2')))
+        # Optimizer, loss and metrics are left out of what is deserialized.
+        config.pop('compile_config', None)
+        _check(config, path, allow_code, keras3)
+        with tempfile.TemporaryDirectory(prefix='zscgan_') as folder:
+            weights = _unpacked_weights(archive, pathlib.Path(folder), path)
+            # What was checked and nothing else: other members of the archive stay there.
+            clean = pathlib.Path(folder) / 'model.keras'
+            with zipfile.ZipFile(clean, 'w') as file:
+                file.writestr('config.json', json.dumps(config))
+                file.writestr('metadata.json', json.dumps(metadata))
+                file.write(weights, _WEIGHTS)
+            with bounded_weights(weights.stat().st_size, path):
+                if keras3:
+                    return load_keras3(clean, allow_code)
+                return tf_keras.models.load_model(clean, compile=False, safe_mode=not allow_code)
+
+
+def _unpacked_weights(archive, folder, path):
+    """The file of weights in a `.keras` file, checked and as Keras names its groups today."""
+    packed = archive.getinfo(_WEIGHTS)
+    check_unpacked(packed.file_size, packed.compress_size, f'{_WEIGHTS} in it unpacks to', path)
+    weights = folder / 'unpacked.h5'
+    with archive.open(packed) as member, open(weights, 'wb') as file:
+        shutil.copyfileobj(member, file, 2**20)
+    with h5py.File(weights, 'r') as file:
+        names = check_hdf5(file, packed.file_size, path)
+        if is_of_todays_layout(names):
+            return weights
+        in_todays_layout(file, names, folder / 'renamed.h5')
+    return folder / 'renamed.h5'
 
 
 def _member(archive, name):
@@ -144,28 +167,43 @@ def _load_saved_model(path, allow_code):
     """
     if not (path / 'saved_model.pb').exists():
         raise UserError(f'{path} is a directory without a saved_model.pb: {_FORMATS}.')
-    metadata = path / 'keras_metadata.pb'
-    if not metadata.exists():
+    metadata = _saved_metadata(path)
+    if not metadata:
         raise UserError(
             f"{path} is a SavedModel without Keras layers (Keras 3's model.export() writes such "
             f'directories): save the model with model.save("model.keras") and pass that file.'
         )
-    try:
-        nodes = saved_metadata_pb2.SavedMetadata.FromString(metadata.read_bytes()).nodes
-        root = next(json.loads(node.metadata) for node in nodes if node.node_path == 'root')
-        config = {'class_name': root['class_name'], 'config': root.get('config')}
-    except (*_DAMAGED, StopIteration, DecodeError) as error:
-        raise _damaged(path, error) from error
+    root = json.loads(metadata)
+    config = {'class_name': root['class_name'], 'config': root.get('config')}
     _check(config, path, allow_code)
-    try:
+    # The names of these files follow from the prefix, so a checkpoint can't name another one; and
+    # every tensor has a checksum. A folder of links, as download caches have, is therefore fine.
+    prefix = str(path / 'variables' / 'variables')
+    stored = sum(file.stat().st_size for file in (path / 'variables').glob('variables.data*'))
+    reader = tf.train.load_checkpoint(prefix)
+    dtypes = reader.get_variable_to_dtype_map()
+    shapes = reader.get_variable_to_shape_map()
+    size = sum(math.prod(shape) * dtypes[name].size for name, shape in shapes.items())
+    check_unpacked(size, stored, 'its tensors take', path)
+    with bounded_weights(stored, path):
         model = tf_keras.models.model_from_config(_decoded(config))
-        status = tf.train.Checkpoint(model).read(str(path / 'variables' / 'variables'))
-        status.assert_existing_objects_matched().expect_partial()
-        for layer in model._flatten_layers():
-            layer.finalize_state()
-        return model
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+    status = tf.train.Checkpoint(model).read(prefix)
+    status.assert_existing_objects_matched().expect_partial()
+    for layer in model._flatten_layers():
+        layer.finalize_state()
+    return model
+
+
+def _saved_metadata(path):
+    """The JSON text that says what the model of a SavedModel directory is; empty without Keras."""
+    file = path / 'keras_metadata.pb'
+    if file.exists():
+        nodes = saved_metadata_pb2.SavedMetadata.FromString(file.read_bytes()).nodes
+        return next((node.metadata for node in nodes if node.node_path == 'root'), '')
+    # TensorFlow 2.0 to 2.4 kept it in the graph of objects, whose first node is the model.
+    saved = saved_model_pb2.SavedModel.FromString((path / 'saved_model.pb').read_bytes())
+    nodes = saved.meta_graphs[0].object_graph_def.nodes if saved.meta_graphs else ()
+    return nodes[0].user_object.metadata if nodes else ''
 
 
 def _decoded(value):
@@ -181,10 +219,10 @@ def _decoded(value):
     return {key: _decoded(part) for key, part in value.items()}
 
 
-def _check(config, path, allow_code):
+def _check(config, path, allow_code, keras3=False):
     if not isinstance(config, dict):
         raise UserError(f'{path} is damaged: its configuration is no JSON object.')
-    check_configuration(config, path, HANDLERS, allow_code)
+    check_configuration(config, path, HANDLERS, allow_code, keras3)
 
 
 def _is_keras3_version(version):
@@ -195,14 +233,9 @@ def _text(value):
     return value.decode('utf-8') if isinstance(value, bytes) else str(value)
 
 
-def _damaged(path, error):
-    """The error of a file that can't be read, in one line."""
-    return UserError(
-        f'{path} can not be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
-    )
-
-
 def _reason(error):
     """The first line of another library's message."""
+    if isinstance(error, RecursionError):
+        return 'its configuration is nested too deeply'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200].rstrip('.') if lines else type(error).__name__
