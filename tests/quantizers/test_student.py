@@ -162,6 +162,47 @@ def squeezed(y, gate):
     return layers.Multiply()([y, layers.Reshape((1, 1, 6))(gate(layers.Dense(6)(z)))])
 
 
+def beside_a_pool(y):
+    """Branches of very different ranges, joined."""
+    wide = layers.Rescaling(5.0)(layers.ReLU()(convolved(y, strides=2)))
+    return layers.Concatenate()([wide, layers.AveragePooling2D(3, 2, padding='same')(y)])
+
+
+POOLS = {
+    'average pool, same, into a concatenation': beside_a_pool,
+    'average pool, same, into an addition': lambda y: layers.Add()(
+        [convolved(y, strides=2), layers.AveragePooling2D(3, 2, padding='same')(y)]
+    ),
+    'average pool, same, before a ReLU': lambda y: layers.ReLU()(
+        layers.AveragePooling2D(3, 2, padding='same')(convolved(y))
+    ),
+    'average pools, same': lambda y: layers.AveragePooling2D(2, 1, padding='same')(
+        layers.AveragePooling2D((2, 3), 1, padding='same')(y)
+    ),
+    'average pool (2, 1)': layers.AveragePooling2D((2, 1)),
+    'average pool, strides (1, 2)': layers.AveragePooling2D(3, (1, 2)),
+    'average pool, same, strides (1, 2)': layers.AveragePooling2D(3, (1, 2), padding='same'),
+    'average pool, large strides': layers.AveragePooling2D(2, 3),
+    'average pool of an operation': lambda y: tf.nn.avg_pool(y, [1, 2, 1, 1], [1, 2, 1, 1], 'SAME'),
+}
+
+
+@pytest.mark.parametrize('pool', POOLS)
+def test_average_pools_everywhere(pool):
+    """The student computes what the model's own Keras does, and converts as its file does."""
+    inputs = layers.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(convolved(inputs)))
+    model = randomize(tf_keras.Model(inputs, ending(POOLS[pool](x))))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    expected = model(PIXELS).numpy()
+    student = make(teacher)
+    np.testing.assert_allclose(student.twin(PIXELS), expected, atol=1e-5 * np.ptp(expected))
+    data, report, _ = conversion.export(student, [PIXELS])
+    assert not report.float_ops
+    error = evaluation.TfliteModel(data).scores(PIXELS) - expected
+    assert np.sqrt(np.mean(error**2)) < 0.06 * expected.std()
+
+
 PARTS = {
     'average pool': lambda y: layers.AveragePooling2D(2)(y),
     'whole average pool': lambda y: layers.UpSampling2D(8)(layers.AveragePooling2D(8)(y)),

@@ -3,6 +3,8 @@
 A rule takes the new graph, the teacher's node and the new inputs, and returns the new output.
 """
 
+import math
+
 import numpy as np
 import tf_keras
 
@@ -191,16 +193,31 @@ def _global_pooling(graph, node, x):
 
 
 def _average_pooling(graph, node, x):
-    """As layers whose output has a range of its own: TFLite's pool rounds to its input's."""
+    """As layers whose output has a range of its own: TFLite's pool rounds to its input's.
+
+    An average over as many values everywhere is a depthwise convolution. Where padding leaves fewer
+    of them at the border, or strides differ, which TensorFlow's depthwise convolutions refuse on
+    some CPUs, the pool keeps its input's range and a constant convolution behind it has the other.
+    """
     layer = node.layer
-    if layer.padding != 'valid':
-        return _copy(graph, node, x)
-    if tuple(layer.pool_size) == tuple(x.shape[1:3]):
+    if tuple(layer.pool_size) == tuple(x.shape[1:3]) and not _pads(layer, x):
         return graph.add(layers.GlobalAveragePooling2D, x, layer, keepdims=True)
+    if _pads(layer, x) or len(set(layer.strides)) > 1:
+        settings = {n: getattr(layer, n) for n in ('pool_size', 'strides', 'padding')}
+        x = graph.add(layers.AveragePooling2D, x, layer, '_pool', **settings)
+        return graph.affine(x, layer, 1.0, 0.0)
     height, width = layer.pool_size
     kernel = np.full((height, width, x.shape[-1], 1), 1 / (height * width))
     bias = np.zeros(x.shape[-1])
     return graph.depthwise(x, layer, kernel, bias, strides=layer.strides, trainable=False)
+
+
+def _pads(layer, x):
+    """Whether a pool's padding adds anything to an image of this size."""
+    return layer.padding == 'same' and any(
+        (math.ceil(side / stride) - 1) * stride + pool > side
+        for side, stride, pool in zip(x.shape[1:3], layer.strides, layer.pool_size, strict=True)
+    )
 
 
 def _upsampling(graph, node, x):

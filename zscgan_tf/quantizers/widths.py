@@ -8,8 +8,9 @@ from zscgan_tf.teacher.layers import ConstantChannel
 
 layers = tf_keras.layers
 
-# Layers that hand values on, each in its channel.
+# Layers that hand values on, each in its channel. (The int8 average rounds to its input's levels.)
 KEEPING_CHANNELS = (
+    layers.AveragePooling2D,
     layers.MaxPooling2D,
     layers.GlobalMaxPooling2D,
     layers.ZeroPadding2D,
@@ -90,7 +91,6 @@ class Graph:
             layers.Add,
             layers.Multiply,
             layers.Concatenate,
-            layers.AveragePooling2D,
             layers.GlobalAveragePooling2D,
         )
         return isinstance(layer, handed_on) and all(

@@ -37,7 +37,7 @@ def check_same(model, flat, input_spec, label):
         label: the model's name for messages.
 
     Raises:
-        UserError: they differ.
+        UserError: they differ, or TensorFlow can not run them on this machine.
     """
     low, high = input_spec.input_range
     rng = np.random.default_rng(0)
@@ -49,7 +49,15 @@ def check_same(model, flat, input_spec, label):
         reference = _in_float32(model)
         if reference is None:
             tolerance, reference = _SAME_IN_HALF, model
-    expected, found = (_answers(m, images) for m in (reference, flat))
+    try:
+        expected, found = (_answers(m, images) for m in (reference, flat))
+    except tf.errors.OpError as error:
+        # Of oneDNN alone: depthwise convolutions with unequal strides, say.
+        reason = error.message.splitlines()[0].rpartition('}} ')[2].rstrip('.')
+        raise UserError(
+            f'{label} can not be run on this machine ({reason[:200]}): does it predict such images '
+            f'here? TF_ENABLE_ONEDNN_OPTS=1 in the environment may help.'
+        ) from error
     if [x.shape for x in expected] != [x.shape for x in found]:
         # Their ends can't be told apart in the same way: their outputs alone.
         expected, found = expected[:1], found[:1]
