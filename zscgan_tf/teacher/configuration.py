@@ -128,7 +128,7 @@ def _check_class(part, layer, path, operations, allow_code, keras3):
         or not isinstance(module, str)
         or not _is_known(name, module, part.get('registered_name'))
     ):
-        raise _unknown(name, module, part.get('registered_name'), where, path, keras3)
+        raise _unknown(name, module, part.get('registered_name'), where, path)
     activation = inner.get('activation') if isinstance(inner, dict) else None
     if isinstance(activation, str) and not allow_code and not _is_function(activation, keras3):
         raise _foreign_function(f'{activation:.80}', where, path)
@@ -141,13 +141,13 @@ def _check_class(part, layer, path, operations, allow_code, keras3):
             )
 
 
-def _unknown(name, module, registered, where, path, keras3):
+def _unknown(name, module, registered, where, path):
     """The error for a class that is not let through."""
     shown = f'{module}.{name}' if module and module != 'builtins' else str(name)
     plain = isinstance(name, str) and isinstance(module, str) and not _is_users(name, registered)
     in_keras = plain and _is_keras(module)
     in_layers = in_keras and 'layers' in module.split('.')
-    if (in_layers or (plain and module in ('', 'builtins'))) and _is_layer(name, keras3):
+    if (in_layers or (plain and module in ('', 'builtins'))) and _is_layer(name):
         return UserError(
             f'{path}: layer {where} is of class {name:.80}, a Keras layer that can not be '
             f'quantized here: rebuild the model without it, with Conv2D, DepthwiseConv2D, Dense, '
@@ -216,14 +216,13 @@ def _is_users(name, registered):
     return False
 
 
-def _is_layer(name, keras3):
-    """Whether Keras has a layer of that name."""
-    if keras3:
-        import keras
+def _is_layer(name):
+    """Whether Keras 2 or 3 has a layer of that name."""
+    import keras
 
-        return hasattr(keras.layers, name)
     # Those of old versions have gone since.
-    return hasattr(tf_keras.layers, name) or name.startswith('CuDNN')
+    known = hasattr(tf_keras.layers, name) or hasattr(keras.layers, name)
+    return known or name.startswith('CuDNN')
 
 
 def _is_function(name, keras3):
