@@ -5,8 +5,6 @@ module included. Only Keras' own layers for images, and the plain operations tha
 knows, are let through.
 """
 
-import builtins
-
 import tf_keras
 
 from zscgan_tf.errors import UserError
@@ -168,10 +166,9 @@ def _unknown(name, module, registered, where, path):
 def _check_function(part, where, path, allow_code, keras3):
     """Refuses a function that is no activation of Keras'."""
     module, function = part.get('module') or 'builtins', part.get('config')
-    if module == 'builtins' and not hasattr(builtins, str(function)):
-        # Without a module: a function of Keras', or one that the user registered.
-        if allow_code or _is_function(function, keras3):
-            return
+    # Without a module: a function of Keras', or one that the user registered.
+    if module == 'builtins' and _is_function(function, keras3):
+        return
     if isinstance(module, str) and _is_keras(module):
         if any(name in _FUNCTION_MODULES for name in module.split('.')):
             return
@@ -179,7 +176,7 @@ def _check_function(part, where, path, allow_code, keras3):
             f'{path}: layer {where} uses the function {function!s:.80} of {module:.80}, which is '
             f'no activation: rebuild the model with Keras layers and activations.'
         )
-    if module == 'builtins' or not allow_code:
+    if not allow_code:
         raise _foreign_function(f'{function!s:.80} of {module!s:.80}', where, path)
 
 
