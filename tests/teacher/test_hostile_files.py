@@ -101,6 +101,7 @@ def test_hostile_files(tmp_path, harmless, package, suffix, kind):
         ('virtual dataset', ['in another file']),
         ('function of Python', ['function eval', 'not part of Keras']),
         ('function of Keras that loads', ['function load_model', 'no activation']),
+        ('pickle', ['TorchModuleWrapper', 'a Keras layer that can not be quantized here']),
         ('vocabulary', ['StringLookup', 'a Keras layer that can not be quantized here']),
         ('class of the model', ['subprocess.Popen', 'not part of Keras']),
     ],
@@ -108,10 +109,10 @@ def test_hostile_files(tmp_path, harmless, package, suffix, kind):
 @pytest.mark.parametrize('package', ['tf_keras', 'keras'])
 def test_the_message_says_what_is_wrong(tmp_path, harmless, package, kind, words):
     path = tmp_path / 'model.keras'
-    (tmp_path / 'secret').write_bytes(SECRET.tobytes())
-    hostile.write(kind, harmless[package, '.keras'][0], path, tmp_path / 'secret')
-    message = refusal(path, *words)
-    assert 'damaged' not in message or kind == 'deep configuration'
+    secret = tmp_path / 'secret'
+    secret.write_bytes(SECRET.tobytes())
+    hostile.write(kind, harmless[package, '.keras'][0], path, secret)
+    assert 'damaged' not in refusal(path, *words)
 
 
 def test_saved_models_ask_for_no_more_than_they_hold(tmp_path):

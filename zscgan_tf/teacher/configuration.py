@@ -5,8 +5,6 @@ module included. Only Keras' own layers for images, and the plain operations tha
 knows, are let through.
 """
 
-import builtins
-
 import tf_keras
 
 from zscgan_tf.errors import UserError
@@ -128,7 +126,7 @@ def _check_class(part, layer, path, operations, allow_code, keras3):
         or not isinstance(module, str)
         or not _is_known(name, module, part.get('registered_name'))
     ):
-        raise _unknown(name, module, part.get('registered_name'), where, path, keras3)
+        raise _unknown(name, module, part.get('registered_name'), where, path)
     activation = inner.get('activation') if isinstance(inner, dict) else None
     if isinstance(activation, str) and not allow_code and not _is_function(activation, keras3):
         raise _foreign_function(f'{activation:.80}', where, path)
@@ -141,13 +139,13 @@ def _check_class(part, layer, path, operations, allow_code, keras3):
             )
 
 
-def _unknown(name, module, registered, where, path, keras3):
+def _unknown(name, module, registered, where, path):
     """The error for a class that is not let through."""
     shown = f'{module}.{name}' if module and module != 'builtins' else str(name)
     plain = isinstance(name, str) and isinstance(module, str) and not _is_users(name, registered)
     in_keras = plain and _is_keras(module)
     in_layers = in_keras and 'layers' in module.split('.')
-    if (in_layers or (plain and module in ('', 'builtins'))) and _is_layer(name, keras3):
+    if (in_layers or (plain and module in ('', 'builtins'))) and _is_layer(name):
         return UserError(
             f'{path}: layer {where} is of class {name:.80}, a Keras layer that can not be '
             f'quantized here: rebuild the model without it, with Conv2D, DepthwiseConv2D, Dense, '
@@ -168,10 +166,9 @@ def _unknown(name, module, registered, where, path, keras3):
 def _check_function(part, where, path, allow_code, keras3):
     """Refuses a function that is no activation of Keras'."""
     module, function = part.get('module') or 'builtins', part.get('config')
-    if module == 'builtins' and not hasattr(builtins, str(function)):
-        # Without a module: a function of Keras', or one that the user registered.
-        if allow_code or _is_function(function, keras3):
-            return
+    # Without a module: a function of Keras', or one that the user registered.
+    if module == 'builtins' and _is_function(function, keras3):
+        return
     if isinstance(module, str) and _is_keras(module):
         if any(name in _FUNCTION_MODULES for name in module.split('.')):
             return
@@ -179,7 +176,7 @@ def _check_function(part, where, path, allow_code, keras3):
             f'{path}: layer {where} uses the function {function!s:.80} of {module:.80}, which is '
             f'no activation: rebuild the model with Keras layers and activations.'
         )
-    if module == 'builtins' or not allow_code:
+    if not allow_code:
         raise _foreign_function(f'{function!s:.80} of {module!s:.80}', where, path)
 
 
@@ -216,14 +213,13 @@ def _is_users(name, registered):
     return False
 
 
-def _is_layer(name, keras3):
-    """Whether Keras has a layer of that name."""
-    if keras3:
-        import keras
+def _is_layer(name):
+    """Whether Keras 2 or 3 has a layer of that name."""
+    import keras
 
-        return hasattr(keras.layers, name)
     # Those of old versions have gone since.
-    return hasattr(tf_keras.layers, name) or name.startswith('CuDNN')
+    known = hasattr(tf_keras.layers, name) or hasattr(keras.layers, name)
+    return known or name.startswith('CuDNN')
 
 
 def _is_function(name, keras3):

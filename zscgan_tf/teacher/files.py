@@ -50,6 +50,10 @@ def load_file(path, load_keras3, allow_code=False):
         model = _load(path, load_keras3, allow_code)
     except UserError:
         raise
+    except RecursionError as error:
+        raise UserError(
+            f'{path}: its configuration is nested too deeply for a model: do not trust this file.'
+        ) from error
     # Whatever a file's bytes make of h5py, zipfile, TensorFlow and Keras.
     except Exception as error:
         raise UserError(
@@ -235,7 +239,5 @@ def _text(value):
 
 def _reason(error):
     """The first line of another library's message."""
-    if isinstance(error, RecursionError):
-        return 'its configuration is nested too deeply'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200].rstrip('.') if lines else type(error).__name__
