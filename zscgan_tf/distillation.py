@@ -257,6 +257,8 @@ def distill(
     """
     strategy = strategy or tf.distribute.get_strategy()
     options = presets.resolve_distillation(preset, options)
+    seed = presets.checked('seed', seed)
+    checkpoint_every = presets.checked('checkpoint_every', checkpoint_every)
     batch_size, steps = source.batch_size, options['steps']
     check_source(teacher, source, options)
     replicas = strategy.num_replicas_in_sync

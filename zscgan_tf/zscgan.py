@@ -237,6 +237,9 @@ def train_generator(
     """
     strategy = strategy or tf.distribute.get_strategy()
     options = presets.resolve(preset, teacher, options)
+    seed = presets.checked('seed', seed)
+    checkpoint_every = presets.checked('checkpoint_every', checkpoint_every)
+    images_every = presets.checked('images_every', images_every)
     batch_size, steps = options['batch_size'], options['steps']
     training_loop.check_batch_size(batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
@@ -304,7 +307,9 @@ def load_generator(teacher, workdir, *, batch_size=None, seed=0):
             f'steps: run the training again to finish it.'
         )
     options = {name: config[name] for name in presets.OPTIONS}
-    batch_size = batch_size or config['batch_size']
+    if batch_size is None:
+        batch_size = config['batch_size']
+    batch_size = presets.checked('batch_size', batch_size)
     return GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
 
 

@@ -11,9 +11,6 @@ from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
 
-# NumPy's global seed and the int32 of a batch's seed end soon above.
-MAX_SEED = 2_000_000_000
-
 
 def define_teacher_flags():
     """The float classifier and its input specification."""
@@ -71,7 +68,7 @@ def define_run_flags():
         '"{seed}" stands for the seed.',
     )
     flags.DEFINE_integer(
-        'seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=MAX_SEED
+        'seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=presets.MAX_SEED
     )
 
 
