@@ -208,6 +208,11 @@ def test_a_distillation_out_of_range(overrides, message):
         distillation(**overrides)
 
 
+def test_a_range_training_that_was_not_passed_is_not_named():
+    with pytest.raises(UserError, match='and --preset=paper moves these: pass --range_training='):
+        distillation('paper', error_compensation=True)
+
+
 @pytest.mark.parametrize('option', ['error_compensation', 'align_additions'])
 def test_what_is_chosen_for_a_grid_needs_grids_that_stay(option):
     assert distillation()[option]

@@ -304,7 +304,9 @@ def test_batches_that_replicas_can_not_share(teacher, tmp_path):
     class Three:
         num_replicas_in_sync = 3
 
-    with pytest.raises(UserError, match='--batch_size=16 can not be shared by 3 replicas'):
+    with pytest.raises(
+        UserError, match='16 images a batch can not be shared by 3 replicas: pass a --batch'
+    ):
         zscgan.train_generator(teacher, tmp_path, strategy=Three(), steps=2, **TINY_OPTIONS)
 
 

@@ -365,14 +365,16 @@ def resolve_distillation(preset, overrides):
                 )
         options |= TFMOT_STUDENT
     if options['range_training'] == 'moving_average' and options['steps']:
+        passed = 'range_training' in given
+        moved = '--range_training=moving_average' if passed else f'--preset={preset}'
         for name, does in (
             ('error_compensation', 'chooses weights on their grids'),
             ('align_additions', 'gives tensors grids of one step'),
         ):
             if given.get(name):
                 raise UserError(
-                    f'--{name} {does}, and --range_training=moving_average moves these: pass '
-                    f'learned or frozen, or --no{name}.'
+                    f'--{name} {does}, and {moved} moves these: pass --range_training=learned or '
+                    f'frozen, or --no{name}.'
                 )
             options[name] = False
     if options['first_last_bits'] is None:

@@ -265,6 +265,7 @@ def train_generator(
         write_images=write_images,
         images_every=images_every,
         name='generator',
+        advice=_advice(options),
     )
     return source
 
@@ -281,29 +282,28 @@ def load_generator(teacher, workdir, *, batch_size=None, seed=0):
     Raises:
         UserError: no generator, an unfinished one, or one of another teacher.
     """
-    config = workdirs.read(workdir)
+    config, name = workdirs.read(workdir), workdirs.name_of(workdir)
     if config.get('fingerprint') != teacher.fingerprint:
         raise UserError(
-            f'--workdir={workdir} holds a generator of another teacher '
+            f'{name} holds a generator of another teacher '
             f'({config.get("teacher", "unknown")}): pass the workdir of this one.'
         )
     if config.get('input_spec') != teacher.input_spec.to_dict():
         raise UserError(
-            f'--workdir={workdir} was made with another preprocessing: pass the one of its '
+            f'{name} was made with another preprocessing: pass the one of its '
             f'config.json, {config.get("input_spec")}.'
         )
     if workdirs.kind_of(config) != 'generator':
         raise UserError(
-            f'--workdir={workdir} holds a student, not a generator: pass the folder of the '
-            f'generator.'
+            f'{name} holds a student, not a generator: pass the folder of the generator.'
         )
     if not {*presets.OPTIONS, 'seed'} <= config.keys():
-        raise UserError(f'--workdir={workdir}: its config.json is not complete: train again.')
+        raise UserError(f'{name}: its config.json is not complete: train again.')
     generator = _build(teacher, config, config['seed'])
     done = training_loop.restore({'generator': generator}, workdir)
     if done < config['steps']:
         raise UserError(
-            f'--workdir={workdir}: its generator was trained for {done} of {config["steps"]} '
+            f'{name}: its generator was trained for {done} of {config["steps"]} '
             f'steps: run the training again to finish it.'
         )
     options = {name: config[name] for name in presets.OPTIONS}
@@ -345,6 +345,12 @@ def _update_of(generator, teacher, options, steps, seed):
         seed=seed,
     )
     return optimizer, update
+
+
+def _advice(options):
+    """What to try where a loss is not finite."""
+    float32 = ', or float32 as the compute_dtype,' if options['compute_dtype'] != 'float32' else ''
+    return f'a lower learning_rate{float32} in another folder'
 
 
 def _build(teacher, options, seed):
