@@ -2,12 +2,14 @@
 
 import random
 import statistics
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf import presets
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator import (
     ConditionalBatchNormalization,
@@ -16,6 +18,7 @@ from zscgan_tf.generator import (
     draw_noise,
     standard_normal,
 )
+from zscgan_tf.teacher.input_spec import InputSpec
 
 TINY = {'scales': 2, 'channels': 4, 'skip_channels': 2, 'z_channels': 3}
 
@@ -107,6 +110,32 @@ def test_activations_are_leaky():
     for x, y in ends([*noise, tf.constant([0, 1, 0, 1])]):
         assert np.min(x) < -0.1 and np.max(x) > 0.1
         np.testing.assert_allclose(y, np.where(x > 0, x, 0.2 * x), rtol=1e-5)
+
+
+@pytest.mark.parametrize('preset', presets.PRESETS)
+@pytest.mark.parametrize('size', [(30, 1), (1, 30), (1, 1), (2, 2), (3, 3), (5, 7), (2, 40)])
+def test_images_of_any_size_can_be_made(preset, size):
+    """Down to one pixel, and each depends on its label."""
+    teacher = types.SimpleNamespace(
+        input_spec=InputSpec(size, 3, 0.5, 0.5), num_classes=2, has_labels=False
+    )
+    options = presets.resolve(preset, teacher, {'generator_channels': 4})
+    generator = build_generator(
+        (*size, 3),
+        2,
+        scales=options['generator_scales'],
+        channels=options['generator_channels'],
+        noise_scales=options['noise_scales'],
+        output_stride=options['output_stride'],
+    )
+    noise = draw_noise(generator, 6, [0, 0])
+    labels = tf.constant([0, 0, 0, 1, 1, 1])
+    with tf.GradientTape() as tape:
+        made = generator([*noise, labels], training=True)
+        loss = tf.reduce_sum(made[3:] - made[:3])
+    assert made.shape == (6, *size, 3) and np.all((made > 0) & (made < 1))
+    found = tape.gradient(loss, generator.trainable_variables)
+    assert all(np.all(np.isfinite(tf.convert_to_tensor(gradient))) for gradient in found)
 
 
 def test_output_stride_halves_the_noise():
@@ -243,6 +272,7 @@ def test_any_size_has_as_many_scales_as_fit(size):
     [
         ({'scales': 4}, '--generator_scales=4 halves 8x8 pixels below one: pass at most 3'),
         ({'scales': 3, 'output_stride': 2}, '4x4 pixels below one: pass at most 2'),
+        ({'output_stride': 8}, '--output_stride=8 leaves 1x1 of 8x8 pixels: pass at most 4'),
         ({'channels': [4, 4, 4]}, '--generator_channels has 3 values for 2 scales'),
         ({'noise_scales': 3}, '--noise_scales=3: the generator has 2 scales'),
     ],

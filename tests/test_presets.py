@@ -1,8 +1,11 @@
 """Presets: the paper's values, what overrides change, and what is out of range."""
 
+import json
 import types
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from zscgan_tf import presets
 from zscgan_tf.errors import UserError
@@ -81,16 +84,16 @@ def test_scales_fit_the_size_that_the_network_works_at():
     [
         ({'batch_size': 0}, '--batch_size=0 must be a whole number, at least 1.'),
         ({'batch_size': 2.5}, '--batch_size=2.5 must be a whole number, at least 1.'),
-        ({'steps': '5'}, '--steps=5 must be a whole number, at least 1.'),
-        ({'learning_rate': '1e-3'}, '--learning_rate=1e-3 must be positive.'),
+        ({'steps': '5'}, "--steps='5' must be a whole number, at least 1."),
+        ({'learning_rate': '1e-3'}, "--learning_rate='1e-3' must be positive."),
         ({'steps': -1}, '--steps=-1 must be a whole number, at least 1.'),
         ({'noise_scales': 0}, '--noise_scales=0 must be a whole number, at least 1.'),
         ({'entropy_loss_weight': -1}, '--entropy_loss_weight=-1 must be 0'),
         ({'z_channels': 0}, '--z_channels=0 must be a whole number, at least 1.'),
         ({'output_stride': 0}, '--output_stride=0 must be a whole number, at least 1.'),
         ({'generator_scales': 0}, '--generator_scales=0 must be a whole number, at least 1.'),
-        ({'generator_channels': [4, 0]}, r'--generator_channels=\[4, 0\] must be at least 1.'),
-        ({'generator_channels': []}, r'--generator_channels=\[\] must be at least 1.'),
+        ({'generator_channels': [4, 0]}, r'--generator_channels=\[4, 0\] must be whole numbers'),
+        ({'generator_channels': []}, r'--generator_channels=\[\] must be whole numbers'),
         ({'skip_channels': -1}, '--skip_channels=-1 must be 0 .no skips. or more.'),
         ({'learning_rate': 0.0}, '--learning_rate=0.0 must be positive.'),
         ({'learning_rate': float('nan')}, '--learning_rate=nan must be positive.'),
@@ -174,7 +177,10 @@ def test_a_distillation_resolves_to_itself():
         ({'temperature': float('nan')}, '--temperature=nan must be positive.'),
         ({'soft_target_weight': -0.1}, '--soft_target_weight=-0.1 must be between 0 and 1.'),
         ({'soft_target_weight': 2.0}, '--soft_target_weight=2.0 must be between 0 and 1.'),
-        ({'feature_loss_weight': -1.0}, '--feature_loss_weight=-1.0 must be 0 or more.'),
+        (
+            {'feature_loss_weight': -1.0},
+            '--feature_loss_weight=-1.0 must be 0 .switched off. or more.',
+        ),
         ({'steps': -1}, '--distillation_steps=-1 must be 0 .ranges only, no training. or more.'),
         ({'learning_rate': 0.0}, '--distillation_learning_rate=0.0 must be positive.'),
         ({'optimizer': 'adamw'}, '--distillation_optimizer=adamw must be one of adam, sgd.'),
@@ -200,6 +206,11 @@ def test_a_distillation_resolves_to_itself():
 def test_a_distillation_out_of_range(overrides, message):
     with pytest.raises(UserError, match=message):
         distillation(**overrides)
+
+
+def test_a_range_training_that_was_not_passed_is_not_named():
+    with pytest.raises(UserError, match='and --preset=paper moves these: pass --range_training='):
+        distillation('paper', error_compensation=True)
 
 
 @pytest.mark.parametrize('option', ['error_compensation', 'align_additions'])
@@ -229,3 +240,51 @@ def test_independent_labels_have_no_entropy_loss():
     assert presets.resolve('small', labels, {})['entropy_loss_weight'] == 0
     with pytest.raises(UserError, match='--entropy_loss_weight=2 .* net gives independent labels'):
         presets.resolve('small', labels, {'entropy_loss_weight': 2})
+
+
+ODD_VALUES = [
+    '4', b'4', '', 2.5, 4.5 + 1j, True, np.array([[1, 2], [3, 4]]), np.zeros(50), {}, [None], (),
+    object(), float('nan'), -3, 10**400, tf.constant(4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('value', ODD_VALUES, ids=lambda value: repr(value)[:20])
+def test_no_value_is_a_traceback(value):
+    """Each is taken, and then fits into JSON, or refused in one line that names the option."""
+    resolve = {
+        lambda **options: presets.resolve('small', teacher(32), options): presets.OPTIONS,
+        distillation: presets.DISTILLATION_OPTIONS,
+    }
+    for function, names in resolve.items():
+        for name in names:
+            try:
+                json.dumps(function(**{name: value}))
+            except UserError as error:
+                assert name in str(error) and '\n' not in str(error) and len(str(error)) < 250
+
+
+def test_numpy_numbers_are_numbers():
+    given = {
+        'batch_size': np.int64(16),
+        'steps': np.uint8(7),
+        'learning_rate': np.float32(0.5),
+        'bns_loss_weight': np.int32(2),
+        'generator_channels': np.array([4, 8]),
+    }
+    options = presets.resolve('small', teacher(32), given)
+    assert json.loads(json.dumps(options)) == options
+    assert (options['batch_size'], options['steps'], options['learning_rate']) == (16, 7, 0.5)
+    assert options['generator_channels'] == [4, 8] and options['bns_loss_weight'] == 2
+    for channels in (np.int64(4), (4,), [np.int8(4)], np.array([4])):
+        given = {'generator_channels': channels}
+        assert presets.resolve('small', teacher(32), given)['generator_channels'] == [4] * 3
+    options = distillation(weight_bits=np.int64(4), augment=np.True_, temperature=np.float64(2))
+    assert json.loads(json.dumps(options)) == options
+    assert options['weight_bits'] == 4 and options['augment'] is True
+
+
+def test_arguments_of_the_functions_that_train():
+    assert presets.checked('seed', np.int64(3)) == 3
+    for name, value in (('seed', '0'), ('seed', -1), ('seed', 2**32), ('checkpoint_every', 0)):
+        with pytest.raises(UserError, match=f'--{name}='):
+            presets.checked(name, value)

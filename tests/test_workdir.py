@@ -33,8 +33,14 @@ def test_keeps_texts_beside_the_configuration(tmp_path):
 
 def test_another_teacher_is_refused(tmp_path):
     workdir.claim(tmp_path, CONFIG)
-    with pytest.raises(UserError, match='belongs to another teacher .net.: pass another --workdir'):
-        workdir.claim(tmp_path, {**CONFIG, 'fingerprint': 'xyz', 'seed': 3})
+    other = {**CONFIG, 'fingerprint': 'xyz', 'seed': 3}
+    words = 'belongs to another teacher .net.: pass another folder, or delete it.'
+    with pytest.raises(UserError, match=f'^{tmp_path} {words}$'):
+        workdir.claim(tmp_path, other)
+    name, instead = 'm.workdir, the default for --output=m.tflite,', 'another --output'
+    words = words.replace('another folder', instead)
+    with pytest.raises(UserError, match=f'^{name} {words}$'):
+        workdir.claim(workdir.NamedFolder(tmp_path, name, instead), other)
     assert workdir.read(tmp_path) == CONFIG
 
 
@@ -50,6 +56,13 @@ def test_another_configuration_is_refused_by_the_names_that_differ(tmp_path):
     assert 'new null, not [0, 1, 2,' in message and '...' in message and '99' not in message
     assert 'channels' not in message and 'fingerprint' not in message and '\n' not in message
     assert workdir.read(tmp_path) == CONFIG
+
+
+def test_a_teacher_that_was_renamed_is_the_same(tmp_path):
+    """Keras numbers models without a name by what else a process has built."""
+    workdir.claim(tmp_path, {**CONFIG, 'teacher': 'model_1'})
+    workdir.claim(tmp_path, {**CONFIG, 'teacher': 'model_7'})
+    assert workdir.read(tmp_path)['teacher'] == 'model_1'
 
 
 def test_folders_that_can_not_be_made(tmp_path):

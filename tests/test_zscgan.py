@@ -358,5 +358,14 @@ def test_batches_that_replicas_can_not_share(teacher, tmp_path):
     class Three:
         num_replicas_in_sync = 3
 
-    with pytest.raises(UserError, match='--batch_size=16 can not be shared by 3 replicas'):
+    with pytest.raises(
+        UserError, match='16 images a batch can not be shared by 3 replicas: pass a --batch'
+    ):
         zscgan.train_generator(teacher, tmp_path, strategy=Three(), steps=2, **TINY_OPTIONS)
+
+
+@pytest.mark.parametrize('size, batch_size', [((30, 1), 8), ((1, 1), 1)])
+def test_images_one_pixel_wide_train(tmp_path, size, batch_size):
+    teacher = tiny_teacher(num_classes=3, size=size)
+    source = zscgan.train_generator(teacher, tmp_path, steps=2, batch_size=batch_size)
+    assert source.images_of([0, 1, 2]).shape == (3, *size, 3)

@@ -282,6 +282,8 @@ def distill(
     """
     strategy = strategy or tf.distribute.get_strategy()
     options = presets.resolve_distillation(preset, options)
+    seed = presets.checked('seed', seed)
+    checkpoint_every = presets.checked('checkpoint_every', checkpoint_every)
     batch_size, steps = source.batch_size, options['steps']
     check_source(teacher, source, options)
     replicas = strategy.num_replicas_in_sync
@@ -301,7 +303,7 @@ def distill(
         step = make_step(student, optimizer, options, seed=seed, generator_update=update)
     if steps:
         config = workdirs.config_of(teacher, _with_source(source, options), seed)
-        workdirs.claim(workdir, config, keep, flag='--student_workdir')
+        workdirs.claim(workdir, config, keep)
     if not steps or training_loop.restore(state, workdir) == 0:
         _prepare(student, source, options)
         if steps:
@@ -326,7 +328,7 @@ def distill(
             checkpoint_every=checkpoint_every,
             batches=None if options['update_generator'] else batches,
             name='student',
-            advice='a lower --distillation_learning_rate with another --student_workdir',
+            advice='a lower learning_rate of the distillation in another folder',
         )
     return student
 
@@ -396,11 +398,12 @@ def check_source(teacher, source, options):
         check_classes(source.num_classes, teacher)
     if options['update_generator'] and not hasattr(source, 'generator'):
         raise UserError(
-            '--update_generator needs a generator: pass --source=zscgan or --noupdate_generator.'
+            'there is no generator to update while the student learns: pass --source=zscgan, or '
+            '--noupdate_generator.'
         )
     count = getattr(source, 'image_count', None)
     if count is not None and count < options['range_images']:
         raise UserError(
-            f'the source holds {count} images, fewer than --range_images='
-            f'{options["range_images"]}: pass more images, or a smaller number.'
+            f'the source holds {count} images, fewer than the {options["range_images"]} that set '
+            f'the ranges: pass more images, or a smaller --range_images.'
         )

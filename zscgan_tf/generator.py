@@ -7,13 +7,12 @@ and in no other way.
 """
 
 import itertools
-import math
 
 import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.presets import default_scales
+from zscgan_tf.presets import check_scales, default_scales
 from zscgan_tf.teacher.batch_norm import batch_moments
 
 layers = tf_keras.layers
@@ -123,17 +122,13 @@ def build_generator(
     """
     height, width, image_channels = image_shape
     size = (-(-height // output_stride), -(-width // output_stride))
-    if min(size) < 2:
+    if output_stride > 1 and min(size) < 2:
         raise UserError(
             f'--output_stride={output_stride} leaves {size[0]}x{size[1]} of {height}x{width} '
-            f'pixels: pass at most {min(height, width) // 2}.'
+            f'pixels: pass at most {max(1, min(height, width) // 2)}.'
         )
     scales = scales or default_scales(size)
-    if min(size) < 2**scales:
-        raise UserError(
-            f'--generator_scales={scales} halves {size[0]}x{size[1]} pixels below one: '
-            f'pass at most {int(math.log2(min(size)))}.'
-        )
+    check_scales(scales, size)
     if noise_scales > scales:
         raise UserError(
             f'--noise_scales={noise_scales}: the generator has {scales} scales; pass at most that.'

@@ -59,6 +59,8 @@ _MANY_CLASSES = 100
 _SMALL_MANY_CLASSES = {'entropy_loss_weight': 30.0}
 
 OPTIONS = tuple(_PAPER)
+# NumPy's global seed and the int32 of a batch's seed end soon above.
+MAX_SEED = 2_000_000_000
 
 
 def resolve(preset, teacher, overrides):
@@ -84,15 +86,12 @@ def resolve(preset, teacher, overrides):
     unknown = sorted(set(overrides) - set(OPTIONS))
     if unknown:
         raise UserError(f'unknown option {unknown[0]}: the options are {", ".join(OPTIONS)}.')
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {
+        name: value if name == 'generator_channels' else checked(name, value)
+        for name, value in overrides.items()
+        if value is not None
+    }
     options |= given
-    for name in ('batch_size', 'steps', 'z_channels', 'noise_scales', 'output_stride'):
-        _check(options, name, is_count, 'a whole number, at least 1')
-    _check(options, 'generator_scales', is_count, 'a whole number, at least 1')
-    _check(options, 'skip_channels', lambda v: v == 0 or is_count(v), '0 (no skips) or more')
-    _check(options, 'learning_rate', lambda v: 0 < v < float('inf'), 'positive')
-    for name in ('class_loss_weight', 'bns_loss_weight', 'entropy_loss_weight'):
-        _check(options, name, lambda v: 0 <= v < float('inf'), '0 (switched off) or more')
     if options['entropy_loss_weight'] and teacher.has_labels:
         raise UserError(
             f'--entropy_loss_weight={options["entropy_loss_weight"]} is for classes, and '
@@ -102,16 +101,12 @@ def resolve(preset, teacher, overrides):
         raise UserError(
             '--class_loss_weight=0 and --bns_loss_weight=0 leave nothing to train: keep one.'
         )
-    _check_choices(options, 'compute_dtype')
     return options | _fit_to_scales(options, given, size)
 
 
 def _fit_to_scales(options, given, size):
     """Number of scales, their channels, and the scales that noise enters, fitting together."""
-    widths = options['generator_channels']
-    widths = [widths] if isinstance(widths, int) else list(widths)
-    if not widths or min(widths) < 1:
-        raise UserError(f'--generator_channels={widths} must be at least 1.')
+    widths = _widths(options['generator_channels'])
     working_size = [-(-side // options['output_stride']) for side in size]
     scales = options['generator_scales']
     if 'generator_scales' not in given:
@@ -120,7 +115,8 @@ def _fit_to_scales(options, given, size):
         elif scales is None:
             scales = default_scales(working_size)
         else:  # the paper's five, as far as they fit
-            scales = max(1, min(scales, int(math.log2(min(working_size)))))
+            scales = min(scales, most_scales(working_size))
+    check_scales(scales, working_size)
     if len(widths) == 1:
         widths = widths * scales
     elif 'generator_channels' not in given:  # the preset's list, as far as there are scales
@@ -135,32 +131,121 @@ def _fit_to_scales(options, given, size):
     }
 
 
+def _widths(channels):
+    """The channels of a generator as a list of ints: one for all scales, or one a scale."""
+    several = isinstance(channels, (list, tuple)) or getattr(channels, 'ndim', 0) == 1
+    widths = list(channels) if several else [channels]
+    if not widths or not all(map(is_count, widths)):
+        raise UserError(
+            f'--generator_channels={_shown(channels)} must be whole numbers, at least 1: one for '
+            f'all scales, or one a scale.'
+        )
+    return [int(width) for width in widths]
+
+
 def default_scales(image_size):
     """As many scales as leave at least four pixels of the shorter side, five at most."""
     return max(1, min(5, int(math.log2(min(image_size))) - 2))
 
 
+def most_scales(image_size):
+    """How often an image can be halved; once in any case: a side of one pixel stays one."""
+    return max(1, int(math.log2(min(image_size))))
+
+
+def check_scales(scales, image_size):
+    """Refuses more scales than halve the shorter side to one pixel.
+
+    Raises:
+        UserError: there are more.
+    """
+    most = most_scales(image_size)
+    if scales > most:
+        height, width = image_size
+        raise UserError(
+            f'--generator_scales={scales} halves {height}x{width} pixels below one: pass at most '
+            f'{most}.'
+        )
+
+
 def is_count(value):
     """Whether a value is a whole number, at least 1."""
-    return isinstance(value, numbers.Integral) and value >= 1
+    return is_whole(value) and value >= 1
 
 
-def _check(options, name, is_legal, legal, flag=None):
-    value = options.get(name)
-    if value is None:
-        return
+def is_whole(value):
+    """Whether a value is a whole number, at least 0, that TensorFlow can hold."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_integer and 0 <= value < 2**31
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+# Kinds of options: what is legal, in words, and the type that the value is kept in (a NumPy number
+# does not fit into JSON).
+_COUNT = (is_count, 'a whole number, at least 1 and below 2^31', int)
+_POSITIVE = (lambda v: _is_number(v) and 0 < v < float('inf'), 'positive', float)
+_WEIGHT = (lambda v: _is_number(v) and 0 <= v < float('inf'), '0 (switched off) or more', float)
+_BITS = (lambda v: is_whole(v) and 2 <= v <= 8, '2 to 8 bits', int)
+_SWITCH = (lambda v: type(v).__name__ in ('bool', 'bool_'), 'True or False', bool)
+_KINDS = {
+    'generator_scales': _COUNT,
+    'skip_channels': (is_whole, '0 (no skips) or more', int),
+    'z_channels': _COUNT,
+    'noise_scales': _COUNT,
+    'output_stride': _COUNT,
+    'batch_size': _COUNT,
+    'steps': _COUNT,
+    'learning_rate': _POSITIVE,
+    'class_loss_weight': _WEIGHT,
+    'bns_loss_weight': _WEIGHT,
+    'entropy_loss_weight': _WEIGHT,
+    'weight_bits': _BITS,
+    'activation_bits': _BITS,
+    'first_last_bits': _BITS,
+    'range_images': _COUNT,
+    'distillation_steps': (is_whole, '0 (ranges only, no training) or more', int),
+    'soft_target_weight': (lambda v: _is_number(v) and 0 <= v <= 1, 'between 0 and 1', float),
+    'temperature': _POSITIVE,
+    'distillation_learning_rate': _POSITIVE,
+    'feature_loss_weight': _WEIGHT,
+    # Of the functions that train.
+    'seed': (lambda v: is_whole(v) and v <= MAX_SEED, f'0 to {MAX_SEED:,}', int),
+    'checkpoint_every': _COUNT,
+    'images_every': _COUNT,
+}
+
+
+def checked(flag, value):
+    """The value of an option or argument, in its type.
+
+    Args:
+        flag: its name, as the programs call it.
+        value: what was passed.
+
+    Raises:
+        UserError: another type, or out of range.
+    """
+    name = flag.removeprefix('distillation_')
+    if name in CHOICES:
+        choices = CHOICES[name]
+        is_legal, legal, kind = choices.__contains__, f'one of {", ".join(choices)}', str
+    else:
+        is_legal, legal, kind = _KINDS.get(flag, _SWITCH)
     try:
-        legal_value = is_legal(value)
-    except TypeError:  # a text, where a number is compared
-        legal_value = False
-    if not legal_value:
-        raise UserError(f'--{flag or name}={value} must be {legal}.')
+        if is_legal(value):
+            return kind(value)
+    except (TypeError, ValueError, OverflowError):  # such as an array, where a value is compared
+        pass
+    raise UserError(f'--{flag}={_shown(value, name in CHOICES)} must be {legal}.')
 
 
-def _check_choices(options, *names):
-    for name in names:
-        legal = f'one of {", ".join(CHOICES[name])}'
-        _check(options, name, CHOICES[name].__contains__, legal, DISTILLATION_FLAGS.get(name))
+def _shown(value, plain=False):
+    """A value in a message: texts where numbers belong are quoted, arrays are cut."""
+    text = ' '.join((str if plain else repr)(value).split())
+    return text if len(text) <= 60 else text[:57] + '...'
 
 
 def calibration_images(preset, teacher):
@@ -270,9 +355,12 @@ def resolve_distillation(preset, overrides):
             f'unknown option {unknown[0]}: the options are {", ".join(DISTILLATION_OPTIONS)}.'
         )
     options = dict(_PAPER_DISTILLATION if preset == 'paper' else _SMALL_DISTILLATION)
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {
+        name: checked(DISTILLATION_FLAGS.get(name, name), value)
+        for name, value in overrides.items()
+        if value is not None
+    }
     options |= given
-    _check_choices(options, 'student', 'range_estimator', 'range_training', 'optimizer')
     if options['student'] == 'tfmot':
         for name, only in TFMOT_STUDENT.items():
             if given.get(name, only) != only:
@@ -282,22 +370,20 @@ def resolve_distillation(preset, overrides):
                 )
         options |= TFMOT_STUDENT
     if options['range_training'] == 'moving_average' and options['steps']:
+        passed = 'range_training' in given
+        moved = '--range_training=moving_average' if passed else f'--preset={preset}'
         for name, does in (
             ('error_compensation', 'chooses weights on their grids'),
             ('align_additions', 'gives tensors grids of one step'),
         ):
             if given.get(name):
                 raise UserError(
-                    f'--{name} {does}, and --range_training=moving_average moves these: pass '
-                    f'learned or frozen, or --no{name}.'
+                    f'--{name} {does}, and {moved} moves these: pass --range_training=learned or '
+                    f'frozen, or --no{name}.'
                 )
             options[name] = False
     if options['first_last_bits'] is None:
         options['first_last_bits'] = options['weight_bits']
-    for name in ('weight_bits', 'activation_bits', 'first_last_bits'):
-        _check(
-            options, name, lambda v: isinstance(v, numbers.Integral) and 2 <= v <= 8, '2 to 8 bits'
-        )
     if options['wide_residuals'] and (
         options['activation_bits'] == 8 or options['all_activations']
     ):
@@ -309,14 +395,6 @@ def resolve_distillation(preset, overrides):
         options['learning_rate'] = _SMALL_RATES[
             min(options['weight_bits'], options['activation_bits'])
         ]
-    _check(options, 'range_images', is_count, 'a whole number, at least 1')
-    for name, is_legal, legal in (
-        ('steps', lambda v: v == 0 or is_count(v), '0 (ranges only, no training) or more'),
-        ('learning_rate', lambda v: 0 < v < float('inf'), 'positive'),
-    ):
-        _check(options, name, is_legal, legal, DISTILLATION_FLAGS[name])
-    _check(options, 'temperature', lambda v: 0 < v < float('inf'), 'positive')
-    _check(options, 'soft_target_weight', lambda v: 0 <= v <= 1, 'between 0 and 1')
     if options['soft_target_weight'] < 1:
         if given.get('mix'):
             raise UserError(
@@ -324,5 +402,4 @@ def resolve_distillation(preset, overrides):
                 f'two images has none: pass --nomix, or --soft_target_weight=1.'
             )
         options['mix'] = False
-    _check(options, 'feature_loss_weight', lambda v: 0 <= v < float('inf'), '0 or more')
     return options

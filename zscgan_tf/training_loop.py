@@ -92,7 +92,7 @@ def run(
     write_images=None,
     images_every=1000,
     name='training',
-    advice='a lower --learning_rate, or --compute_dtype=float32, with another --workdir',
+    advice='a lower learning_rate in another folder',
 ):
     """Runs a step function until `steps` steps are done, resuming from the workdir.
 
@@ -196,8 +196,8 @@ def check_batch_size(batch_size, replicas, multiple=1):
     """
     if batch_size % (replicas * multiple):
         raise UserError(
-            f'--batch_size={batch_size} can not be shared by {replicas} replicas: pass a multiple '
-            f'of {replicas * multiple}.'
+            f'{batch_size} images a batch can not be shared by {replicas} replicas: pass a '
+            f'--batch_size that is a multiple of {replicas * multiple}.'
         )
 
 

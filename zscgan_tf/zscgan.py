@@ -249,6 +249,9 @@ def train_generator(
     """
     strategy = strategy or tf.distribute.get_strategy()
     options = presets.resolve(preset, teacher, options)
+    seed = presets.checked('seed', seed)
+    checkpoint_every = presets.checked('checkpoint_every', checkpoint_every)
+    images_every = presets.checked('images_every', images_every)
     batch_size, steps = options['batch_size'], options['steps']
     training_loop.check_batch_size(batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
@@ -274,6 +277,7 @@ def train_generator(
         write_images=write_images,
         images_every=images_every,
         name='generator',
+        advice=_advice(options),
     )
     return source
 
@@ -290,33 +294,34 @@ def load_generator(teacher, workdir, *, batch_size=None, seed=0):
     Raises:
         UserError: no generator, an unfinished one, or one of another teacher.
     """
-    config = workdirs.read(workdir)
+    config, name = workdirs.read(workdir), workdirs.name_of(workdir)
     if config.get('fingerprint') != teacher.fingerprint:
         raise UserError(
-            f'--workdir={workdir} holds a generator of another teacher '
+            f'{name} holds a generator of another teacher '
             f'({config.get("teacher", "unknown")}): pass the workdir of this one.'
         )
     if config.get('input_spec') != teacher.input_spec.to_dict():
         raise UserError(
-            f'--workdir={workdir} was made with another preprocessing: pass the one of its '
+            f'{name} was made with another preprocessing: pass the one of its '
             f'config.json, {config.get("input_spec")}.'
         )
     if workdirs.kind_of(config) != 'generator':
         raise UserError(
-            f'--workdir={workdir} holds a student, not a generator: pass the folder of the '
-            f'generator.'
+            f'{name} holds a student, not a generator: pass the folder of the generator.'
         )
     if not {*presets.OPTIONS, 'seed'} <= config.keys():
-        raise UserError(f'--workdir={workdir}: its config.json is not complete: train again.')
+        raise UserError(f'{name}: its config.json is not complete: train again.')
     generator = _build(teacher, config, config['seed'])
     done = training_loop.restore({'generator': generator}, workdir)
     if done < config['steps']:
         raise UserError(
-            f'--workdir={workdir}: its generator was trained for {done} of {config["steps"]} '
+            f'{name}: its generator was trained for {done} of {config["steps"]} '
             f'steps: run the training again to finish it.'
         )
     options = {name: config[name] for name in presets.OPTIONS}
-    batch_size = batch_size or config['batch_size']
+    if batch_size is None:
+        batch_size = config['batch_size']
+    batch_size = presets.checked('batch_size', batch_size)
     return GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
 
 
@@ -353,6 +358,12 @@ def _update_of(generator, teacher, options, steps, seed):
         seed=seed,
     )
     return optimizer, update
+
+
+def _advice(options):
+    """What to try where a loss is not finite."""
+    float32 = ', or float32 as the compute_dtype,' if options['compute_dtype'] != 'float32' else ''
+    return f'a lower learning_rate{float32} in another folder'
 
 
 def _build(teacher, options, seed):

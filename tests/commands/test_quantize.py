@@ -284,6 +284,21 @@ def test_workdirs_are_never_mixed(finished, programs, flags, words):
     assert not (programs.folder / 'new.tflite').exists()
 
 
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        (['--teacher=other.h5'], 'belongs to another teacher (tiny): pass {}, or delete it.'),
+        (['--teacher=tiny.h5', '--seed=3'], 'seed 2, not 3): pass what it was made with, or {}.'),
+    ],
+)
+def test_no_message_names_a_workdir_that_was_not_passed(finished, programs, flags, words):
+    shutil.copytree(finished.workdir, programs.folder / 'own.workdir', dirs_exist_ok=True)
+    message = programs.run('quantize', '--output=own.tflite', '--seed=2', *TRAINING, *flags).error
+    name = 'error: own.workdir, the default for --output=own.tflite, '
+    assert message.startswith(name) and '--workdir=' not in message
+    assert message.endswith(words.format('another --output or --workdir'))
+
+
 def test_a_workdir_whose_checkpoints_are_gone_trains_again(finished, programs):
     folder = programs.folder / 'emptied'
     shutil.copytree(finished.workdir, folder)

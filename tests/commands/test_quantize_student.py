@@ -260,7 +260,10 @@ FILES = '--source=files'
         ),
         (['--distillation_steps=-1'], ['--distillation_steps=-1 must be 0']),
         (['--distillation_learning_rate=0'], ['--distillation_learning_rate=0.0 must be positive']),
-        (['--update_generator'], ['--update_generator needs a generator: pass --source=zscgan']),
+        (
+            ['--update_generator'],
+            ['no generator to update while the student learns: pass --source=zscgan'],
+        ),
         (['--method=ptq'], ['--range_images is for a student: pass --method=qat']),
         (
             ['--method=ptq', '--range_estimator=mse'],
@@ -274,7 +277,7 @@ FILES = '--source=files'
         ([FILES, '--images=not_finite.npz'], ['not_finite.npz', 'nan']),
         (
             [FILES, '--images=four_images.npz'],
-            ['the source holds 4 images, fewer than --range_images=16'],
+            ['the source holds 4 images, fewer than the 16 that set the ranges'],
         ),
     ],
     ids=lambda value: ' '.join(value)[:60],
@@ -310,7 +313,7 @@ def times(folder):
         (
             'distill',
             ['--temperature=2'],
-            ['temperature 1.0, not 2.0', 'or another --student_workdir'],
+            ['temperature 1.0, not 2.0', 'or a --student_workdir, or another --workdir.'],
         ),
         ('distill', ['--distillation_steps=0'], ['leaves nothing to distill']),
         ('distill', ['--workdir=missing'], ['--workdir=missing holds no run']),
@@ -327,7 +330,7 @@ def times(folder):
         (
             'distill',
             ['--distillation_steps=7'],
-            ['distillation_steps 6, not 7', 'or another --student_workdir'],
+            ['distillation_steps 6, not 7', 'or a --student_workdir, or another --workdir.'],
         ),
         ('distill', ['--seed=3'], ['holds a generator of another configuration', 'seed 2, not 3']),
         ('distill', ['--z_channels=7', '--steps=9'], ['steps 8, not 9', 'z_channels 3, not 7']),

@@ -101,12 +101,12 @@ def test_without_labels(data_dir):
 @pytest.mark.parametrize(
     'name, split, words',
     [
-        ('nowhere', 'train', '--dataset=nowhere: no such dataset in .* --data_dir'),
-        ('mnist', 'train', '--dataset=mnist: no such dataset'),
+        ('nowhere', 'train', 'dataset nowhere: no such dataset in .* --data_dir'),
+        ('mnist', 'train', 'dataset mnist: no such dataset'),
         ('tiny:9.9.9', 'train', 'no such dataset'),
         ('not a name', 'train', 'no such dataset'),
-        ('tiny', 'validation', '--split=validation: --dataset=tiny has the splits train, test'),
-        ('tiny', 'train[oops]', r'--split=train\[oops\]'),
+        ('tiny', 'validation', 'dataset tiny has no split validation, but train, test'),
+        ('tiny', 'train[oops]', r'no split train\[oops\]'),
         ('tiny', 'train[:0]', 'no images'),
         ('words', 'train', "no feature 'image' of 8-bit images; it has words"),
     ],

@@ -17,7 +17,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.export import check_local
 
 FLAGS = flags.FLAGS
-INTERRUPTED = 'interrupted: no output was written; what --workdir holds is kept and used again'
+INTERRUPTED = 'interrupted: no output was written; the same command goes on with what is trained'
 
 
 def run(module, main):

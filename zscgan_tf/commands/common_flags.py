@@ -11,9 +11,6 @@ from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
 
-# NumPy's global seed and the int32 of a batch's seed end soon above.
-MAX_SEED = 2_000_000_000
-
 
 def define_teacher_flags():
     """The float classifier and its input specification."""
@@ -96,16 +93,27 @@ def define_run_flags():
         '"{seed}" stands for the seed.',
     )
     flags.DEFINE_integer(
-        'seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=MAX_SEED
+        'seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=presets.MAX_SEED
     )
 
 
-def workdir(default=None):
-    """The workdir of the flags."""
-    path = FLAGS.workdir or default
-    if not path:
+def workdir(default_of=None):
+    """The workdir of the flags, a `NamedFolder`.
+
+    Args:
+        default_of: the output that the folder is named after if no flag names it; None where one
+            has to.
+    """
+    from zscgan_tf.workdir import NamedFolder
+
+    if FLAGS.workdir:
+        path = FLAGS.workdir.replace('{seed}', str(FLAGS.seed))
+        return NamedFolder(path, f'--workdir={path}', 'another --workdir')
+    if default_of is None:
         raise UserError('--workdir is missing: pass the folder of the run.')
-    return path.replace('{seed}', str(FLAGS.seed))
+    path = f'{os.path.splitext(default_of)[0]}.workdir'
+    name = f'{path}, the default for --output={default_of},'
+    return NamedFolder(path, name, 'another --output or --workdir')
 
 
 def define_raw_pixels_flag():
@@ -351,13 +359,17 @@ def _jit_compile():
 
 
 def student_folder(folder, options):
-    """The distillation's folder."""
+    """The distillation's folder, a `NamedFolder`; `folder` is the generator's."""
+    from zscgan_tf.workdir import NamedFolder
+
     if FLAGS.student_workdir:
-        return FLAGS.student_workdir.replace('{seed}', str(FLAGS.seed))
-    if options['student'] == 'tfmot':
-        return os.path.join(folder, 'student_tfmot')
+        path = FLAGS.student_workdir.replace('{seed}', str(FLAGS.seed))
+        return NamedFolder(path, f'--student_workdir={path}', 'another --student_workdir')
     name = f'student_w{options["weight_bits"]}a{options["activation_bits"]}'
-    return os.path.join(folder, name)
+    name = 'student_tfmot' if options['student'] == 'tfmot' else name
+    path = os.path.join(folder, name)
+    where = f'{path}, the default in {folder.name.rstrip(",")},'
+    return NamedFolder(path, where, f'a --student_workdir, or {folder.other}')
 
 
 def flags_text():

@@ -57,8 +57,8 @@ def _check_generator(teacher, folder):
     different = workdir.differences(config, wanted)
     if different:
         raise UserError(
-            f'--workdir={folder} holds a generator of another configuration '
-            f'({"; ".join(different)}): leave these flags out, or pass those that it was made with.'
+            f'{folder.name} holds a generator of another configuration ({"; ".join(different)}): '
+            f'pass what it was made with, or {folder.other}.'
         )
 
 

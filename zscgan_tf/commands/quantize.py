@@ -12,7 +12,6 @@ is.
 
 import functools
 import os
-import pathlib
 
 from absl import flags
 
@@ -83,7 +82,7 @@ def main():
     if distilled:
         common_flags.check_student(quantized, distilled)
     evaluate_on = _evaluation_source(teacher)
-    folder = pathlib.Path(common_flags.workdir(default=os.path.splitext(output)[0] + '.workdir'))
+    folder = common_flags.workdir(default_of=output)
     common = _common_results(teacher, distilled)
     if FLAGS.result_json:
         evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
@@ -113,7 +112,7 @@ def main():
         )
     print(pipeline.summary(quantized, result))
     if FLAGS.source == 'zscgan':
-        print(f'{"images":<12} {folder / "classes.png"}')
+        print(f'{"images":<12} {os.path.join(folder, "classes.png")}')
     if FLAGS.result_json:
         _add_result(result, folder, common, distilled)
     return 2 if pipeline.disagrees(teacher, result) else 0

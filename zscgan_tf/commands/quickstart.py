@@ -36,13 +36,15 @@ def main():
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f'--output={folder} can not be made: {error.strerror}.') from error
+        raise UserError(
+            f'{folder} can not be made ({error.strerror}): pass another --output.'
+        ) from error
     runs = [folder / name for name in ('generator', *map(_student_name, STUDENT_BITS))]
     for run_folder in runs:
         if run_folder.exists() and not (run_folder / 'config.json').exists():
             raise UserError(
-                f'--output={folder}: {run_folder} is in the way, and was not made by this program: '
-                f'pass another folder.'
+                f'{run_folder} is in the way, and was not made by this program: pass another '
+                f'--output.'
             )
     held_out = folder / 'held_out_digits.npz'
     train_classifier(folder / 'digits.keras', held_out, FLAGS.seed)

@@ -200,6 +200,8 @@ def _average_pooling(graph, node, x):
     some CPUs, the pool keeps its input's range and a constant convolution behind it has the other.
     """
     layer = node.layer
+    if tuple(layer.pool_size) == (1, 1):  # takes every n-th position
+        return graph.add(layers.MaxPooling2D, x, layer, pool_size=1, strides=layer.strides)
     if tuple(layer.pool_size) == tuple(x.shape[1:3]) and not _pads(layer, x):
         return graph.add(layers.GlobalAveragePooling2D, x, layer, keepdims=True)
     if _pads(layer, x) or len(set(layer.strides)) > 1:

@@ -116,7 +116,7 @@ def _builder(name, data_dir):
     except (registered.DatasetNotFoundError, ValueError, OSError) as error:
         where = data_dir or 'the default folder of tfds'
         raise UserError(
-            f'--dataset={name}: no such dataset in {where}: pass its name, as `cifar10`, and the '
+            f'dataset {name}: no such dataset in {where}: pass its name, as `cifar10`, and the '
             f'--data_dir that tfds prepared it in (nothing is downloaded here).'
         ) from error
 
@@ -130,13 +130,13 @@ def _keys(name, info):
     image = found[image_key] if image_key in found else None
     if not isinstance(image, features.Image) or image.np_dtype != np.uint8:
         raise UserError(
-            f'--dataset={name}: no feature {image_key!r} of 8-bit images; it has '
+            f'dataset {name}: no feature {image_key!r} of 8-bit images; it has '
             f'{", ".join(sorted(found))}.'
         )
     if label_key not in found:
         return image_key, None
     if found[label_key].shape != () or np.dtype(found[label_key].np_dtype).kind not in 'iu':
-        raise UserError(f'--dataset={name}: the feature {label_key!r} is not a class number.')
+        raise UserError(f'dataset {name}: the feature {label_key!r} is not a class number.')
     return image_key, label_key
 
 
@@ -146,18 +146,18 @@ def _shards(name, split, info):
 
     if info.file_format != FileFormat.TFRECORD:
         raise UserError(
-            f'--dataset={name}: stored as {info.file_format.value}; only tfrecord can be read: '
+            f'dataset {name}: stored as {info.file_format.value}; only tfrecord can be read: '
             f'prepare it with file_format="tfrecord".'
         )
     try:
         shards = info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
         raise UserError(
-            f'--split={split}: --dataset={name} has the splits {", ".join(info.splits)} '
+            f'dataset {name} has no split {split}, but {", ".join(info.splits)} '
             f'(a part of one is written as `{next(iter(info.splits), "train")}[:1000]`).'
         ) from error
     if not shards:
-        raise UserError(f'--split={split}: there are no images in it.')
+        raise UserError(f'dataset {name}: there are no images in its split {split}.')
     return shards
 
 
