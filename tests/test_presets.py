@@ -238,7 +238,9 @@ def test_independent_labels_have_no_entropy_loss():
     labels = types.SimpleNamespace(**{**vars(teacher(32, 500)), 'has_labels': True, 'name': 'net'})
     assert presets.resolve('small', teacher(32, 500), {})['entropy_loss_weight'] > 0
     assert presets.resolve('small', labels, {})['entropy_loss_weight'] == 0
-    with pytest.raises(UserError, match='--entropy_loss_weight=2 .* net gives independent labels'):
+    with pytest.raises(
+        UserError, match='--entropy_loss_weight=2.0 .* net gives independent labels'
+    ):
         presets.resolve('small', labels, {'entropy_loss_weight': 2})
 
 

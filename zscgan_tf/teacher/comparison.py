@@ -79,18 +79,30 @@ def _difference(expected, found):
 def _answers(model, images):
     """A model's outputs, and behind them what each of its last softmaxes or sigmoids takes."""
 
-    @tf.function(autograph=False)
     def run(image):
         output = tf.nest.flatten(model(image, training=False))[0]
         return [tf.cast(x, tf.float32) for x in (output, *_end_inputs(output))]
 
     # One by one: the original may be made for one image at a time.
-    answers = [run(tf.constant(images[i : i + 1])) for i in range(len(images))]
+    images = [tf.constant(images[i : i + 1]) for i in range(len(images))]
+    try:
+        traced = tf.function(run, autograph=False)
+        answers = [traced(image) for image in images]
+    except tf.errors.OpError:
+        raise
+    # Whatever the user's own code raises where it is no graph: its outputs alone.
+    except Exception:
+        answers = [run(image) for image in images]
     return [np.concatenate([x.numpy() for x in parts]) for parts in zip(*answers, strict=True)]
 
 
 def _end_inputs(output):
-    """What the softmaxes and sigmoids take behind which nothing but plain arithmetic stands."""
+    """What the softmaxes and sigmoids take behind which nothing but plain arithmetic stands.
+
+    Of a tensor in a graph; none of one that was computed at once.
+    """
+    if tf.is_tensor(output) and hasattr(output, 'numpy'):
+        return []
     found, seen, pending = [], set(), [output]
     while pending:
         x = pending.pop(0)

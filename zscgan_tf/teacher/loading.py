@@ -210,7 +210,8 @@ def _checked_shape(inputs, label):
 def _with_one_output(model, output_layer, label):
     """The model up to the one output that classifies."""
     outputs = _symbolic(model, 'outputs')
-    names = list(model.output_names) if outputs else []
+    # Keras 3's Sequential has no names of outputs, and one output.
+    names = list(getattr(model, 'output_names', None) or ['output'])
     if output_layer is None:
         if len(outputs) < 2:
             return model
@@ -222,7 +223,7 @@ def _with_one_output(model, output_layer, label):
     else:
         chosen = outputs[names.index(output_layer)]
         return _functional_class(model)(model.inputs, chosen, name=model.name)
-    known = (f"'{n}' {tuple(x.shape)}" for n, x in zip(names, outputs, strict=True))
+    known = [f"'{n}' {tuple(x.shape)}" for n, x in zip(names, outputs, strict=False)]
     raise UserError(f'{label} {wrong} ({", ".join(known) or "its outputs have no names"}).')
 
 
