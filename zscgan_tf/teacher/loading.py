@@ -18,6 +18,7 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.export import check_local
+from zscgan_tf.quiet import hidden_warnings
 from zscgan_tf.teacher.batch_norm import batch_norm_inputs
 from zscgan_tf.teacher.files import load_file
 from zscgan_tf.teacher.fingerprint import fingerprint
@@ -41,6 +42,7 @@ _SAME_IN_HALF = 0.3
 _HALF_TYPES = ('bfloat16', 'float16')
 
 
+@hidden_warnings()
 def load_teacher(source, *, input_spec=None, allow_code=False):
     """A trained classifier as a `Teacher`.
 
