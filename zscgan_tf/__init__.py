@@ -11,6 +11,8 @@ The functions are imported when they are first used (PEP 562): `import zscgan_tf
 
 import importlib
 
+from zscgan_tf import quiet
+
 _HOMES = {
     'DatasetSource': 'sources.dataset',
     'FileSource': 'sources.files',
@@ -34,10 +36,14 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 
+quiet.hide_logs()
+
 
 def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name != 'UserError':
+        quiet.import_tensorflow()
     return getattr(importlib.import_module(f'{__name__}.{_HOMES[name]}'), name)
 
 

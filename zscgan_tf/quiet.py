@@ -1,15 +1,19 @@
-"""Hides what TensorFlow and LiteRT print from C++, past Python's logging, and keeps Ctrl-C.
+"""Hides what TensorFlow, Keras and LiteRT print in our calls: users read what the product says.
+
+What they print from C++, past Python's logging, goes to a file, and Ctrl-C is kept.
 
 Usage: with hidden_output() as hidden: work(); hidden.text() is what was printed.
 """
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
 import tempfile
 import threading
+import warnings
 
 
 class Hidden:
@@ -33,7 +37,7 @@ class Hidden:
 
 @contextlib.contextmanager
 def hidden_output():
-    """Sends file descriptors 1 and 2 into a temporary file, and back at the end.
+    """Sends file descriptors 1 and 2 into a temporary file, and back at the end; no warnings.
 
     Yields:
         A `Hidden`.
@@ -45,6 +49,7 @@ def hidden_output():
     sys.stderr.flush()
     with (
         _kept_interrupts(),
+        hidden_warnings(),
         tempfile.TemporaryFile() as file,
         contextlib.ExitStack() as stack,
     ):
@@ -62,6 +67,48 @@ def hidden_output():
         stack.callback(sys.stderr.flush)
         stack.callback(sys.stdout.flush)
         yield Hidden(stderr, file)
+
+
+def import_tensorflow():
+    """Imports TensorFlow, unless it is there already, without its greetings from C++."""
+    if 'tensorflow' in sys.modules:
+        return
+    # Read at the import: what is below an error is TensorFlow's own affair.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    with hidden_output():
+        import tensorflow as tf
+
+        tf.constant(0)  # the devices greet when they are first used
+
+
+@contextlib.contextmanager
+def hidden_warnings():
+    """Drops Python's warnings; a decorator too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
+def hide_logs():
+    """Drops what libraries log below an error while this package calls them.
+
+    Such as TensorFlow's advice on functions that are traced again and again: a process that
+    quantizes several models has to.
+    """
+    for name in ('tensorflow', 'absl'):
+        logging.getLogger(name).addFilter(_is_for_users)
+
+
+def _is_for_users(record):
+    if record.levelno >= logging.ERROR:
+        return True
+    frame = sys._getframe()
+    while frame is not None:
+        module = frame.f_globals.get('__name__', '')
+        if module.startswith('zscgan_tf.') and module != __name__:
+            return False
+        frame = frame.f_back
+    return True
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ its teacher; 130: interrupted by Ctrl-C.
 import errno
 import functools
 import logging as python_logging
-import os
 import sys
 
 from absl import app, flags, logging
@@ -15,6 +14,7 @@ from absl import app, flags, logging
 from zscgan_tf.commands import common_flags, real_images
 from zscgan_tf.errors import UserError
 from zscgan_tf.export import check_local
+from zscgan_tf.quiet import import_tensorflow
 
 FLAGS = flags.FLAGS
 INTERRUPTED = 'interrupted: no output was written; the same command goes on with what is trained'
@@ -27,8 +27,6 @@ def run(module, main):
         module: the name of the program's module; its docstring and flags are its help.
         main: the program, a function without arguments.
     """
-    # TensorFlow reads this when it is first imported, which is in main.
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     # absl shows the flags and the docstring of the script that was started.
     sys.modules['__main__'].__doc__ = sys.modules[module].__doc__
     for owner in (module, common_flags.__name__, real_images.__name__):
@@ -61,7 +59,7 @@ def _guarded(main, _):
     python_logging.getLogger('zscgan_tf').setLevel(python_logging.INFO)
     try:
         _check_paths()
-        _import_tensorflow()
+        import_tensorflow()
         return main()
     except UserError as error:
         _fail(error)
@@ -79,13 +77,3 @@ def _check_paths():
     for flag in FLAGS.get_key_flags_for_module(sys.argv[0]):
         if isinstance(flag.value, str):
             check_local(flag.value, f'--{flag.name}={flag.value}')
-
-
-def _import_tensorflow():
-    """Imports TensorFlow without its greetings from C++."""
-    from zscgan_tf.quiet import hidden_output
-
-    with hidden_output():
-        import tensorflow as tf
-
-        tf.constant(0)  # the devices greet when they are first used

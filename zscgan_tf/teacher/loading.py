@@ -18,6 +18,7 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.export import check_local
+from zscgan_tf.quiet import hidden_warnings
 from zscgan_tf.teacher.batch_norm import batch_norm_inputs
 from zscgan_tf.teacher.comparison import check_same
 from zscgan_tf.teacher.files import load_file
@@ -35,6 +36,7 @@ from zscgan_tf.teacher.input_spec import (
 from zscgan_tf.teacher.teacher import Teacher
 
 
+@hidden_warnings()
 def load_teacher(source, *, input_spec=None, allow_code=False, output_layer=None):
     """A trained classifier as a `Teacher`.
 
