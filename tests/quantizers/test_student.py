@@ -12,7 +12,7 @@ from tests.tiny import tiny_teacher
 from zscgan_tf import audit, evaluation, levels
 from zscgan_tf.distillation import trainable_variables
 from zscgan_tf.errors import UserError
-from zscgan_tf.quantizers import conversion, ranges
+from zscgan_tf.quantizers import conversion, ptq, ranges
 from zscgan_tf.quantizers.student import (
     activation_quantizers,
     as_logits,
@@ -324,6 +324,35 @@ def test_ranges_of_logits_are_those_of_least_cross_entropy():
     histogram.count(logits)
     plain = ranges.with_margin(*ranges.activation_range(histogram, 4, 'mse', False), histogram)
     assert plain != pytest.approx(expected, rel=0.02)
+
+
+def with_a_reshape(x):
+    x = layers.ReLU()(layers.BatchNormalization()(convolved(x)))
+    x = layers.Reshape((4, 16, 6))(x)
+    return layers.Dense(4)(layers.Flatten()(layers.ReLU()(convolved(x))))
+
+
+def with_a_vector_of_one_pixel(x):
+    x = layers.ReLU()(layers.BatchNormalization()(convolved(x)))
+    x = layers.Reshape((1, 1, 6))(layers.GlobalAveragePooling2D()(x))
+    return layers.Reshape((4,))(layers.Conv2D(4, 1)(x))
+
+
+@pytest.mark.parametrize('body', [with_a_reshape, with_a_vector_of_one_pixel])
+def test_reshapes_of_constant_shape(body):
+    """No arithmetic with the batch's size in files, and they still take batches."""
+    inputs = layers.Input((8, 8, 3))
+    model = randomize(tf_keras.Model(inputs, body(inputs)))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    expected = model(PIXELS).numpy()
+    student, _, _ = conversion.export(make(teacher), [PIXELS])
+    for data in (student, ptq.convert(teacher, [PIXELS])):
+        read = audit.read_model(data)
+        names = [audit.op_name(read, op) for op in read.subgraphs[0].operators]
+        assert not {'SHAPE', 'STRIDED_SLICE', 'PACK'} & set(names)
+        assert names.count('RESHAPE') <= 3
+        found = evaluation.TfliteModel(data).scores(PIXELS)
+        assert np.sqrt(np.mean((found - expected) ** 2)) < 0.05 * expected.std()
 
 
 def test_what_a_width_applies_to():

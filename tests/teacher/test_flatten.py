@@ -336,3 +336,17 @@ def test_applications(name):
     if 'V3' in name:
         assert names(flat).count('HardSwish') > 5
         assert names(flat).count('HardSigmoid') > 5
+
+
+def test_depthwise_convolutions_of_unequal_strides():
+    """TensorFlow computes them with oneDNN alone: elsewhere one line says so."""
+    x = images = layers.Input((8, 8, 3))
+    x = layers.DepthwiseConv2D(3, strides=(1, 2), name='wide')(x)
+    model = tf_keras.Model(images, end(x))
+    try:
+        model(np.zeros((1, 8, 8, 3), np.float32))
+    except tf.errors.InvalidArgumentError:
+        with pytest.raises(UserError, match="'wide' has strides .* TF_ENABLE_ONEDNN_OPTS=1"):
+            flatten(model)
+    else:
+        assert_same(model, flatten(model))

@@ -12,6 +12,7 @@ from zscgan_tf.teacher.layers import (
     ConstantChannel,
     HardSigmoid,
     HardSwish,
+    Reshape,
     SelectChannels,
     affine_of,
 )
@@ -181,7 +182,7 @@ def _reshape(graph, node, x):
     shape = carried(node.outputs.shape)
     if tuple(x.shape[1:]) == shape:
         return x
-    return graph.add(layers.Reshape, x, node.layer, target_shape=shape)
+    return graph.add(Reshape, x, node.layer, target_shape=shape)
 
 
 def _permute(graph, node, x):
@@ -268,6 +269,7 @@ RULES = {
     layers.Permute: _permute,
     layers.ReLU: _relu,
     layers.Rescaling: _affine,
+    Reshape: _reshape,
     layers.Reshape: _reshape,
     layers.SeparableConv2D: _separable,
     layers.Softmax: _softmax,

@@ -13,7 +13,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.presets import TFMOT_STUDENT
 from zscgan_tf.quantizers import ranges as estimators
 from zscgan_tf.quantizers.student import Student, legal_range, observe, split_end
-from zscgan_tf.teacher.layers import SelectChannels
+from zscgan_tf.teacher.layers import Reshape, SelectChannels
 
 layers = tf_keras.layers
 
@@ -97,7 +97,7 @@ def _copy(layer):
     """A layer as it is trained here: a teacher's are frozen all, a student's batch norms only."""
     frozen = isinstance(layer, layers.BatchNormalization)
     # tfmot knows the layers of Keras alone.
-    kind = layers.Conv2D if isinstance(layer, SelectChannels) else type(layer)
+    kind = {SelectChannels: layers.Conv2D, Reshape: layers.Reshape}.get(type(layer), type(layer))
     return kind.from_config({**layer.get_config(), 'trainable': not frozen})
 
 

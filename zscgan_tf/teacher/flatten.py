@@ -13,6 +13,7 @@ import tf_keras
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher import operations
 from zscgan_tf.teacher.arithmetic import Pending, is_symbolic, settle
+from zscgan_tf.teacher.layers import Reshape
 
 # Identity in inference, so the flat model does without them.
 _DROPPED = (
@@ -211,6 +212,8 @@ class Flattener:
     def copy(self, layer, args, kwargs, path):
         """Calls the frozen copy of a built-in layer on values."""
         self._refuse_channels_first(layer, args)
+        if isinstance(layer, (tf_keras.layers.DepthwiseConv2D, tf_keras.layers.SeparableConv2D)):
+            self._refuse_unequal_strides(layer)
         activation = getattr(layer, 'activation', None)
         split = self._must_split(layer, activation)
         args, kwargs = tf.nest.map_structure(self.tensor, (args, kwargs))
@@ -261,6 +264,20 @@ class Flattener:
                 f'model with channels last (NHWC) and copy the weights.'
             )
 
+    def _refuse_unequal_strides(self, layer):
+        """Refuses strides that TensorFlow's depthwise convolution has on some machines only."""
+        if layer.strides[0] == layer.strides[1]:
+            return
+        try:
+            x = tf.zeros([1, *layer.kernel_size, 1])
+            tf.nn.depthwise_conv2d(x, x[0, ..., None], [1, *layer.strides, 1], 'VALID')
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(
+                f"{self.model_name}: layer '{layer.name}' has strides {tuple(layer.strides)}, and "
+                f'TensorFlow computes depthwise convolutions of unequal strides with oneDNN only, '
+                f'which is off here: set the environment variable TF_ENABLE_ONEDNN_OPTS=1.'
+            ) from error
+
 
 def _fresh(layer, name, linear):
     """A frozen, uncalled copy of a built-in layer; `linear` leaves its activation off."""
@@ -268,6 +285,8 @@ def _fresh(layer, name, linear):
     # The synchronized variants differ in training only.
     if isinstance(layer, _BATCH_NORMS):
         layer_class = tf_keras.layers.BatchNormalization
+    if layer_class is tf_keras.layers.Reshape:
+        layer_class = Reshape
     config = layer_class.get_config(layer)
     for key in config:
         if key.endswith(('_regularizer', '_constraint')):

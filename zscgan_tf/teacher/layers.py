@@ -45,6 +45,18 @@ class ConstantChannel(tf_keras.layers.Layer):
 
 
 @tf_keras.utils.register_keras_serializable('zscgan_tf')
+class Reshape(tf_keras.layers.Reshape):
+    """Keras' own, but to a constant shape: one RESHAPE in a `.tflite`.
+
+    Keras computes the size of the batch, which stays in the file as SHAPE, STRIDED_SLICE and PACK.
+    """
+
+    def call(self, inputs):
+        shape = self.compute_output_shape(inputs.shape)[1:]
+        return tf.reshape(inputs, [-1, *shape])
+
+
+@tf_keras.utils.register_keras_serializable('zscgan_tf')
 class SelectChannels(tf_keras.layers.Conv2D):
     """Channels chosen, moved or filled with zeros: a 1x1 convolution of zeros and ones.
 

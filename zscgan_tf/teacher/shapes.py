@@ -9,7 +9,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.teacher.arithmetic import affine, is_symbolic, is_tensor
-from zscgan_tf.teacher.layers import SelectChannels
+from zscgan_tf.teacher.layers import Reshape, SelectChannels
 
 
 def shape(at, input, name=None, out_type=None):
@@ -39,10 +39,10 @@ def _reshape(at, x, target):
     if list(x.shape[1:]) == list(target):
         return x
     # Of two reshapes in a row the second says it all.
-    if is_symbolic(x) and type(x._keras_history.layer) is tf_keras.layers.Reshape:
+    if is_symbolic(x) and isinstance(x._keras_history.layer, Reshape):
         layer, node_index, _ = x._keras_history
         return _reshape(at, layer._inbound_nodes[node_index].keras_inputs[0], target)
-    return at.emit(tf_keras.layers.Reshape, x, 'reshape', target_shape=tuple(target))
+    return at.emit(Reshape, x, 'reshape', target_shape=tuple(target))
 
 
 def expand_dims(at, input, axis=None, name=None, dim=None):
