@@ -19,8 +19,8 @@ from zscgan_tf.quantizers.student import (
     build_student,
     feature_layers,
     set_ranges,
-    split_end,
 )
+from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
 from zscgan_tf.teacher.loading import load_teacher
 
@@ -353,6 +353,26 @@ def test_reshapes_of_constant_shape(body):
         assert names.count('RESHAPE') <= 3
         found = evaluation.TfliteModel(data).scores(PIXELS)
         assert np.sqrt(np.mean((found - expected) ** 2)) < 0.05 * expected.std()
+
+
+@pytest.mark.parametrize('head', ['sigmoid', 'softmax'])
+def test_logits_have_one_shape_whatever_the_method(head):
+    inputs = layers.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(convolved(inputs)))
+    units = 1 if head == 'sigmoid' else 4
+    z = layers.Dense(units, name='top')(layers.GlobalAveragePooling2D()(x))
+    model = randomize(tf_keras.Model(inputs, layers.Activation(head)(z)))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    expected = tf_keras.Model(inputs, z)(PIXELS).numpy()
+    for data in (
+        ptq.convert(teacher, [PIXELS], output_head='logits'),
+        conversion.convert(make(teacher), output_head='logits'),
+    ):
+        read = audit.read_model(data)
+        (output,) = read.subgraphs[0].outputs
+        assert read.subgraphs[0].tensors[output].shape.tolist() == [1, units]
+        error = evaluation.TfliteModel(data).outputs(PIXELS) - expected
+        assert np.abs(error).max() < 0.05 * np.ptp(expected)
 
 
 def test_what_a_width_applies_to():

@@ -58,7 +58,8 @@ flags.DEFINE_enum(
     'output_head',
     'model',
     ['model', 'logits'],
-    'model: the file ends as the model did; logits: its softmax is left off.',
+    'model: the file ends as the model did; logits: its last softmax or sigmoid is left off, in '
+    'the same shape ([1, 1] of a single unit).',
 )
 flags.DEFINE_boolean('allow_float_ops', False, 'Keep in float what TFLite can not quantize.')
 flags.DEFINE_string('result_json', None, "A file that this seed's result is added to.")

@@ -5,10 +5,11 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from zscgan_tf import audit, levels
 from zscgan_tf.errors import UserError
 from zscgan_tf.quantizers.ptq import check_ends, make_integer_converter, named, what_matters
-from zscgan_tf.quantizers.student import export_model, split_end
+from zscgan_tf.quantizers.student import export_model
 from zscgan_tf.quantizers.tfmot_student import export_tfmot_model
 from zscgan_tf.quantizers.widths import constants, first_and_last
 from zscgan_tf.quiet import hidden_output
+from zscgan_tf.teacher.head import split_end
 
 
 def export(student, inputs, *, input_type='int8', output_type='int8', output_head='model'):
@@ -43,7 +44,8 @@ def convert(student, *, input_type='int8', output_type='int8', output_head='mode
     Args:
         student: a `Student` whose ranges are set.
         input_type, output_type: 'int8', 'uint8' or 'float32'.
-        output_head: 'model' ends as the user's model did, 'logits' leaves its softmax off.
+        output_head: 'model' ends as the user's model did, 'logits' leaves its last softmax
+            or sigmoid off, in the same shape: [1, 1] of a single unit.
 
     Returns:
         The `.tflite` file's bytes.

@@ -20,6 +20,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
+from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 
 TYPES = {'int8': tf.int8, 'uint8': tf.uint8, 'float32': tf.float32}
@@ -51,7 +52,8 @@ def convert(
         input_type, output_type: 'int8', 'uint8' or 'float32': what the file takes and returns;
             inside it is int8 in any case.
         per_channel: a weight scale for each output channel, or one for each tensor.
-        output_head: 'model' ends as the user's model did, 'logits' leaves its softmax off.
+        output_head: 'model' ends as the user's model did, 'logits' leaves its last softmax
+            or sigmoid off, in the same shape: [1, 1] of a single unit.
         total: number of images, for the progress bar.
 
     Returns:
@@ -70,7 +72,7 @@ def convert(
         raise UserError('There are no images to calibrate with: pass at least one.')
     batches = itertools.chain([first], batches)
 
-    model = teacher.logits_model if output_head == 'logits' else teacher.model
+    model = split_end(teacher)[0] if output_head == 'logits' else teacher.model
     converter = make_converter(named(model, teacher.name), input_type, output_type, per_channel)
 
     with hidden_output() as hidden:

@@ -19,12 +19,12 @@ from zscgan_tf.quantizers.fake_quantization import SMALLEST_RANGE, quantize_weig
 from zscgan_tf.quantizers.folding import fold
 from zscgan_tf.quantizers.widths import (
     Graph,
-    activation_name,
     first_and_last,
     fixed_range,
     has_kernel,
     with_copies,
 )
+from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 
 layers = tf_keras.layers
@@ -86,38 +86,6 @@ def as_logits(outputs):
     if outputs.shape[1:].num_elements() == 1:
         return tf.concat([tf.zeros_like(flat), flat], axis=1)
     return flat
-
-
-def split_end(teacher):
-    """The teacher's model without its last softmax or sigmoid, and that function's name or None.
-
-    Raises:
-        UserError: something stands behind the model's softmax or sigmoid.
-    """
-    if teacher.head == 'probabilities':
-        raise UserError(
-            f'{teacher.name} computes something behind its softmax or sigmoid, so there are no '
-            f'logits that a student could be made of: pass the model without it, or leave '
-            f'--method=qat and --range_estimator out.'
-        )
-    model = teacher.model
-    x, handed_on = model.output, []
-    while True:
-        layer, node_index, _ = x._keras_history
-        if isinstance(layer, layers.InputLayer):
-            return model, None
-        before = layer._inbound_nodes[node_index].keras_inputs[0]
-        if not isinstance(layer, (layers.Reshape, layers.Flatten)):
-            break
-        handed_on.append(layer)
-        x = before
-    name = activation_name(layer)
-    if name not in ('softmax', 'sigmoid'):
-        return model, None
-    x = before
-    for layer in reversed(handed_on):
-        x = layer(x)
-    return tf_keras.Model(model.input, x, name=model.name), name
 
 
 def build_student(

@@ -12,7 +12,8 @@ import tf_keras
 from zscgan_tf.errors import UserError
 from zscgan_tf.presets import TFMOT_STUDENT
 from zscgan_tf.quantizers import ranges as estimators
-from zscgan_tf.quantizers.student import Student, legal_range, observe, split_end
+from zscgan_tf.quantizers.student import Student, legal_range, observe
+from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.layers import Reshape, SelectChannels
 
 layers = tf_keras.layers

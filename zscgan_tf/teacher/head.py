@@ -88,13 +88,52 @@ def split_head(model, input_spec, name):
     return logits_model, head
 
 
+def split_end(teacher):
+    """A teacher's model without its last softmax or sigmoid.
+
+    Args:
+        teacher: a `Teacher`.
+
+    Returns:
+        The model, inputs -> what that function takes, in the shape of the teacher's output; and the
+        function's name, or None where the teacher ends in logits.
+
+    Raises:
+        UserError: something stands behind the softmax or sigmoid.
+    """
+    if teacher.head == 'probabilities':
+        raise UserError(
+            f'{teacher.name} computes something behind its softmax or sigmoid, so no model ends in '
+            f'its logits: pass the model without it, or leave --method=qat, --range_estimator and '
+            f'--output_head=logits out.'
+        )
+    model = teacher.model
+    end, x = _last_function(model)
+    name = next((n for n in ('softmax', 'sigmoid') if _is_activation(end, n)), None)
+    if name is None:
+        return model, None
+    for layer in reversed(_reshaping_behind(model)):
+        x = layer(x)
+    return tf_keras.Model(model.input, x, name=model.name), name
+
+
+def _reshaping_behind(model):
+    """The layers behind the last function, the last one first."""
+    x, found = model.output, []
+    while isinstance((layer := _layer_and_inputs(x)[0]), _RESHAPING):
+        found.append(layer)
+        x = _layer_and_inputs(x)[1][0]
+    return found
+
+
 def _last_function(model):
     """The last layer that computes something, and its input there."""
     x = model.output
     while True:
-        layer, (x, *_) = _layer_and_inputs(x)
+        layer, inputs = _layer_and_inputs(x)
         if not isinstance(layer, _RESHAPING):
-            return layer, x
+            return layer, inputs[0]
+        x = inputs[0]
 
 
 def _layer_and_inputs(x):

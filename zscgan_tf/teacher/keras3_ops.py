@@ -86,8 +86,8 @@ def apply_operation(operation, args, kwargs, output_shape, make):
     if kind in _RESHAPES:
         return _reshape(operation, x, output_shape, make, name)
     if kind == 'Transpose':
-        axes = operation.axes
-        if axes is None or axes[0] != 0:
+        axes = [axis % x.shape.rank for axis in operation.axes or ()]
+        if not axes or axes[0] != 0:
             raise unsupported(operation, 'moves the batch axis')
         return make(tf_keras.layers.Permute, name, dims=axes[1:])(x)
     if kind == 'Pad':
@@ -242,6 +242,9 @@ def _get_item(operation, x, key, output_shape, make, name):
     """Slices of height and width become Cropping2D (and a pooling of size 1, for their steps)."""
     key = list(key) if isinstance(key, tuple | list) else [key]
     if len(output_shape) != x.shape.rank or x.shape.rank != 4:
+        slices = [k for k in key if isinstance(k, slice)]
+        if any(k != slice(None) for k in slices):
+            raise unsupported(operation, 'slices something else than images')
         return _reshape(operation, x, output_shape, make, name)
     if Ellipsis in key:
         place = key.index(Ellipsis)

@@ -119,6 +119,7 @@ HANDLERS = {
     'nn.tanh': arithmetic.activation('tanh'),
     'pad': shapes.pad,
     'reshape': shapes.reshape,
+    'reverse': shapes.reverse,
     'shape': shapes.shape,
     'split': shapes.split,
     'squeeze': shapes.squeeze,

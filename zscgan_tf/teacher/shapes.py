@@ -65,9 +65,10 @@ def squeeze(at, input, axis=None, name=None, squeeze_dims=None):
 
 
 def transpose(at, a, perm=None, conjugate=False):
-    if perm is None or int(perm[0]) != 0:
+    rank = a.shape.rank
+    perm = None if perm is None else [int(i) % rank for i in perm]
+    if perm is None or perm[0] != 0:
         at.refuse('a transposition of the batch')
-    perm = [int(i) for i in perm]
     sides = list(a.shape)
     moved = [i for i in perm[1:] if sides[i] != 1]
     if moved == sorted(moved):
@@ -81,6 +82,8 @@ def concat(at, values, axis):
     if not all(is_tensor(value) for value in values):
         at.refuse('tf.concat with a constant')
     axis = int(axis) % values[0].shape.rank
+    if axis == 0:
+        at.refuse('tf.concat of the batch')
     axis = -1 if axis == values[0].shape.rank - 1 else axis
     return at.emit(tf_keras.layers.Concatenate, list(values), 'concatenate', axis=axis)
 
@@ -127,7 +130,10 @@ def pad(at, tensor, paddings, mode='CONSTANT', name=None, constant_values=0):
 
 
 def _channels(at, x, matrix):
-    """Channels chosen or added by a 1x1 convolution of zeros and ones."""
+    """Channels chosen or added by a 1x1 convolution of zeros and ones, of images or vectors."""
+    if x.shape.rank == 2:
+        image = _reshape(at, x, [1, 1, matrix.shape[0]])
+        return _reshape(at, _channels(at, image, matrix), [matrix.shape[1]])
     layer = SelectChannels(
         matrix.shape[1],
         1,
@@ -143,7 +149,7 @@ def _channels(at, x, matrix):
 
 def split(at, value, num_or_size_splits, axis=0, num=None):
     channels = value.shape[-1]
-    if int(axis) % value.shape.rank != value.shape.rank - 1 or value.shape.rank != 4:
+    if int(axis) % value.shape.rank != value.shape.rank - 1 or value.shape.rank not in (2, 4):
         at.refuse(f'tf.split along axis {axis}')
     sizes = num_or_size_splits
     sizes = [channels // sizes] * sizes if np.ndim(sizes) == 0 else [int(n) for n in sizes]
@@ -188,14 +194,20 @@ def _slice_sides(at, tensor, spec):
             ranges.append(range(index, index + 1))
     whole = [range(side) for side in tensor.shape[1:]]
     if ranges != whole:
-        if tensor.shape.rank != 4 or min(r.step for r in ranges) < 1 or not all(map(len, ranges)):
+        *positions, channels = ranges
+        if tensor.shape.rank not in (2, 4) or not all(map(len, ranges)):
             at.refuse('a slice')
-        tensor = _slice_image(at, tensor, ranges, whole)
+        if any(r.step < 1 for r in positions):
+            at.refuse('a slice that turns images around')
+        tensor = _slice_image(at, tensor, ranges, whole) if positions else tensor
+        if channels != whole[-1]:
+            tensor = _channels(at, tensor, np.eye(whole[-1].stop)[:, list(channels)])
     return _reshape(at, tensor, target)
 
 
 def _slice_image(at, x, ranges, whole):
-    rows, columns, channels = ranges
+    """The positions of a slice; its channels are not taken yet."""
+    rows, columns, _ = ranges
     # The last position that counts: a strided range may end before its bound.
     crop = [
         (kept[0], everything[-1] - kept[-1]) if kept.step == 1 else (kept[0], 0)
@@ -210,9 +222,15 @@ def _slice_image(at, x, ranges, whole):
         crop = [(0, side - n) for side, n in zip(x.shape[1:3], kept, strict=True)]
         if any(map(any, crop)):
             x = at.emit(tf_keras.layers.Cropping2D, x, 'crop', cropping=tuple(crop))
-    if channels != whole[2]:
-        x = _channels(at, x, np.eye(whole[2].stop)[:, list(channels)])
     return x
+
+
+def reverse(at, tensor, axis):
+    """tf.reverse: of channels."""
+    rank = tensor.shape.rank
+    if [int(i) % rank for i in np.ravel(axis)] != [rank - 1]:
+        at.refuse('tf.reverse of other axes than the last')
+    return getitem(at, tensor, (Ellipsis, slice(None, None, -1)))
 
 
 def pooling(layer_class, kind):
