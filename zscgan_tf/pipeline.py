@@ -5,7 +5,7 @@ import itertools
 from zscgan_tf import audit, evaluation, export
 from zscgan_tf.errors import UserError
 from zscgan_tf.presets import is_count
-from zscgan_tf.quantizers import conversion, ptq
+from zscgan_tf.quantizers import conversion, convertible, ptq
 from zscgan_tf.sources import take
 
 LEVEL_IMAGES = 64
@@ -64,7 +64,10 @@ def quantize(
         per_channel=per_channel,
         output_head=output_head,
     )
-    report = audit.audit(data, allow_float_ops=allow_float_ops)
+    try:
+        report = audit.audit(data, allow_float_ops=allow_float_ops)
+    except UserError as error:
+        raise convertible.explained(teacher, allow_float_ops, error) from error
     tflite = evaluation.TfliteModel(data)
     result = _measure(
         teacher, source, tflite, report, calibration_images, check_images, evaluate_on

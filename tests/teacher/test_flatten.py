@@ -8,6 +8,7 @@ import tf_keras
 from tests.conftest import randomize
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flatten import flatten
+from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers
 
@@ -362,3 +363,31 @@ def test_depthwise_convolutions_of_unequal_strides():
             flatten(model)
     else:
         assert_same(model, flatten(model))
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        layers.Resizing(8, 8),
+        layers.UpSampling2D(1),
+        lambda x: tf.image.resize(x, (8, 8)),
+    ],
+)
+def test_a_resize_that_changes_nothing_is_dropped(body):
+    model = make(lambda x: end(body(layers.BatchNormalization()(x))))
+    flat = flatten(model)
+    assert_same(model, flat)
+    assert not {'Resizing', 'UpSampling2D'} & set(names(flat))
+
+
+def test_a_reshape_to_the_number_of_images_that_a_model_is_made_for():
+    x = images = tf_keras.Input((8, 8, 3), batch_size=4)
+    x = tf.reshape(layers.BatchNormalization()(x), [4, 4, 16, 3])
+    model = randomize(tf_keras.Model(images, end(x)))
+    assert_same(model, flatten(model))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    assert teacher.logits(np.zeros((7, 8, 8, 3), np.float32)).shape == (7, 5)
+    x = images = tf_keras.Input((8, 8, 3), batch_size=4)
+    x = tf.reshape(layers.BatchNormalization()(x), [2, 16, 8, 3])
+    with pytest.raises(UserError, match='tf.reshape from'):
+        flatten(tf_keras.Model(images, end(x)))

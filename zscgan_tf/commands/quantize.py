@@ -82,6 +82,10 @@ def main():
     quantized = common_flags.with_raw_pixels(teacher)
     if distilled:
         common_flags.check_student(quantized, distilled)
+    elif FLAGS.source == 'zscgan':  # before the training of its generator
+        from zscgan_tf.quantizers.convertible import check_convertible
+
+        check_convertible(teacher, FLAGS.allow_float_ops)
     evaluate_on = _evaluation_source(teacher)
     folder = common_flags.workdir(default_of=output)
     common = _common_results(teacher, distilled)

@@ -41,7 +41,9 @@ def check_same(model, flat, input_spec, label):
     """
     low, high = input_spec.input_range
     rng = np.random.default_rng(0)
-    images = rng.uniform(low, high, (2, *input_spec.image_shape)).astype(np.float32)
+    # As many at a time as the original is made for.
+    batch = _batch_size(model)
+    images = rng.uniform(low, high, (2, batch, *input_spec.image_shape)).astype(np.float32)
     # Whole numbers: the original may take uint8.
     images = np.rint(images) if np.max(high - low) > 100 else images
     tolerance, reference = _SAME, model
@@ -70,6 +72,14 @@ def check_same(model, flat, input_spec, label):
         )
 
 
+def _batch_size(model):
+    """The number of images that a model is made for at a time; 1 where that is open."""
+    try:
+        return model.inputs[0].shape[0] or 1
+    except (AttributeError, TypeError):  # a subclassed one
+        return 1
+
+
 def _difference(expected, found):
     if expected.shape != found.shape:
         return np.inf
@@ -77,22 +87,24 @@ def _difference(expected, found):
 
 
 def _answers(model, images):
-    """A model's outputs, and behind them what each of its last softmaxes or sigmoids takes."""
+    """A model's outputs, and behind them what each of its last softmaxes or sigmoids takes.
 
-    def run(image):
-        output = tf.nest.flatten(model(image, training=False))[0]
+    Of several batches of images, [N, B, H, W, C].
+    """
+
+    def run(batch):
+        output = tf.nest.flatten(model(batch, training=False))[0]
         return [tf.cast(x, tf.float32) for x in (output, *_end_inputs(output))]
 
-    # One by one: the original may be made for one image at a time.
-    images = [tf.constant(images[i : i + 1]) for i in range(len(images))]
+    images = [tf.constant(batch) for batch in images]
     try:
         traced = tf.function(run, autograph=False)
-        answers = [traced(image) for image in images]
+        answers = [traced(batch) for batch in images]
     except tf.errors.OpError:
         raise
     # Whatever the user's own code raises where it is no graph: its outputs alone.
     except Exception:
-        answers = [run(image) for image in images]
+        answers = [run(batch) for batch in images]
     return [np.concatenate([x.numpy() for x in parts]) for parts in zip(*answers, strict=True)]
 
 

@@ -62,7 +62,8 @@ def flatten(model, image_shape=None, name=None):
     """
     image_shape = model.input_shape[1:] if image_shape is None else image_shape
     inputs = tf_keras.Input(tuple(image_shape), name='images')
-    flattener = Flattener(name or model.name)
+    batch_size = model.inputs[0].shape[0] if model.inputs else None
+    flattener = Flattener(name or model.name, batch_size)
     output = flattener.tensor(flattener.single(flattener.follow(model, (inputs,), {}, '')))
     flat = tf_keras.Model(inputs, output, name='teacher')
     flat.trainable = False
@@ -73,10 +74,15 @@ class Flattener:
     """Copies layers, and calls the copies on the tensors of the new graph.
 
     A value of the new graph is a tensor, a `Pending` operation, or a plain number, array or shape.
+
+    Attributes:
+        model_name: for messages.
+        batch_size: the number of images that the original takes, None where it is open.
     """
 
-    def __init__(self, model_name):
+    def __init__(self, model_name, batch_size=None):
         self.model_name = model_name
+        self.batch_size = batch_size
         self._names = {'images'}
         # Layer copies by the original's id; the original is kept so that ids stay unique.
         self._copies = {}

@@ -67,7 +67,7 @@ def apply_operation(operation, args, kwargs, output_shape, make):
         return make(tf_keras.layers.Concatenate, name, axis=operation.axis)(tensors)
     x = values[0]
     _only_tensors(operation, [x])
-    if kind in _PASSED_ON:
+    if kind in _PASSED_ON or kind == 'Resize' and tuple(output_shape[1:]) == tuple(x.shape[1:]):
         return x
     if kind in _ACTIVATIONS:
         function, settings = _ACTIVATIONS[kind]

@@ -65,6 +65,10 @@ def layer_as_operation(flat, layer, args, kwargs, path):
         return arithmetic.relu6(at, args[0])
     if type(layer) is layers.Multiply and len(args[0]) == 2:
         return arithmetic.hard_product(at, *args[0])
+    if type(layer) is layers.Resizing and (layer.height, layer.width) == tuple(args[0].shape[1:3]):
+        return args[0]
+    if type(layer) is layers.UpSampling2D and tuple(layer.size) == (1, 1):
+        return args[0]
     if type(layer) is layers.Activation:
         return args[0] if layer.activation is tf_keras.activations.linear else None
     return None
@@ -83,6 +87,7 @@ HANDLERS = {
     'concat': shapes.concat,
     'expand_dims': shapes.expand_dims,
     'identity': arithmetic.identity,
+    'image.resize': shapes.resize,
     'math.add': arithmetic.add,
     'math.add_n': arithmetic.add_n,
     'math.divide': arithmetic.divide,

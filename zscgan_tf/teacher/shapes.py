@@ -29,8 +29,12 @@ def reshape(at, tensor, shape):
     if -1 in target:
         known = math.prod(side for side in target if side != -1)
         target = [math.prod(sides) // known if side == -1 else side for side in target]
-    # A model of one image at a time says 1 for its batch.
-    if shape[0] not in (None, -1, 1) or None in target or math.prod(target) != math.prod(sides):
+    # A model of a fixed number of images says that number for its batch.
+    if (
+        shape[0] not in (None, -1, 1, at.flat.batch_size)
+        or None in target
+        or math.prod(target) != math.prod(sides)
+    ):
         at.refuse(f'tf.reshape from {tuple(tensor.shape)} to {shape}')
     return _reshape(at, tensor, target)
 
@@ -223,6 +227,13 @@ def _slice_image(at, x, ranges, whole):
         if any(map(any, crop)):
             x = at.emit(tf_keras.layers.Cropping2D, x, 'crop', cropping=tuple(crop))
     return x
+
+
+def resize(at, images, size, **options):
+    """tf.image.resize to the size that the images have."""
+    if [int(side) for side in size] != list(images.shape[1:3]):
+        at.refuse(f'tf.image.resize from {tuple(images.shape[1:3])} to {tuple(size)}')
+    return images
 
 
 def reverse(at, tensor, axis):
