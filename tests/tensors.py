@@ -34,3 +34,29 @@ def ops_of(data, inputs, name):
                 ],
                 [tensor['quantization'][0] for tensor in tensors],
             )
+
+
+def answers(data, inputs):
+    """What LiteRT computes from a file of int8 ends, image by image.
+
+    Args:
+        data: the file's bytes.
+        inputs: [B, H, W, C], what the float model takes.
+
+    Returns:
+        float, [B, K].
+    """
+    interpreter = Interpreter(model_content=data)
+    interpreter.allocate_tensors()
+    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert given['dtype'] is result['dtype'] is np.int8
+    found = []
+    for image in inputs:
+        scale, zero = given['quantization']
+        image = np.clip(np.rint(image[None] / scale) + zero, -128, 127).astype(np.int8)
+        interpreter.set_tensor(given['index'], image)
+        interpreter.invoke()
+        scale, zero = result['quantization']
+        integers = interpreter.get_tensor(result['index']).reshape(-1).astype(float)
+        found.append((integers - zero) * scale)
+    return np.array(found)
