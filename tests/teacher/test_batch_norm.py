@@ -117,6 +117,18 @@ def test_moments_over_any_axis_are_keras(axis, channels, dtype):
     np.testing.assert_allclose(variance, norm.moving_variance.numpy().ravel(), **tolerance)
 
 
+def test_the_taps_own_layers_have_names_of_their_own():
+    """A teacher's layers may be called as Keras would call new ones, and be used twice."""
+    x = start = tf_keras.Input((8, 8, 1))
+    x = layers.Reshape((4, 16), name='reshape')(x)
+    norm = layers.BatchNormalization(axis=1, name='norm')
+    x = layers.Permute((1, 2), name='permute')(norm(norm(x)))
+    model = randomize(tf_keras.Model(start, layers.Dense(3)(layers.Flatten()(x))))
+    tap, stored = build_tap(model)
+    _, *inputs = tap(np.ones((2, 8, 8, 1), np.float32))
+    assert [x.shape[-1] for x in inputs] == [4, 4] and len(stored) == 2
+
+
 @pytest.mark.parametrize('axis', (1, [1, 2]))
 def test_a_teacher_that_normalizes_another_axis_is_quantized(tmp_path, axis):
     """From loading to a file of integers that answers as the model does."""

@@ -58,7 +58,7 @@ def build_tap(logits_model, compute_dtype='float32'):
     if compute_dtype != 'float32':
         logits_model = _with_dtype(logits_model, compute_dtype)
     used = batch_norm_inputs(logits_model)
-    inputs = [_channels_last(layer, x) for layer, x in used]
+    inputs = [_channels_last(layer, x, number) for number, (layer, x) in enumerate(used)]
     tap = tf_keras.Model(logits_model.inputs, [logits_model.output, *inputs])
     stored = [
         StoredMoments(
@@ -72,15 +72,19 @@ def build_tap(logits_model, compute_dtype='float32'):
     return tap, stored
 
 
-def _channels_last(layer, x):
-    """A batch norm's input with the axis, or axes, that it normalizes as the last one."""
+def _channels_last(layer, x, number):
+    """A batch norm's input with the axis, or axes, that it normalizes as the last one.
+
+    `number` makes the names of the new layers unlike all others.
+    """
     axes = sorted(axis % x.shape.rank for axis in np.atleast_1d(layer.axis))
     if axes == [x.shape.rank - 1]:
         return x
     others = [axis for axis in range(1, x.shape.rank) if axis not in axes]
-    x = tf_keras.layers.Permute((*others, *axes), dtype=x.dtype)(x)
-    channels = math.prod(x.shape[len(others) + 1 :])
-    return tf_keras.layers.Reshape((-1, channels), dtype=x.dtype)(x)
+    name = f'{layer.name}/input_{number}'
+    x = tf_keras.layers.Permute((*others, *axes), name=f'{name}/permute', dtype=x.dtype)(x)
+    shape = (-1, math.prod(x.shape[len(others) + 1 :]))
+    return tf_keras.layers.Reshape(shape, name=f'{name}/reshape', dtype=x.dtype)(x)
 
 
 def _with_dtype(model, compute_dtype):
