@@ -17,8 +17,14 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.litert import quantize
 from zscgan_tf.quiet import hidden_output
 
-# What may stand between the model's input, which keeps 8 bits, and the first layer.
-PASSING_OPS = ('PAD', 'PADV2', 'MIRROR_PAD', 'RESHAPE', 'QUANTIZE')
+# What may stand between the model's input, which keeps 8 bits, and the first layer: the ops of
+# layers that hand their input's levels on (`widths.HANDING_ON`).
+PASSING_OPS = frozenset(
+    """
+    AVERAGE_POOL_2D MAX_POOL_2D MIRROR_PAD PAD PADV2 QUANTIZE REDUCE_MAX RESHAPE RESIZE_BILINEAR
+    RESIZE_NEAREST_NEIGHBOR SLICE STRIDED_SLICE TRANSPOSE
+    """.split()
+)
 # Their kernels prescribe the output's scale.
 FIXED_SCALE_OPS = ('LOGISTIC', 'SOFTMAX', 'TANH')
 # They cut a tensor down to its levels: what only they read may have more.
@@ -167,9 +173,12 @@ def _check_weights(model, weight_bits, ends):
 
 
 def _is_of_layer(graph, op, name):
-    """Whether an op's kernel is that of a layer: it has the layer's name in its own."""
+    """Whether an op's kernel is that of a layer: `model/<layer>/<op>` is among its names.
+
+    The layer's name may have slashes itself, and be the beginning of another one's.
+    """
     parts = text(graph.tensors[op.inputs[1]].name).split(';')
-    return any(f'/{name}/' in f'/{part}/' for part in parts)
+    return any(f'/{part.rpartition("/")[0]}'.endswith(f'/{name}') for part in parts)
 
 
 def _distinct(integers):

@@ -40,7 +40,7 @@ def test_the_summary(finished):
         'tiny2.tflite',
         'ops are integer',
         'of float weights ->',
-        'preprocessing as before: 8x8x3, (pixels in [0, 1] - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]',
+        'preprocessing as before: 8x8x3, (pixels of 0...255 / 255 - [0.4, 0.5, 0.6]) / ',
         'of the legal range',
         '% on 30 fresh images of the source',
         '% on 20 real images',

@@ -326,6 +326,30 @@ def test_ranges_of_logits_are_those_of_least_cross_entropy():
     assert plain != pytest.approx(expected, rel=0.02)
 
 
+HANDING_THE_INPUT_ON = {
+    'maximum': layers.MaxPooling2D(2),
+    'average': layers.AveragePooling2D(3, 2, padding='same'),
+    'crop': layers.Cropping2D(1),
+    'padding': layers.ZeroPadding2D(1),
+    'nearest': layers.UpSampling2D(2),
+    'permute': layers.Permute((2, 1, 3)),
+}
+
+
+@pytest.mark.parametrize('front', HANDING_THE_INPUT_ON)
+def test_the_input_keeps_8_bits_whatever_hands_it_on(front):
+    def build(x):
+        x = convolved(HANDING_THE_INPUT_ON[front](x), name='block')
+        return ending(layers.ReLU()(convolved(layers.ReLU()(x), name='block/second')))
+
+    student = make(own_teacher(build), weight_bits=4, activation_bits=4, first_last_bits=8)
+    bits = {w.layer.name: w.quantize_config.weights.bits for w in wrappers(student)}
+    # The name of one layer is the beginning of another's.
+    assert (bits['block'], bits['block/second']) == (8, 4)
+    _, report, found = conversion.export(student, [student.input_spec.to_inputs(PIXELS).numpy()])
+    assert not report.float_ops and found.activation_levels <= 16
+
+
 def with_a_reshape(x):
     x = layers.ReLU()(layers.BatchNormalization()(convolved(x)))
     x = layers.Reshape((4, 16, 6))(x)

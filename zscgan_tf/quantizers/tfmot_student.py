@@ -96,7 +96,7 @@ def export_tfmot_model(student, head):
 
 def _copy(layer):
     """A layer as it is trained here: a teacher's are frozen all, a student's batch norms only."""
-    frozen = isinstance(layer, layers.BatchNormalization)
+    frozen = isinstance(layer, (layers.BatchNormalization, SelectChannels))
     # tfmot knows the layers of Keras alone.
     kind = {SelectChannels: layers.Conv2D, Reshape: layers.Reshape}.get(type(layer), type(layer))
     return kind.from_config({**layer.get_config(), 'trainable': not frozen})
