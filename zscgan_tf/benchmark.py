@@ -197,7 +197,7 @@ def ptq_over_converter(teacher, repeats, images=10_000):
 def convert_in_memory(teacher, inputs):
     """The bytes that `ptq.convert` makes, by the converter alone, of inputs [N, H, W, C]."""
     size = ptq.slice_size(teacher.input_spec)
-    converter = ptq.make_converter(teacher.model)
+    converter = ptq.make_converter(ptq.named(teacher.model, teacher.name))
     converter.representative_dataset = lambda: (
         [inputs[i : i + size]] for i in range(0, len(inputs), size)
     )
