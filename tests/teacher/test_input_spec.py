@@ -272,8 +272,8 @@ def test_the_preprocessing_in_words():
         return load_teacher(model(lambda x: x), input_spec=fields).input_spec.describe()
 
     assert words(preprocessing='raw') == '8x8x3, pixels of 0...255'
-    assert words(preprocessing='unit') == '8x8x3, pixels of [0, 1]'
-    assert words(preprocessing='tf') == '8x8x3, pixels of [-1, 1]'
+    assert words(preprocessing='unit') == '8x8x3, pixels scaled to [0, 1]'
+    assert words(preprocessing='tf') == '8x8x3, pixels scaled to [-1, 1]'
     assert words(preprocessing='torch') == (
         '8x8x3, (pixels of 0...255 / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]'
     )

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.teacher.flatten import nodes_in_order
+from zscgan_tf.teacher.layers import SelectChannels
 
 
 def fingerprint(model):
@@ -27,7 +28,7 @@ def fingerprint(model):
         first_use = layer not in layers
         layers.setdefault(layer, len(layers))
         uses = {
-            'class': type(layer).__name__,
+            'class': _class_name(layer),
             'layer': layers[layer],
             'inputs': [numbers[id(x)] for x in node.keras_inputs],
             'config': _without_names(layer.get_config()) if first_use else None,
@@ -39,6 +40,11 @@ def fingerprint(model):
             digest.update(f'{weight.dtype.name}{weight.shape}'.encode())
             digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
+
+
+def _class_name(layer):
+    """The layer's class; a selection of channels counts as the convolution that it is."""
+    return 'Conv2D' if isinstance(layer, SelectChannels) else type(layer).__name__
 
 
 def _without_names(config):

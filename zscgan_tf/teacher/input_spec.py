@@ -132,7 +132,7 @@ class InputSpec:
         mean, std = np.float64(self.mean), np.float64(self.std)
         for unit, (unit_mean, unit_std) in _UNIT_SPECS.items():
             if np.allclose(mean, unit_mean, atol=1e-6) and np.allclose(std, unit_std, rtol=1e-5):
-                return f'pixels of {UNIT_NAMES[unit]}'
+                return f'pixels {"of" if unit == "raw" else "scaled to"} {UNIT_NAMES[unit]}'
         if np.allclose(std, 1 / 255, rtol=1e-5):
             return f'pixels of 0...255 - {_short(255 * mean)}'
         return f'(pixels of 0...255 / 255 - {_short(mean)}) / {_short(std)}'
