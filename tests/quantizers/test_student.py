@@ -10,9 +10,8 @@ import tf_keras
 from tests.conftest import randomize
 from tests.tiny import tiny_teacher
 from zscgan_tf import audit, evaluation, levels
-from zscgan_tf.distillation import trainable_variables
 from zscgan_tf.errors import UserError
-from zscgan_tf.quantizers import conversion, ptq, ranges
+from zscgan_tf.quantizers import conversion, ranges
 from zscgan_tf.quantizers.student import (
     activation_quantizers,
     as_logits,
@@ -22,7 +21,6 @@ from zscgan_tf.quantizers.student import (
 )
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
-from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers
 PIXELS = np.random.default_rng(0).uniform(size=(64, 8, 8, 3)).astype(np.float32)
@@ -162,47 +160,6 @@ def squeezed(y, gate):
     return layers.Multiply()([y, layers.Reshape((1, 1, 6))(gate(layers.Dense(6)(z)))])
 
 
-def beside_a_pool(y):
-    """Branches of very different ranges, joined."""
-    wide = layers.Rescaling(5.0)(layers.ReLU()(convolved(y, strides=2)))
-    return layers.Concatenate()([wide, layers.AveragePooling2D(3, 2, padding='same')(y)])
-
-
-POOLS = {
-    'average pool, same, into a concatenation': beside_a_pool,
-    'average pool, same, into an addition': lambda y: layers.Add()(
-        [convolved(y, strides=2), layers.AveragePooling2D(3, 2, padding='same')(y)]
-    ),
-    'average pool, same, before a ReLU': lambda y: layers.ReLU()(
-        layers.AveragePooling2D(3, 2, padding='same')(convolved(y))
-    ),
-    'average pools, same': lambda y: layers.AveragePooling2D(2, 1, padding='same')(
-        layers.AveragePooling2D((2, 3), 1, padding='same')(y)
-    ),
-    'average pool (2, 1)': layers.AveragePooling2D((2, 1)),
-    'average pool, strides (1, 2)': layers.AveragePooling2D(3, (1, 2)),
-    'average pool, same, strides (1, 2)': layers.AveragePooling2D(3, (1, 2), padding='same'),
-    'average pool, large strides': layers.AveragePooling2D(2, 3),
-    'average pool of an operation': lambda y: tf.nn.avg_pool(y, [1, 2, 1, 1], [1, 2, 1, 1], 'SAME'),
-}
-
-
-@pytest.mark.parametrize('pool', POOLS)
-def test_average_pools_everywhere(pool):
-    """The student computes what the model's own Keras does, and converts as its file does."""
-    inputs = layers.Input((8, 8, 3))
-    x = layers.ReLU()(layers.BatchNormalization()(convolved(inputs)))
-    model = randomize(tf_keras.Model(inputs, ending(POOLS[pool](x))))
-    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
-    expected = model(PIXELS).numpy()
-    student = make(teacher)
-    np.testing.assert_allclose(student.twin(PIXELS), expected, atol=1e-5 * np.ptp(expected))
-    data, report, _ = conversion.export(student, [PIXELS])
-    assert not report.float_ops
-    error = evaluation.TfliteModel(data).scores(PIXELS) - expected
-    assert np.sqrt(np.mean(error**2)) < 0.06 * expected.std()
-
-
 PARTS = {
     'average pool': lambda y: layers.AveragePooling2D(2)(y),
     'whole average pool': lambda y: layers.UpSampling2D(8)(layers.AveragePooling2D(8)(y)),
@@ -252,66 +209,6 @@ def test_constants_are_not_what_a_width_applies_to():
     conversion.export(student, [student.input_spec.to_inputs(PIXELS).numpy()])
 
 
-@pytest.mark.parametrize('ends, others', [(8, 4), (4, 8)])
-def test_first_and_last_layer_are_convolutions(ends, others):
-    """A batch norm in front of the first one is none; the count of levels asks the same layers."""
-
-    def build(x):
-        x = layers.BatchNormalization(name='input_norm')(x)
-        for name in ('first_conv', 'second_conv'):
-            x = layers.ReLU()(layers.Conv2D(6, 3, padding='same', name=name)(x))
-        return layers.Dense(4, name='top')(layers.GlobalAveragePooling2D()(x))
-
-    student = make(own_teacher(build), weight_bits=others, activation_bits=8, first_last_bits=ends)
-    bits = {w.layer.name: w.quantize_config.weights.bits for w in wrappers(student)}
-    expected = {'first_conv': ends, 'top': ends, 'input_norm': others, 'second_conv': others}
-    assert bits == expected
-    data, _, _ = conversion.export(student, [student.input_spec.to_inputs(PIXELS).numpy()])
-    model = audit.read_model(data)
-    graph, found = model.subgraphs[0], {}
-    for op in graph.operators:
-        if audit.op_name(model, op) in audit.KERNEL_OPS:
-            kernel = graph.tensors[op.inputs[1]]
-            (name,) = [n for n in expected if f'quant_{n}/' in kernel.name.decode()]
-            found[name] = audit.type_name(kernel)
-    assert found == {name: f'int{n}' for name, n in expected.items()}
-
-
-def test_channels_that_flattening_moves_are_constants():
-    """Slices, splits and paddings of channels: not trained, exact, and no layer of the ends."""
-
-    def build(x):
-        x = layers.ReLU()(layers.BatchNormalization()(convolved(x)))
-        first, second = tf.split(x, [2, 4], axis=3)
-        y = layers.ReLU()(convolved(first, name='branch'))
-        x = tf.pad(second, [[0, 0], [0, 0], [0, 0], [1, 1]]) + y
-        x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
-        return layers.Softmax()(layers.Dense(4, name='top')(x))
-
-    inputs = layers.Input((8, 8, 3))
-    model = randomize(tf_keras.Model(inputs, build(inputs)))
-    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
-    student = make(teacher, weight_bits=4, activation_bits=4, first_last_bits=8)
-    selecting = [w for w in wrappers(student) if not w.layer.trainable]
-    assert len(selecting) == 3
-    bits = {w.layer.name: w.quantize_config.weights.bits for w in wrappers(student)}
-    ends = [name for name, n in bits.items() if n == 8]
-    assert len(ends) == 2 and 'top' in ends
-    trained = set(map(id, trainable_variables(student)))
-    for wrapper in selecting:
-        ((kernel, quantizer, variables),) = wrapper._weight_vars
-        assert id(kernel) not in trained and id(variables['max']) not in trained
-        values = kernel.numpy()
-        assert set(np.unique(values)) <= {0.0, 1.0}
-        found = quantizer(kernel, False, variables).numpy()
-        np.testing.assert_array_equal(found, values)
-    data, report, _ = conversion.export(student, [PIXELS])
-    assert not report.float_ops
-    scores = evaluation.TfliteModel(data).scores(PIXELS)
-    np.testing.assert_allclose(scores, tf.nn.softmax(student.logits(PIXELS)), atol=0.15)
-    np.testing.assert_allclose(tf.nn.softmax(student.twin(PIXELS)), model(PIXELS), atol=1e-5)
-
-
 def test_ranges_of_logits_are_those_of_least_cross_entropy():
     """Of the file's last tensor, with sure answers among the images."""
     student = make(tiny_teacher(head='logits'), activation_bits=4, all_activations=True)
@@ -324,79 +221,6 @@ def test_ranges_of_logits_are_those_of_least_cross_entropy():
     histogram.count(logits)
     plain = ranges.with_margin(*ranges.activation_range(histogram, 4, 'mse', False), histogram)
     assert plain != pytest.approx(expected, rel=0.02)
-
-
-HANDING_THE_INPUT_ON = {
-    'maximum': layers.MaxPooling2D(2),
-    'average': layers.AveragePooling2D(3, 2, padding='same'),
-    'crop': layers.Cropping2D(1),
-    'padding': layers.ZeroPadding2D(1),
-    'nearest': layers.UpSampling2D(2),
-    'permute': layers.Permute((2, 1, 3)),
-}
-
-
-@pytest.mark.parametrize('front', HANDING_THE_INPUT_ON)
-def test_the_input_keeps_8_bits_whatever_hands_it_on(front):
-    def build(x):
-        x = convolved(HANDING_THE_INPUT_ON[front](x), name='block')
-        return ending(layers.ReLU()(convolved(layers.ReLU()(x), name='block/second')))
-
-    student = make(own_teacher(build), weight_bits=4, activation_bits=4, first_last_bits=8)
-    bits = {w.layer.name: w.quantize_config.weights.bits for w in wrappers(student)}
-    # The name of one layer is the beginning of another's.
-    assert (bits['block'], bits['block/second']) == (8, 4)
-    _, report, found = conversion.export(student, [student.input_spec.to_inputs(PIXELS).numpy()])
-    assert not report.float_ops and found.activation_levels <= 16
-
-
-def with_a_reshape(x):
-    x = layers.ReLU()(layers.BatchNormalization()(convolved(x)))
-    x = layers.Reshape((4, 16, 6))(x)
-    return layers.Dense(4)(layers.Flatten()(layers.ReLU()(convolved(x))))
-
-
-def with_a_vector_of_one_pixel(x):
-    x = layers.ReLU()(layers.BatchNormalization()(convolved(x)))
-    x = layers.Reshape((1, 1, 6))(layers.GlobalAveragePooling2D()(x))
-    return layers.Reshape((4,))(layers.Conv2D(4, 1)(x))
-
-
-@pytest.mark.parametrize('body', [with_a_reshape, with_a_vector_of_one_pixel])
-def test_reshapes_of_constant_shape(body):
-    """No arithmetic with the batch's size in files, and they still take batches."""
-    inputs = layers.Input((8, 8, 3))
-    model = randomize(tf_keras.Model(inputs, body(inputs)))
-    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
-    expected = model(PIXELS).numpy()
-    student, _, _ = conversion.export(make(teacher), [PIXELS])
-    for data in (student, ptq.convert(teacher, [PIXELS])):
-        read = audit.read_model(data)
-        names = [audit.op_name(read, op) for op in read.subgraphs[0].operators]
-        assert not {'SHAPE', 'STRIDED_SLICE', 'PACK'} & set(names)
-        assert names.count('RESHAPE') <= 3
-        found = evaluation.TfliteModel(data).scores(PIXELS)
-        assert np.sqrt(np.mean((found - expected) ** 2)) < 0.05 * expected.std()
-
-
-@pytest.mark.parametrize('head', ['sigmoid', 'softmax'])
-def test_logits_have_one_shape_whatever_the_method(head):
-    inputs = layers.Input((8, 8, 3))
-    x = layers.ReLU()(layers.BatchNormalization()(convolved(inputs)))
-    units = 1 if head == 'sigmoid' else 4
-    z = layers.Dense(units, name='top')(layers.GlobalAveragePooling2D()(x))
-    model = randomize(tf_keras.Model(inputs, layers.Activation(head)(z)))
-    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
-    expected = tf_keras.Model(inputs, z)(PIXELS).numpy()
-    for data in (
-        ptq.convert(teacher, [PIXELS], output_head='logits'),
-        conversion.convert(make(teacher), output_head='logits'),
-    ):
-        read = audit.read_model(data)
-        (output,) = read.subgraphs[0].outputs
-        assert read.subgraphs[0].tensors[output].shape.tolist() == [1, units]
-        error = evaluation.TfliteModel(data).outputs(PIXELS) - expected
-        assert np.abs(error).max() < 0.05 * np.ptp(expected)
 
 
 def test_what_a_width_applies_to():
