@@ -29,7 +29,8 @@ def in_words(size):
     """A number of bytes for people: '59.6 GB'."""
     for unit in ('bytes', 'kB', 'MB', 'GB', 'TB'):
         if size < 1024 or unit == 'TB':
-            return f'{size:.3g} {unit}' if size < 999.5 else f'{size:.0f} {unit}'
+            # Three digits, but '1000 MB' rather than '1e+03 MB'.
+            return f'{size:.0f} {unit}' if 999.5 <= size < 1e6 else f'{size:.3g} {unit}'
         size /= 1024
 
 
