@@ -20,6 +20,7 @@ from tf_keras.protobuf import saved_metadata_pb2
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.configuration import check_configuration, dicts_in
+from zscgan_tf.teacher.inputs import check_takes_images
 from zscgan_tf.teacher.operations import HANDLERS
 from zscgan_tf.teacher.sizes import bounded_weights, check_outputs, check_unpacked
 from zscgan_tf.teacher.weights_file import check_hdf5, in_todays_layout, is_of_todays_layout
@@ -92,6 +93,7 @@ def _load_hdf5(path, load_keras3, allow_code):
         )
     config = json.loads(_text(config))
     keras3 = _is_keras3_version(version)
+    check_takes_images(config, path)
     if keras3:
         _refuse_operations(config, path)
     _check(config, path, allow_code, keras3)
@@ -124,6 +126,7 @@ def _load_keras_zip(path, load_keras3, allow_code):
         keras3 = _is_keras3_version(str(metadata.get('keras_version', '2')))
         # Optimizer, loss and metrics are left out of what is deserialized.
         config.pop('compile_config', None)
+        check_takes_images(config, path)
         _check(config, path, allow_code, keras3)
         with tempfile.TemporaryDirectory(prefix='zscgan_') as folder:
             weights = _unpacked_weights(archive, pathlib.Path(folder), path)
@@ -179,6 +182,7 @@ def _load_saved_model(path, allow_code):
         )
     root = json.loads(metadata)
     config = {'class_name': root['class_name'], 'config': root.get('config')}
+    check_takes_images(config, path)
     _check(config, path, allow_code)
     # The names of these files follow from the prefix, so a checkpoint can't name another one; and
     # every tensor has a checksum. A folder of links, as download caches have, is therefore fine.

@@ -33,6 +33,7 @@ from zscgan_tf.teacher.input_spec import (
     resolve_image_shape,
     resolve_input_spec,
 )
+from zscgan_tf.teacher.inputs import only_image_shape
 from zscgan_tf.teacher.teacher import Teacher
 
 
@@ -170,16 +171,16 @@ def _image_shape(model, label):
         inputs = [tuple(x.shape) for x in called_with if isinstance(x, tf.TensorSpec)]
     else:
         return None
-    return _checked_shape(inputs, label)
+    return only_image_shape(inputs, label)
 
 
 def _keras3_image_shape(model, label):
     """`_image_shape` of a Keras 3 model."""
     _check_built(model, label)
     if _symbolic(model, 'inputs'):
-        return _checked_shape([tuple(x.shape) for x in model.inputs], label)
+        return only_image_shape([tuple(x.shape) for x in model.inputs], label)
     shapes = getattr(model, '_build_shapes_dict', None)
-    return _checked_shape(list(shapes.values()), label) if shapes else None
+    return only_image_shape(list(shapes.values()), label) if shapes else None
 
 
 def _check_built(model, label):
@@ -195,18 +196,6 @@ def _symbolic(model, ends):
         return list(getattr(model, ends) or ())
     except AttributeError:  # Keras 3's subclassed models
         return []
-
-
-def _checked_shape(inputs, label):
-    if len(inputs) != 1:
-        raise UserError(f'{label} has {len(inputs)} inputs: a classifier takes images alone.')
-    shape = tuple(inputs[0])
-    if len(shape) != 4:
-        raise UserError(
-            f'{label} takes inputs of shape {shape}: a classifier of images takes [batch, height, '
-            f'width, channels].'
-        )
-    return shape[1:]
 
 
 def _with_one_output(model, output_layer, label):
