@@ -25,7 +25,7 @@ setup(
         'test': [
             'importlib_resources',  # tensorflow-datasets writes datasets with it
             'pytest>=8',
-            'pytest-xdist>=3',
+            'pytest-xdist>=3.7',
             'ruff>=0.9',
             'scikit-learn>=1.4',
             'tf2cv>=0.0.18',
