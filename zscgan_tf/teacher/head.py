@@ -156,7 +156,7 @@ def _ends(model, passing):
 def _gives_probabilities(model, end, input_spec):
     """Whether the outputs are probabilities, by what the model says to random images."""
     # The logit of a dense layer may lie in [0, 1] by chance, unless it adds up probabilities.
-    single = model.output_shape[1:].count(1) == len(model.output_shape) - 1
+    single = math.prod(model.output_shape[1:]) == 1
     if single and isinstance(end, _WEIGHTED) and not _ends(model, (*_ELEMENTWISE, *_WEIGHTED)):
         return False
     images = _random_images(input_spec, seed=0)
