@@ -108,31 +108,28 @@ def split_end(teacher):
             f'--output_head=logits out.'
         )
     model = teacher.model
-    end, x = _last_function(model)
+    end, x, reshaping = _walk_back(model)
     name = next((n for n in ('softmax', 'sigmoid') if _is_activation(end, n)), None)
     if name is None:
         return model, None
-    for layer in reversed(_reshaping_behind(model)):
+    for layer in reversed(reshaping):
         x = layer(x)
     return tf_keras.Model(model.input, x, name=model.name), name
 
 
-def _reshaping_behind(model):
-    """The layers behind the last function, the last one first."""
-    x, found = model.output, []
-    while isinstance((layer := _layer_and_inputs(x)[0]), _RESHAPING):
-        found.append(layer)
-        x = _layer_and_inputs(x)[1][0]
-    return found
-
-
 def _last_function(model):
     """The last layer that computes something, and its input there."""
-    x = model.output
+    return _walk_back(model)[:2]
+
+
+def _walk_back(model):
+    """`_last_function`, and the layers that only reshape behind it, the last one first."""
+    x, reshaping = model.output, []
     while True:
         layer, inputs = _layer_and_inputs(x)
         if not isinstance(layer, _RESHAPING):
-            return layer, inputs[0]
+            return layer, inputs[0], reshaping
+        reshaping.append(layer)
         x = inputs[0]
 
 
