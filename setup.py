@@ -38,7 +38,6 @@ setup(
             'zscgan-distill = zscgan_tf.commands.distill:run',
             'zscgan-synthesize = zscgan_tf.commands.synthesize:run',
             'zscgan-evaluate = zscgan_tf.commands.evaluate:run',
-            'zscgan-benchmark = zscgan_tf.commands.benchmark:run',
         ],
     },
 )

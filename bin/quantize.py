@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Starts zscgan_tf.commands.quantize from a copy of the project; see --help."""
+"""Starts the program that this file, or the link to it, is named after; see --help."""
 
+import importlib
 import pathlib
 import sys
 
 # In place of bin/, whose programs would hide packages of the same names.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-from zscgan_tf.commands.quantize import run  # noqa: E402
+NAME = pathlib.Path(__file__).stem
+PROGRAM = 'benchmarks.program' if NAME == 'benchmark' else f'zscgan_tf.commands.{NAME}'
 
 if __name__ == '__main__':
-    sys.exit(run())
+    sys.exit(importlib.import_module(PROGRAM).run())

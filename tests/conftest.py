@@ -55,7 +55,7 @@ def teacher():
 @pytest.fixture(scope='module')
 def tap(teacher):
     """The tap of the module's teacher."""
-    from zscgan_tf.teacher.batch_norm import build_tap
+    from zscgan_tf.teacher.tap import build_tap
 
     return build_tap(teacher.logits_model)
 
@@ -63,9 +63,9 @@ def tap(teacher):
 @pytest.fixture(scope='session')
 def two_devices():
     """A strategy of two replicas."""
-    from zscgan_tf import training_loop
+    from zscgan_tf.training import loop
 
-    strategy = training_loop.make_strategy('mirrored')
+    strategy = loop.make_strategy('mirrored')
     assert strategy.num_replicas_in_sync == 2
     return strategy
 
@@ -73,7 +73,7 @@ def two_devices():
 @pytest.fixture(scope='session')
 def uninterrupted(tmp_path_factory):
     """The weights that a `Walk` ends with if nothing stops it."""
-    from tests.test_training_loop import Walk
+    from tests.training.test_loop import Walk
 
     walk = Walk()
     walk.run(tmp_path_factory.mktemp('walk'))

@@ -8,9 +8,11 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.tiny import tiny_teacher
-from zscgan_tf import audit, evaluation, pipeline, zscgan
+from zscgan_tf import evaluation, pipeline
+from zscgan_tf.methods import zscgan
 from zscgan_tf.sources.files import FileSource
 from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.tflite import audit
 
 OPTIONS = {'generator_channels': [6], 'skip_channels': 2, 'z_channels': 3, 'batch_size': 8}
 

@@ -11,13 +11,13 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tests.conftest import randomize
 from tests.tiny import tiny_teacher
-from zscgan_tf import evaluation, litert
+from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import evaluate
-from zscgan_tf.litert import TfliteModel, latency
-from zscgan_tf.quantizers import ptq
-from zscgan_tf.quantizers.student import build_student, set_ranges
+from zscgan_tf.student.student import build_student, set_ranges
 from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.tflite import calibration, interpreter
+from zscgan_tf.tflite.interpreter import TfliteModel, latency
 
 
 def pixels(count, seed=0):
@@ -33,10 +33,10 @@ def teacher():
 def files(teacher):
     """type -> file that ends in a softmax; 'logits' -> int8 file that ends in logits."""
     files = {
-        kind: ptq.convert(teacher, [pixels(32)], input_type=kind, output_type=kind)
+        kind: calibration.convert(teacher, [pixels(32)], input_type=kind, output_type=kind)
         for kind in ('int8', 'uint8', 'float32')
     }
-    return {**files, 'logits': ptq.convert(teacher, [pixels(32)], output_head='logits')}
+    return {**files, 'logits': calibration.convert(teacher, [pixels(32)], output_head='logits')}
 
 
 def inputs_of(teacher, images):
@@ -77,9 +77,9 @@ def test_outputs_in_batches(teacher, files, kind):
 
 def test_quantize_saturates_and_rounds():
     detail = {'dtype': np.int8, 'quantization': (0.5, 3)}
-    found = litert.quantize(np.array([-1e9, -1.3, -1.2, 0, 0.3, 62.0, 1e9]), detail)
+    found = interpreter.quantize(np.array([-1e9, -1.3, -1.2, 0, 0.3, 62.0, 1e9]), detail)
     np.testing.assert_array_equal(found, [-128, 0, 1, 3, 4, 127, 127])
-    np.testing.assert_allclose(litert.dequantize(found[1:5], detail), [-1.5, -1, 0, 0.5])
+    np.testing.assert_allclose(interpreter.dequantize(found[1:5], detail), [-1.5, -1, 0, 0.5])
 
 
 def test_files(tmp_path, teacher, files):
@@ -210,7 +210,7 @@ def labels_teacher():
 def test_independent_labels(output_head):
     teacher, model = labels_teacher()
     images = pixels(60)
-    data = ptq.convert(teacher, [images], output_head=output_head)
+    data = calibration.convert(teacher, [images], output_head=output_head)
     own, expected = by_hand(data, images), model(images).numpy() > 0.5
     middle = 0.5 if output_head == 'model' else 0
     found = evaluate(TfliteModel(data), teacher, batches_of(images, np.zeros(60, int), 16))
@@ -237,7 +237,7 @@ def test_probabilities_behind_a_sigmoid_in_a_file():
     # The boundary among the images.
     top.bias.assign(top.bias - np.median(-np.log(p / (1 - p))))
     teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
-    data = ptq.convert(teacher, [x])
+    data = calibration.convert(teacher, [x])
     expected = model(x).numpy()[:, 0] > 0.5
     assert 20 < expected.sum() < 40
     found = evaluate(TfliteModel(data), teacher, [(x, None)])
@@ -279,7 +279,7 @@ def test_sigmoid(output_head):
     # Puts the boundary among the images.
     bias = teacher.model.get_layer('top').bias
     bias.assign(bias - np.median(z))
-    data = ptq.convert(teacher, [images], output_head=output_head)
+    data = calibration.convert(teacher, [images], output_head=output_head)
     file = TfliteModel(data)
     scores = file.scores(inputs_of(teacher, images))
     assert scores.shape == (64, 2)

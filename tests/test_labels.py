@@ -6,7 +6,8 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
-from zscgan_tf import distillation, pipeline, presets, zscgan
+from zscgan_tf import pipeline, presets
+from zscgan_tf.methods import distillation, zscgan
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.loading import load_teacher
 

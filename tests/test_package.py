@@ -60,7 +60,8 @@ def entry_points():
 
 def test_entry_points_are_the_programs():
     points = dict(point.split(' = ') for point in entry_points())
-    assert sorted(points) == sorted('zscgan-' + name.replace('_', '-') for name in PROGRAMS)
+    installed = [name for name in PROGRAMS if name != 'benchmark']
+    assert sorted(points) == sorted('zscgan-' + name.replace('_', '-') for name in installed)
     for program, place in points.items():
         module, function = place.split(':')
         code = f'import {module}; assert callable({module}.{function})'
@@ -69,15 +70,9 @@ def test_entry_points_are_the_programs():
         assert (ROOT / (module.replace('.', '/') + '.py')).exists()
 
 
-def test_launchers_are_alike():
-    texts = {
-        (ROOT / 'bin' / f'{name}.py')
-        .read_text()
-        .replace(f'.{name} ', '.PROGRAM ')
-        .replace(f'.{name};', '.PROGRAM;')
-        for name in PROGRAMS
-    }
-    assert len(texts) == 1
+def test_all_programs_have_one_launcher():
+    launchers = {(ROOT / 'bin' / f'{name}.py').resolve() for name in PROGRAMS}
+    assert launchers == {ROOT / 'bin' / 'quantize.py'}
 
 
 RECIPES = sorted((ROOT / 'flags').glob('*/*.cfg'))

@@ -4,13 +4,17 @@ import pathlib
 
 import pytest
 
-from zscgan_tf import distillation, export, image_files, pipeline, results, workdir, zscgan
+from zscgan_tf import atomic_files, pipeline
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import TfliteModel
+from zscgan_tf.methods import distillation, zscgan
+from zscgan_tf.report import results
+from zscgan_tf.sources import writing
 from zscgan_tf.sources.dataset import DatasetSource
 from zscgan_tf.sources.files import FileSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.training import workdir
 
 REMOTE = ['gs://bucket/x', 's3://bucket/x', 'hdfs://x', 'https://host/x.h5', 'file:///tmp/x']
 
@@ -28,8 +32,8 @@ def test_every_path_from_python(teacher, tmp_path, monkeypatch, path):
         lambda: distillation.distill(teacher, noise, path, steps=1, **ranges),
         lambda: pipeline.quantize(teacher, noise, path, calibration_images=4),
         lambda: pipeline.quantize_student(None, noise, path, used_images=4),
-        lambda: image_files.write_folder(path, batches, 4),
-        lambda: image_files.write_npz(f'{path}.npz', batches, 4),
+        lambda: writing.write_folder(path, batches, 4),
+        lambda: writing.write_npz(f'{path}.npz', batches, 4),
         lambda: results.check(path),
         lambda: results.add(path, 0, {}, 1),
         lambda: workdir.claim(path, {}),
@@ -44,4 +48,4 @@ def test_every_path_from_python(teacher, tmp_path, monkeypatch, path):
 
 def test_local_paths_with_colons():
     for path in ('a:b', 'C:/x', 'package.module:function', 'x/a:1.0.0', './gs://x', '12:/x', ''):
-        export.check_local(path)
+        atomic_files.check_local(path)

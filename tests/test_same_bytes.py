@@ -10,11 +10,11 @@ import tf_keras
 from ai_edge_litert import schema_py_generated as schema
 
 from tests.conftest import randomize
-from zscgan_tf import distillation
-from zscgan_tf.quantizers import conversion, ptq
+from zscgan_tf.methods import distillation
 from zscgan_tf.sources import take
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.tflite import calibration, student_export
 
 
 @pytest.fixture(scope='module')
@@ -41,13 +41,13 @@ def renumbered(teacher):
 def calibrated(teacher, head):
     source = NoiseSource(teacher.input_spec, batch_size=8)
     pixels = (pixels for pixels, _ in take(source.batches(), 8))
-    return ptq.convert(teacher, pixels, output_head=head)
+    return calibration.convert(teacher, pixels, output_head=head)
 
 
 def distilled(teacher, head, **options):
     source = NoiseSource(teacher.input_spec, batch_size=8)
     student = distillation.distill(teacher, source, None, **RANGES_ALONE, **options)
-    return conversion.convert(student, output_head=head)
+    return student_export.convert(student, output_head=head)
 
 
 def stock(teacher, head):
@@ -84,7 +84,7 @@ def test_other_models_of_the_process_change_nothing(teacher, make, head):
     ],
 )
 def test_any_name_of_a_teacher_will_do(teacher, name, wanted):
-    model = ptq.named(teacher.model, name)
+    model = calibration.named(teacher.model, name)
     assert model.name == wanted
     # TensorFlow takes it for a scope.
     tf.function(model).get_concrete_function(tf.TensorSpec([1, 6, 6, 1]))
@@ -105,7 +105,7 @@ def test_an_interruption_changes_nothing(teacher, tmp_path):
 
     def run(folder, source_class=NoiseSource):
         source = source_class(teacher.input_spec, batch_size=8)
-        return conversion.convert(distillation.distill(teacher, source, folder, **options))
+        return student_export.convert(distillation.distill(teacher, source, folder, **options))
 
     whole = run(tmp_path / 'whole')
     with pytest.raises(KeyboardInterrupt, match='after step 3 of 5'):

@@ -21,17 +21,17 @@ _HOMES = {
     'Teacher': 'teacher.teacher',
     'TfliteModel': 'evaluation',
     'UserError': 'errors',
-    'distill': 'distillation',
+    'distill': 'methods.distillation',
     'evaluate': 'evaluation',
-    'load_generator': 'zscgan',
+    'load_generator': 'methods.zscgan',
     'load_teacher': 'teacher.loading',
     'quantize': 'pipeline',
     'quantize_student': 'pipeline',
     'raw_pixels': 'teacher.raw_pixels',
     'summary': 'pipeline',
-    'train_generator': 'zscgan',
-    'write_folder': 'image_files',
-    'write_npz': 'image_files',
+    'train_generator': 'methods.zscgan',
+    'write_folder': 'sources.writing',
+    'write_npz': 'sources.writing',
 }
 
 __all__ = sorted(_HOMES)

@@ -15,8 +15,8 @@ import tensorflow as tf
 import tqdm
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.litert import TfliteModel, latency
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
+from zscgan_tf.tflite.interpreter import TfliteModel, latency
 
 __all__ = ['TfliteModel', 'evaluate', 'latency', 'sizes']
 

@@ -2,11 +2,11 @@
 
 import itertools
 
-from zscgan_tf import audit, evaluation, export
+from zscgan_tf import atomic_files, evaluation
 from zscgan_tf.errors import UserError
 from zscgan_tf.presets import is_count
-from zscgan_tf.quantizers import conversion, convertible, ptq
 from zscgan_tf.sources import take
+from zscgan_tf.tflite import audit, calibration, convertible, student_export
 
 LEVEL_IMAGES = 64
 
@@ -36,7 +36,7 @@ def quantize(
         check_images: on how many of the source's next images, which did not calibrate, the
             agreement with the teacher is measured.
         evaluate_on: a source with `one_pass` of real images to evaluate on too, or None.
-        input_type, output_type, per_channel, output_head: see `ptq.convert`.
+        input_type, output_type, per_channel, output_head: see `calibration.convert`.
         allow_float_ops: write a file that is not integer throughout too.
         overwrite: replace the output if it exists.
 
@@ -48,14 +48,15 @@ def quantize(
         `tflite_file_bytes`, `latency_ms`.
 
     Raises:
-        UserError: see `export.check_output`, `ptq.convert` and `audit.audit`; nothing is written.
+        UserError: see `atomic_files.check_output`, `calibration.convert`, `audit.audit`; nothing is
+            written.
     """
-    export.check_output(output, overwrite)
+    atomic_files.check_output(output, overwrite)
     if not is_count(calibration_images):
         raise UserError(
             f'--calibration_images={calibration_images}: pass a whole number, at least 1.'
         )
-    data = ptq.convert(
+    data = calibration.convert(
         teacher,
         (pixels for pixels, _ in take(source.batches(), calibration_images)),
         total=calibration_images,
@@ -72,7 +73,7 @@ def quantize(
     result = _measure(
         teacher, source, tflite, report, calibration_images, check_images, evaluate_on
     )
-    export.write_atomically(output, data, overwrite)
+    atomic_files.write_atomically(output, data, overwrite)
     return {'output': str(output), **result}
 
 
@@ -104,11 +105,11 @@ def quantize_student(
         source has no more).
 
     Raises:
-        UserError: see `export.check_output` and `conversion.export`; nothing is written.
+        UserError: see `atomic_files.check_output` and `student_export.export`; nothing is written.
     """
-    export.check_output(output, overwrite)
+    atomic_files.check_output(output, overwrite)
     teacher = student.teacher
-    data, report, found = conversion.export(
+    data, report, found = student_export.export(
         student,
         _inputs(teacher, source, used_images),
         input_type=input_type,
@@ -118,7 +119,7 @@ def quantize_student(
     tflite = evaluation.TfliteModel(data)
     result = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
     own = _agreement(tflite, student, source, used_images, check_images)
-    export.write_atomically(output, data, overwrite)
+    atomic_files.write_atomically(output, data, overwrite)
     return {
         'output': str(output),
         **result,

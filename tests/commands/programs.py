@@ -51,7 +51,7 @@ class Programs:
         self.folder = pathlib.Path(folder)
         self._context = multiprocessing.get_context('forkserver')
         self._context.set_forkserver_preload(
-            ['tensorflow', 'tf_keras', 'zscgan_tf.pipeline', 'zscgan_tf.zscgan']
+            ['tensorflow', 'tf_keras', 'zscgan_tf.pipeline', 'zscgan_tf.methods.zscgan']
         )
         self._count = 0
 

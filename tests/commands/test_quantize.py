@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.commands.conftest import TRAINING
 from tests.commands.programs import full_disk_from, interrupt_in, interrupt_soon_after
-from zscgan_tf import audit
+from zscgan_tf.tflite import audit
 
 NOISE = [
     '--teacher=tiny.h5',
@@ -232,7 +232,7 @@ def test_a_flagfile(programs):
     'during',
     [
         interrupt_in('zscgan_tf.teacher.loading', 'load_teacher'),
-        interrupt_in('zscgan_tf.quantizers.ptq', 'check_pixels'),
+        interrupt_in('zscgan_tf.tflite.calibration', 'check_pixels'),
         interrupt_soon_after('tensorflow.lite.python.lite', 'TFLiteKerasModelConverterV2.convert'),
         interrupt_in('zscgan_tf.evaluation', 'top_class'),
     ],
@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_the_old_file(programs):
         *NOISE,
         f'--output={output}',
         '--overwrite',
-        during=full_disk_from('zscgan_tf.export', 'write_atomically'),
+        during=full_disk_from('zscgan_tf.atomic_files', 'write_atomically'),
     )
     assert 'full.tflite: could not be written' in result.error
     assert output.read_bytes() == b'old'

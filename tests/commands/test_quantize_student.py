@@ -16,7 +16,7 @@ from tests.commands.programs import (
     weights,
 )
 from tests.conftest import randomize
-from zscgan_tf import audit, levels
+from zscgan_tf.tflite import audit, levels
 
 layers = tf_keras.layers
 
@@ -152,7 +152,7 @@ def test_real_images_may_be_fewer_than_the_training_takes(quantized, programs):
 
 def test_an_interrupted_distillation_goes_on_to_the_same_student(quantized, generator, programs):
     flags = [*TINY, f'--workdir={generator}', '--student_workdir=broken_off', *STUDENT]
-    during = interrupt_in('zscgan_tf.training_loop', '_write_metrics', 3)
+    during = interrupt_in('zscgan_tf.training.loop', '_write_metrics', 3)
     result = programs.run('distill', *flags, during=during)
     assert result.status == 130 and 'Traceback' not in result.stderr
     assert 'student was interrupted after step 3 of 6; the same command resumes it' in result.stderr
@@ -167,9 +167,9 @@ def test_an_interrupted_distillation_goes_on_to_the_same_student(quantized, gene
     'during',
     [
         interrupt_soon_after('tensorflow.lite.python.lite', 'TFLiteKerasModelConverterV2.convert'),
-        interrupt_in('zscgan_tf.levels', '_seen_levels'),
+        interrupt_in('zscgan_tf.tflite.levels', '_seen_levels'),
         interrupt_in('zscgan_tf.pipeline', '_agreement', 2),
-        interrupt_in('zscgan_tf.export', 'write_atomically', 1),
+        interrupt_in('zscgan_tf.atomic_files', 'write_atomically', 1),
     ],
     ids=['converting', 'counting levels', 'comparing', 'writing'],
 )

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.commands.programs import ROOT
-from zscgan_tf import audit, levels
+from zscgan_tf.tflite import audit, levels
 
 ROWS = ('float', 'DF-PTQ (ZS-CGAN images)', 'PTQ on uniform noise', 'DF-QAT W8A8', 'DF-QAT W4A4')
 

@@ -44,7 +44,7 @@ def test_folder_and_npz_hold_the_same_balanced_images(finished, programs):
 
 @pytest.mark.parametrize('output', ['stopped', 'stopped.npz'])
 def test_ctrl_c_and_a_full_disk_leave_nothing(finished, programs, output):
-    place = ('zscgan_tf.image_files', 'to_bytes', 2)
+    place = ('zscgan_tf.sources.writing', 'to_bytes', 2)
     result = synthesize(programs, output, during=interrupt_in(*place))
     assert result.status == 130 and 'interrupted: no output was written' in result.stderr
     result = synthesize(programs, output, during=full_disk_from(*place))

@@ -16,7 +16,7 @@ from tests.commands.programs import (
     weights,
 )
 
-METRICS = ('zscgan_tf.training_loop', '_write_metrics')
+METRICS = ('zscgan_tf.training.loop', '_write_metrics')
 
 
 def train(programs, workdir, *flags, **options):
@@ -41,7 +41,7 @@ def assert_same_end(workdir, finished):
 def test_killed(finished, programs):
     """SIGKILL between two checkpoints."""
     workdir = programs.folder / 'killed'
-    result = train(programs, workdir, during=kill_in('zscgan_tf.training_loop', '_check_finite', 4))
+    result = train(programs, workdir, during=kill_in('zscgan_tf.training.loop', '_check_finite', 4))
     assert result.status == -signal.SIGKILL
     result = train(programs, workdir)
     assert result.status == 0, result.stderr

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from zscgan_tf.generator import build_generator
+from zscgan_tf.generators import build_generator
 from zscgan_tf.sources import take
 from zscgan_tf.sources.generator import GeneratorSource
 

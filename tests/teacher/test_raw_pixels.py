@@ -9,16 +9,16 @@ import tf_keras
 
 from tests.conftest import randomize
 from tests.tiny import tiny_teacher
-from zscgan_tf import distillation, litert, pipeline
-from zscgan_tf.audit import RAW_PIXELS
+from zscgan_tf import pipeline
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import evaluate
-from zscgan_tf.litert import TfliteModel
-from zscgan_tf.quantizers import ptq
+from zscgan_tf.methods import distillation
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.loading import load_teacher
-from zscgan_tf.teacher.raw_pixels import raw_pixels
+from zscgan_tf.teacher.raw_pixels import RAW_PIXELS, raw_pixels
+from zscgan_tf.tflite import calibration, interpreter
+from zscgan_tf.tflite.interpreter import TfliteModel
 
 layers = tf_keras.layers
 BYTES = np.random.default_rng(0).integers(0, 256, (64, 9, 8, 3)).astype(np.uint8)
@@ -183,7 +183,7 @@ def test_a_file_takes_bytes(tmp_path, bits, input_type, far_apart):
     assert file.zero_pixel == zero
     raw = (BYTES[:, :8].astype(int) - off).astype(input_type)
     by_bytes = file.raw_outputs(raw)
-    logits = litert.dequantize(by_bytes, file._output)
+    logits = interpreter.dequantize(by_bytes, file._output)
     # What `evaluate` says of it with the teacher that it was made of, which takes other inputs.
     agreement = evaluate(file, teacher, [(PIXELS[:, :8], None)])['agreement']
     expected = teacher.logits(PIXELS[:, :8]).numpy()
@@ -193,20 +193,20 @@ def test_a_file_takes_bytes(tmp_path, bits, input_type, far_apart):
 
 def test_the_file_of_another_teacher_takes_its_inputs():
     teacher = tiny_teacher()
-    data = ptq.convert(teacher, [PIXELS[:, :8]])
+    data = calibration.convert(teacher, [PIXELS[:, :8]])
     assert TfliteModel(data).zero_pixel is None
     # An input of this name alone does not make it bytes: its step is another, or it has none.
     inputs = tf_keras.Input((8, 8, 3), name=RAW_PIXELS)
     model = tf_keras.Model(inputs, teacher.model(inputs))
-    converter = ptq.make_converter(model)
+    converter = calibration.make_converter(model)
     converter.representative_dataset = lambda: [[PIXELS[:1, :8]]]
     assert TfliteModel(converter.convert()).zero_pixel is None
-    data = ptq.make_integer_converter(model, 'float32', 'float32').convert()
+    data = calibration.make_integer_converter(model, 'float32', 'float32').convert()
     assert TfliteModel(data).zero_pixel is None
 
 
 def test_pixels_beyond_the_legal_ones_do_not_move_the_grid():
-    data = ptq.convert(raw_pixels(tiny_teacher()), [1.04 * PIXELS[:32, :8] - 0.02])
+    data = calibration.convert(raw_pixels(tiny_teacher()), [1.04 * PIXELS[:32, :8] - 0.02])
     assert TfliteModel(data).zero_pixel is not None
 
 
@@ -214,9 +214,9 @@ def test_bytes_are_on_the_grid_of_the_input():
     """Of inputs normalized by channel they are not: up to half a step of an image is lost."""
     lost = []
     for teacher in (tiny_teacher(), raw_pixels(tiny_teacher())):
-        detail = TfliteModel(ptq.convert(teacher, [PIXELS[:, :8]]))._input
+        detail = TfliteModel(calibration.convert(teacher, [PIXELS[:, :8]]))._input
         inputs = teacher.input_spec.to_inputs(tf.constant(PIXELS[:, :8])).numpy()
-        error = litert.dequantize(litert.quantize(inputs, detail), detail) - inputs
+        error = interpreter.dequantize(interpreter.quantize(inputs, detail), detail) - inputs
         lost.append(np.abs(error * np.float32(teacher.input_spec.std) * 255).max())  # grey levels
     assert lost[0] > 0.4 and lost[1] < 1e-3
 

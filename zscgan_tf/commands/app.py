@@ -11,9 +11,9 @@ import sys
 
 from absl import app, flags, logging
 
+from zscgan_tf.atomic_files import check_local
 from zscgan_tf.commands import common_flags, real_images
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import check_local
 from zscgan_tf.quiet import import_tensorflow
 
 FLAGS = flags.FLAGS

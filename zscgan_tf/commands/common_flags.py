@@ -104,7 +104,7 @@ def workdir(default_of=None):
         default_of: the output that the folder is named after if no flag names it; None where one
             has to.
     """
-    from zscgan_tf.workdir import NamedFolder
+    from zscgan_tf.training.workdir import NamedFolder
 
     if FLAGS.workdir:
         path = FLAGS.workdir.replace('{seed}', str(FLAGS.seed))
@@ -188,7 +188,7 @@ def define_generator_flags():
 
 def train_generator(teacher, folder):
     """Trains, resumes or reuses the generator of the flags in a workdir; a `GeneratorSource`."""
-    from zscgan_tf import zscgan
+    from zscgan_tf.methods import zscgan
 
     return zscgan.train_generator(
         teacher,
@@ -323,14 +323,14 @@ def distillation_options():
 
 def check_student(teacher, options):
     """Refuses, before any work, a teacher that no student can be made of."""
-    from zscgan_tf.distillation import build
+    from zscgan_tf.methods.distillation import build
 
     build(teacher, options)
 
 
 def distill(teacher, source, folder, options):
     """Distils, resumes or reuses the student of these options; `folder` is the generator's."""
-    from zscgan_tf import distillation
+    from zscgan_tf.methods import distillation
 
     return distillation.distill(
         teacher,
@@ -349,9 +349,9 @@ def distill(teacher, source, folder, options):
 @functools.cache
 def strategy():
     """The strategy of the flags: a process makes one."""
-    from zscgan_tf import training_loop
+    from zscgan_tf.training import loop
 
-    return training_loop.make_strategy(FLAGS.strategy)
+    return loop.make_strategy(FLAGS.strategy)
 
 
 def _jit_compile():
@@ -360,7 +360,7 @@ def _jit_compile():
 
 def student_folder(folder, options):
     """The distillation's folder, a `NamedFolder`; `folder` is the generator's."""
-    from zscgan_tf.workdir import NamedFolder
+    from zscgan_tf.training.workdir import NamedFolder
 
     if FLAGS.student_workdir:
         path = FLAGS.student_workdir.replace('{seed}', str(FLAGS.seed))

@@ -24,7 +24,8 @@ common_flags.define_raw_pixels_flag()
 
 
 def main():
-    from zscgan_tf import training_loop, zscgan
+    from zscgan_tf.methods import zscgan
+    from zscgan_tf.training import loop
 
     folder = common_flags.workdir()
     options = presets.resolve_distillation(FLAGS.preset, common_flags.distillation_options())
@@ -41,7 +42,7 @@ def main():
     _check_generator(teacher, folder)
     common_flags.distill(quantized, source, folder, options)
     own = common_flags.student_folder(folder, options)
-    last = training_loop.last_metrics(own)
+    last = loop.last_metrics(own)
     print(
         f'{own}: distilled (loss {last["distillation_loss"]:.4g}, agreement with the teacher '
         f'{100 * last["agreement"]:.2f} % in the last step)'
@@ -50,7 +51,7 @@ def main():
 
 def _check_generator(teacher, folder):
     """Refuses flags of the generator, and a seed, that it was not trained with."""
-    from zscgan_tf import workdir
+    from zscgan_tf.training import workdir
 
     config = workdir.read(folder)
     wanted = {**config, **common_flags.passed_generator_options(teacher), 'seed': FLAGS.seed}

@@ -37,7 +37,7 @@ FRESH_SEED = 1_000_003
 
 
 def main():
-    from zscgan_tf import evaluation, export, pipeline
+    from zscgan_tf import atomic_files, evaluation, pipeline
     from zscgan_tf.sources import take
 
     if FLAGS.blend and (FLAGS.images or FLAGS.dataset):
@@ -46,7 +46,7 @@ def main():
             'of a generator.'
         )
     if FLAGS.result_json:
-        export.check_output(FLAGS.result_json, FLAGS.overwrite)
+        atomic_files.check_output(FLAGS.result_json, FLAGS.overwrite)
     tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
     teacher = common_flags.load_teacher()
     source = _real_images(teacher)
@@ -60,7 +60,7 @@ def main():
                 'there is nothing to evaluate on: pass --dataset and --split, --images, or the '
                 '--workdir of a trained generator.'
             )
-        from zscgan_tf import zscgan
+        from zscgan_tf.methods import zscgan
 
         count = FLAGS.count or 1000
         source = zscgan.load_generator(
@@ -68,7 +68,7 @@ def main():
         )
         batches = ((pixels, None) for pixels, _ in take(source.batches(), count))
         if FLAGS.blend:
-            from zscgan_tf.distillation import blends
+            from zscgan_tf.methods.distillation import blends
 
             batches, images = blends(batches, FLAGS.seed), f'blends of {images}'
     result = evaluation.evaluate(tflite, teacher, batches, total=count)
@@ -83,7 +83,7 @@ def main():
         ]  # fmt: skip
     print('\n'.join(f'{name:<12} {text}' for name, text in rows))
     if FLAGS.result_json:
-        export.write_atomically(
+        atomic_files.write_atomically(
             FLAGS.result_json, (json.dumps(result, indent=1) + '\n').encode(), FLAGS.overwrite
         )
 

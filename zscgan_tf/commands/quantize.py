@@ -66,14 +66,15 @@ flags.DEFINE_string('result_json', None, "A file that this seed's result is adde
 
 
 def main():
-    from zscgan_tf import export, pipeline, results
+    from zscgan_tf import atomic_files, pipeline
+    from zscgan_tf.report import results
 
     common_flags.require('output', 'the .tflite to write')
     output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
     if output in ('logits', 'model'):
         raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
     _check_names(output)
-    export.check_output(output, FLAGS.overwrite)
+    atomic_files.check_output(output, FLAGS.overwrite)
     if FLAGS.result_json:
         results.check(FLAGS.result_json)
     _check_unused()
@@ -83,7 +84,7 @@ def main():
     if distilled:
         common_flags.check_student(quantized, distilled)
     elif FLAGS.source == 'zscgan':  # before the training of its generator
-        from zscgan_tf.quantizers.convertible import check_convertible
+        from zscgan_tf.tflite.convertible import check_convertible
 
         check_convertible(teacher, FLAGS.allow_float_ops)
     evaluate_on = _evaluation_source(teacher)
@@ -248,7 +249,8 @@ def _evaluation_source(teacher):
 
 
 def _add_result(result, folder, common, distilled):
-    from zscgan_tf import results, training_loop
+    from zscgan_tf.report import results
+    from zscgan_tf.training import loop
 
     real = dict(result['real'] or {})
     metrics = {
@@ -258,7 +260,7 @@ def _add_result(result, folder, common, distilled):
         metrics['fresh_agreement'] = result['fresh']['agreement']
     if 'accuracy' in metrics:
         common = {'float_accuracy': round(real['float_accuracy'], 4), **common}
-    log = training_loop.last_metrics(folder) if FLAGS.source == 'zscgan' else {}
+    log = loop.last_metrics(folder) if FLAGS.source == 'zscgan' else {}
     minutes = log.get('seconds', 0) / 60
     metrics |= {name: log[name] for name in ('class_loss', 'bns_loss') if name in log}
     if distilled and result['student_agreement'] is not None:
@@ -266,7 +268,7 @@ def _add_result(result, folder, common, distilled):
     if distilled and distilled['steps']:
         if log:
             metrics['generator_minutes'] = minutes
-        own = training_loop.last_metrics(common_flags.student_folder(folder, distilled))
+        own = loop.last_metrics(common_flags.student_folder(folder, distilled))
         minutes = own.get('seconds', 0) / 60
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **common)
 

@@ -27,7 +27,8 @@ STUDENT_BITS = (8, 4)
 
 
 def main():
-    from zscgan_tf import distillation, pipeline, zscgan
+    from zscgan_tf import pipeline
+    from zscgan_tf.methods import distillation, zscgan
     from zscgan_tf.sources.files import FileSource
     from zscgan_tf.sources.noise import NoiseSource
     from zscgan_tf.teacher.loading import load_teacher

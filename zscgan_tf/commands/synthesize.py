@@ -22,21 +22,21 @@ flags.DEFINE_integer(
 
 
 def main():
-    from zscgan_tf import export, image_files, zscgan
+    from zscgan_tf import atomic_files
+    from zscgan_tf.methods import zscgan
+    from zscgan_tf.sources import writing
 
     common_flags.require('output', 'the folder or .npz to write')
     to_npz = FLAGS.output.lower().endswith('.npz')
-    (export.check_output if to_npz else image_files.check_folder)(FLAGS.output, FLAGS.overwrite)
+    (atomic_files.check_output if to_npz else writing.check_folder)(FLAGS.output, FLAGS.overwrite)
     teacher = common_flags.load_teacher()
     source = zscgan.load_generator(
         teacher, common_flags.workdir(), batch_size=FLAGS.batch_size, seed=FLAGS.seed
     )
     if to_npz:
-        image_files.write_npz(
-            FLAGS.output, source.batches(), FLAGS.count, overwrite=FLAGS.overwrite
-        )
+        writing.write_npz(FLAGS.output, source.batches(), FLAGS.count, overwrite=FLAGS.overwrite)
     else:
-        image_files.write_folder(
+        writing.write_folder(
             FLAGS.output,
             source.batches(),
             FLAGS.count,

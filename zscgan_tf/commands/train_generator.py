@@ -19,11 +19,11 @@ common_flags.define_generator_flags()
 
 
 def main():
-    from zscgan_tf import training_loop
+    from zscgan_tf.training import loop
 
     folder = common_flags.workdir()
     common_flags.train_generator(common_flags.load_teacher(), folder)
-    last = training_loop.last_metrics(folder)
+    last = loop.last_metrics(folder)
     losses = ', '.join(
         f'{name} {last[name]:.4g}'
         for name in ('class_loss', 'bns_loss', 'class_accuracy')

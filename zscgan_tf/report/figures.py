@@ -10,9 +10,9 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from zscgan_tf.atomic_files import write_atomically
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import write_atomically
-from zscgan_tf.image_files import to_bytes
+from zscgan_tf.sources.writing import to_bytes
 
 # Smaller images are enlarged by a whole number, pixel by pixel: what is seen is what there is.
 SMALLEST_TILE = 56

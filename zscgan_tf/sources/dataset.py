@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from zscgan_tf.atomic_files import check_local
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import check_local
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.stored import StoredImages
 

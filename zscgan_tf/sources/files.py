@@ -2,8 +2,8 @@
 
 import os
 
+from zscgan_tf.atomic_files import check_local
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import check_local
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.image_folder import decode, list_images
 from zscgan_tf.sources.npz import open_npz

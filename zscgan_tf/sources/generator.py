@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from zscgan_tf.generator import draw_noise
+from zscgan_tf.generators import draw_noise
 from zscgan_tf.sources.order import index_batches
 
 

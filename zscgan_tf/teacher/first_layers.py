@@ -10,8 +10,8 @@ import dataclasses
 import numpy as np
 import tf_keras
 
-from zscgan_tf.teacher.batch_norm import is_batch_norm
 from zscgan_tf.teacher.layers import SelectChannels, affine_of, by_channel
+from zscgan_tf.teacher.tap import is_batch_norm
 
 # The legal range of a pixel by the preprocessing that gives it.
 UNITS = {'raw': (0.0, 255.0), 'unit': (0.0, 1.0), 'tf': (-1.0, 1.0)}

@@ -16,14 +16,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.atomic_files import check_local
 from zscgan_tf.errors import UserError
-from zscgan_tf.export import check_local
 from zscgan_tf.quiet import hidden_warnings
-from zscgan_tf.teacher.batch_norm import batch_norm_inputs
-from zscgan_tf.teacher.comparison import check_same
-from zscgan_tf.teacher.files import load_file
 from zscgan_tf.teacher.fingerprint import fingerprint
-from zscgan_tf.teacher.flatten import flatten
+from zscgan_tf.teacher.flattening.comparison import check_same
+from zscgan_tf.teacher.flattening.flatten import flatten
 from zscgan_tf.teacher.head import split_head
 from zscgan_tf.teacher.input_spec import (
     FIELDS,
@@ -33,7 +31,9 @@ from zscgan_tf.teacher.input_spec import (
     resolve_image_shape,
     resolve_input_spec,
 )
-from zscgan_tf.teacher.inputs import only_image_shape
+from zscgan_tf.teacher.reading.files import load_file
+from zscgan_tf.teacher.reading.inputs import only_image_shape
+from zscgan_tf.teacher.tap import batch_norm_inputs
 from zscgan_tf.teacher.teacher import Teacher
 
 
@@ -233,7 +233,7 @@ def _translate(model, model_shape, image_shape):
     """The tf_keras model of a Keras 3 model, for images of a given shape."""
     import keras
 
-    from zscgan_tf.teacher.keras3 import translate
+    from zscgan_tf.teacher.flattening.keras3 import translate
 
     images = keras.Input(image_shape)
     if model_shape is not None and None in model_shape and hasattr(model, '_functional'):

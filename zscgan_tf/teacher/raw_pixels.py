@@ -18,13 +18,15 @@ import math
 import numpy as np
 import tf_keras
 
-from zscgan_tf.audit import RAW_PIXELS
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.flatten import nodes
+from zscgan_tf.teacher.flattening.flatten import nodes
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import ConstantChannel, SelectChannels, affine_of, by_channel
 
 layers = tf_keras.layers
+
+# What the input of a model of raw pixels, and of its file, is called.
+RAW_PIXELS = 'raw_pixels_0_to_255'
 
 # Offsets below this, in grey levels, are float rounding.
 _NO_OFFSET = 1e-3

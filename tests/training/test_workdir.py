@@ -1,0 +1,111 @@
+"""A workdir belongs to one teacher and one configuration."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.training import workdir
+
+CONFIG = {'teacher': 'net', 'fingerprint': 'abc', 'channels': [4, 8], 'rate': 1e-3, 'seed': 0}
+
+
+def test_claims_a_new_folder_and_its_own_again(tmp_path):
+    folder = tmp_path / 'new' / 'run'
+    workdir.claim(folder, CONFIG)
+    assert workdir.read(folder) == CONFIG == json.loads((folder / 'config.json').read_text())
+    workdir.claim(folder, {**CONFIG, 'channels': (4, 8)})  # equal as JSON
+    workdir.claim(str(folder), dict(reversed(CONFIG.items())))
+    assert [path.name for path in folder.iterdir()] == ['config.json']
+
+
+def test_keeps_texts_beside_the_configuration(tmp_path):
+    workdir.claim(tmp_path, CONFIG, {'flags.cfg': '--seed=0'})
+    workdir.claim(tmp_path, CONFIG, {'flags.cfg': '--seed=0\n--steps=3'})
+    assert (tmp_path / 'flags.cfg').read_text() == '--seed=0\n--steps=3'
+    with pytest.raises(UserError):
+        workdir.claim(tmp_path, {**CONFIG, 'seed': 1}, {'flags.cfg': 'other'})
+    assert (tmp_path / 'flags.cfg').read_text() == '--seed=0\n--steps=3'
+
+
+def test_another_teacher_is_refused(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    other = {**CONFIG, 'fingerprint': 'xyz', 'seed': 3}
+    words = 'belongs to another teacher .net.: pass another folder, or delete it.'
+    with pytest.raises(UserError, match=f'^{tmp_path} {words}$'):
+        workdir.claim(tmp_path, other)
+    name, instead = 'm.workdir, the default for --output=m.tflite,', 'another --output'
+    words = words.replace('another folder', instead)
+    with pytest.raises(UserError, match=f'^{name} {words}$'):
+        workdir.claim(workdir.NamedFolder(tmp_path, name, instead), other)
+    assert workdir.read(tmp_path) == CONFIG
+
+
+def test_another_configuration_is_refused_by_the_names_that_differ(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    other = {**CONFIG, 'rate': 2e-3, 'new': list(range(100))}
+    del other['seed']
+    with pytest.raises(UserError) as error:
+        workdir.claim(tmp_path, other)
+    message = str(error.value)
+    assert 'rate 0.001, not 0.002' in message
+    assert 'seed 0, not null' in message
+    assert 'new null, not [0, 1, 2,' in message and '...' in message and '99' not in message
+    assert 'channels' not in message and 'fingerprint' not in message and '\n' not in message
+    assert workdir.read(tmp_path) == CONFIG
+
+
+def test_a_teacher_that_was_renamed_is_the_same(tmp_path):
+    """Keras numbers models without a name by what else a process has built."""
+    workdir.claim(tmp_path, {**CONFIG, 'teacher': 'model_1'})
+    workdir.claim(tmp_path, {**CONFIG, 'teacher': 'model_7'})
+    assert workdir.read(tmp_path)['teacher'] == 'model_1'
+
+
+def test_folders_that_can_not_be_made(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='can not be made .*: pass a folder that can be written'):
+        workdir.claim(tmp_path / 'file' / 'run', CONFIG)
+    with pytest.raises(UserError, match='can not be made'):
+        workdir.claim(tmp_path / 'file', CONFIG)
+    with pytest.raises(UserError, match='can not be made'):
+        workdir.claim('/proc/run', CONFIG)
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('{"teacher": ', 'can not be read'),
+        ('[1, 2]', 'is no configuration'),
+        ('\udcff', 'can not be read'),
+    ],
+)
+def test_broken_configurations(tmp_path, text, words):
+    (tmp_path / 'config.json').write_bytes(text.encode(errors='surrogateescape'))
+    for use in (lambda: workdir.read(tmp_path), lambda: workdir.claim(tmp_path, CONFIG)):
+        with pytest.raises(UserError, match=words):
+            use()
+
+
+def test_no_run(tmp_path):
+    for folder in (tmp_path, tmp_path / 'missing'):
+        with pytest.raises(UserError, match='holds no run .no config.json.: train a generator'):
+            workdir.read(folder)
+
+
+def test_what_killed_processes_left_is_removed_when_a_run_goes_on(tmp_path):
+    process = subprocess.Popen([sys.executable, '-c', ''])
+    process.wait()
+    workdir.claim(tmp_path, CONFIG, {'flags.cfg': '--seed=0'})
+    for name in ('flags.cfg', 'metrics.jsonl'):
+        (tmp_path / f'{name}.{process.pid}.partial').write_text('half')
+    living = tmp_path / f'metrics.jsonl.{os.getpid()}.partial'
+    living.write_text('half')
+    with pytest.raises(UserError):
+        workdir.claim(tmp_path, {**CONFIG, 'seed': 1})
+    assert len(list(tmp_path.iterdir())) == 5  # another run's folder is left as it is
+    workdir.claim(tmp_path, CONFIG)
+    assert {path.name for path in tmp_path.iterdir()} == {'config.json', 'flags.cfg', living.name}

@@ -1,0 +1,382 @@
+"""ZS-CGAN: zero-shot learning of a conditional generator (paper, section 2.2, eq. 2)."""
+
+import pathlib
+
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf import presets
+from zscgan_tf.errors import UserError
+from zscgan_tf.generators import build_generator, draw_noise
+from zscgan_tf.report.figures import write_grid
+from zscgan_tf.sources.generator import GeneratorSource
+from zscgan_tf.teacher.tap import batch_moments, build_tap
+from zscgan_tf.training import loop
+from zscgan_tf.training import workdir as workdirs
+
+GRID_CLASSES, GRID_IMAGES = 10, 8
+
+
+def gaussian_kl(mean, variance, stored_mean, stored_variance):
+    """KL divergence of N(mean, variance) from N(stored_mean, stored_variance), elementwise.
+
+    The D_N of section 2.2: ((μ̂ - μ)² + σ̂²) / 2σ² - log(σ̂ / σ) - 1/2.
+    """
+    ratio = variance / stored_variance
+    distance = tf.square(mean - stored_mean) / stored_variance
+    return 0.5 * (distance + ratio - tf.math.log(ratio) - 1)
+
+
+def bns_loss(moments, stored):
+    """L_BNS of eq. 2: the KL divergence summed over batch norms and channels.
+
+    Batch norm's own ε is added to both variances, as batch norm does itself: dead channels
+    (stored variance 0) stay finite.
+
+    Args:
+        moments: a list of (mean [C], variance [C]) of the batch, one a batch norm.
+        stored: the list of `StoredMoments` to match.
+    """
+    return tf.add_n(
+        [
+            tf.reduce_sum(gaussian_kl(mean, variance + s.epsilon, s.mean, s.variance + s.epsilon))
+            for (mean, variance), s in zip(moments, stored, strict=True)
+        ]
+    )
+
+
+def class_loss(labels, logits, independent=False):
+    """The cross-entropy of eq. 2, H(y, T(G(z, y))), mean over the batch.
+
+    Args:
+        labels: [B] int32.
+        logits: [B, K].
+        independent: whether these are of K independent labels: the sum of their sigmoid
+            cross-entropies, of the one label on and all others off.
+    """
+    logits = tf.cast(logits, tf.float32)
+    if independent:
+        targets = tf.one_hot(labels, logits.shape[1])
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+        return tf.reduce_mean(tf.reduce_sum(losses, axis=1))
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
+def entropy_loss(logits, replicas=None):
+    """How unsure the teacher is of each image, and what a batch lacks to being of many classes.
+
+    Not in the paper; instance and batch entropies as in [14]. In a short training a thousand
+    classes are not learned: the class loss is then lowest where the teacher is unsure of all of
+    them, and the logits, which no batch norm guards, stay far below those of real images. The first
+    term, the mean entropy of the teacher's answers, asks for sure ones. Alone it is lowest where
+    all images are of one class; the second is what the entropy of the batch's mean answer lacks to
+    that of as many classes as there are images (sure images can't show more).
+
+    Args:
+        logits: [B, K] of this replica.
+        replicas: the `tf.distribute.ReplicaContext`, or None for one device.
+    """
+    log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+    probabilities = tf.exp(log_probabilities)
+    entropies = -tf.reduce_sum(probabilities * log_probabilities, axis=-1)  # [B]
+    mean = tf.reduce_mean(probabilities, axis=0)  # [K]
+    count = tf.shape(logits)[0]
+    if replicas is not None and replicas.num_replicas_in_sync > 1:
+        mean = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        count *= replicas.num_replicas_in_sync
+    batch_entropy = -tf.reduce_sum(mean * tf.math.log(mean + 1e-12))
+    most = tf.math.log(tf.cast(tf.minimum(count, logits.shape[1]), tf.float32))
+    return tf.reduce_mean(entropies) + tf.nn.relu(most - batch_entropy)
+
+
+def make_update(
+    generator,
+    optimizer,
+    tap,
+    stored,
+    input_spec,
+    *,
+    batch_size,
+    class_loss_weight=1.0,
+    bns_loss_weight=1.0,
+    entropy_loss_weight=0.0,
+    independent=False,
+    seed=0,
+):
+    """The update of eq. 2: one batch of new images, and a step of the generator on their losses.
+
+    Labels are drawn uniformly (the paper's p(y)) and z from N(0, 1), for the global batch from the
+    seed and the number of the step; each replica takes its slice, so replicas change nothing.
+
+    Args:
+        generator: the model of `build_generator`.
+        optimizer: a tf_keras optimizer, built for the generator's variables.
+        tap, stored: what `build_tap` returned.
+        input_spec: the teacher's `InputSpec`.
+        batch_size: global batch size.
+        class_loss_weight, bns_loss_weight: weights of the two terms; 0 switches one off (it is
+            still measured).
+        entropy_loss_weight: weight of `entropy_loss`, which the paper does not have.
+        independent: whether the teacher gives independent labels; see `class_loss`.
+        seed: of labels and noise.
+
+    Returns:
+        A function of the step's number, called in replica context, that updates the generator and
+        returns the metrics (this replica's shares) and this replica's pixels, labels and logits.
+    """
+    num_classes = tap.output_shape[0][-1]
+    variables = generator.trainable_variables
+
+    def update(index):
+        replicas = tf.distribute.get_replica_context()
+        labels = tf.random.stateless_uniform(
+            [batch_size],
+            loop.fold_seed(seed, index, 0),
+            maxval=num_classes,
+            dtype=tf.int32,
+            alg='philox',
+        )
+        noise = draw_noise(generator, batch_size, loop.fold_seed(seed, index, 1))
+        labels, *noise = (loop.replica_slice(t, replicas) for t in (labels, *noise))
+        with tf.GradientTape() as tape:
+            pixels = generator([*noise, labels], training=True)
+            logits, *inputs = tap(input_spec.to_inputs(pixels), training=False)
+            moments = [batch_moments(x, replicas) for x in inputs]
+            losses = {
+                'class_loss': class_loss(labels, logits, independent),
+                # Every replica has the moments of the global batch, so the same BNS loss.
+                'bns_loss': bns_loss(moments, stored),
+                'entropy_loss': entropy_loss(logits, replicas),
+            }
+            share = 1 / replicas.num_replicas_in_sync
+            losses = {name: share * loss for name, loss in losses.items()}
+            loss = tf.add_n(
+                [
+                    weight * losses[name]
+                    for name, weight in (
+                        ('class_loss', class_loss_weight),
+                        ('bns_loss', bns_loss_weight),
+                        ('entropy_loss', entropy_loss_weight),
+                    )
+                    if weight
+                ]
+            )
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
+        accuracy = share * tf.reduce_mean(tf.cast(right, tf.float32))
+        return {**losses, 'class_accuracy': accuracy}, pixels, labels, tf.cast(logits, tf.float32)
+
+    return update
+
+
+def make_optimizer(learning_rate, steps, variables):
+    """Adam with β1 0.5 and a cosine from `learning_rate` to zero (paper, section 3), built."""
+    schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    optimizer = tf_keras.optimizers.Adam(schedule, beta_1=0.5)
+    optimizer.build(variables)
+    return optimizer
+
+
+def build_training(teacher, options, seed):
+    """What a training is made of; called in the strategy's scope.
+
+    Args:
+        teacher: a `Teacher`.
+        options: dict, as `presets.resolve` returns it.
+        seed: of the first weights, labels and noise.
+
+    Returns:
+        The generator, its optimizer, and the step that `loop.run` takes.
+    """
+    generator = _build(teacher, options, seed)
+    optimizer, update = _update_of(generator, teacher, options, options['steps'], seed)
+    return generator, optimizer, lambda index: update(index)[0]
+
+
+def continue_training(teacher, generator, options, steps, seed):
+    """The update of a trained generator that goes on learning while a student is distilled.
+
+    The paper does not say at which rate: the cosine begins anew, at a tenth of the first rate.
+
+    Args:
+        teacher: a `Teacher`.
+        generator: the model of a `GeneratorSource`.
+        options: what it was trained with, as `presets.resolve` returns it.
+        steps: of the distillation.
+        seed: of labels and noise.
+
+    Returns:
+        The optimizer and the update of `make_update`.
+    """
+    options = {**options, 'learning_rate': options['learning_rate'] / 10}
+    # Another stream than the training's.
+    return _update_of(generator, teacher, options, steps, seed + 1_000_003)
+
+
+def train_generator(
+    teacher,
+    workdir,
+    *,
+    preset='small',
+    seed=0,
+    strategy=None,
+    jit_compile=False,
+    checkpoint_every=500,
+    images_every=500,
+    keep=None,
+    **options,
+):
+    """Trains a conditional generator against a teacher, without data (eq. 2).
+
+    A workdir that holds such a training goes on where it stopped; a finished one is reused.
+
+    Args:
+        teacher: a `Teacher`.
+        workdir: the run's folder.
+        preset: 'small' (fits two cores) or 'paper' (section 3): defaults of the options.
+        seed: of the generator's first weights, labels and noise.
+        strategy: a `tf.distribute.Strategy`, or None for one device.
+        jit_compile: compile the step with XLA.
+        checkpoint_every, images_every: steps between two checkpoints, two grids.
+        keep: dict of name -> text of files to keep in the workdir, such as a program's flags.
+        **options: any of `presets.OPTIONS`, in place of the preset's value.
+
+    Returns:
+        A `GeneratorSource` of the trained generator.
+
+    Raises:
+        UserError: an option is out of range, the workdir belongs to another run, a loss is not
+            finite.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    options = presets.resolve(preset, teacher, options)
+    seed = presets.checked('seed', seed)
+    checkpoint_every = presets.checked('checkpoint_every', checkpoint_every)
+    images_every = presets.checked('images_every', images_every)
+    batch_size, steps = options['batch_size'], options['steps']
+    loop.check_batch_size(batch_size, strategy.num_replicas_in_sync)
+    with strategy.scope():
+        generator, optimizer, step = build_training(teacher, options, seed)
+    # Claimed when all options are known to be right.
+    workdirs.claim(workdir, workdirs.config_of(teacher, options, seed), keep)
+    source = GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
+
+    def write_images(done):
+        labels, pixels = class_grid(source, teacher.num_classes)
+        write_grid(pathlib.Path(workdir) / 'classes.png', pixels, GRID_IMAGES, row_labels=labels)
+        return {'classes': pixels}
+
+    loop.run(
+        step,
+        {'generator': generator, 'optimizer': optimizer},
+        steps,
+        workdir=workdir,
+        images_per_step=batch_size,
+        strategy=strategy,
+        jit_compile=jit_compile,
+        checkpoint_every=checkpoint_every,
+        write_images=write_images,
+        images_every=images_every,
+        name='generator',
+        advice=_advice(options),
+    )
+    return source
+
+
+def load_generator(teacher, workdir, *, batch_size=None, seed=0):
+    """The trained generator of a workdir, as a `GeneratorSource`.
+
+    Args:
+        teacher: the `Teacher` that it was trained against.
+        workdir: the run's folder.
+        batch_size: images a batch; None: that of the training, which the images are best with.
+        seed: of the images.
+
+    Raises:
+        UserError: no generator, an unfinished one, or one of another teacher.
+    """
+    config, name = workdirs.read(workdir), workdirs.name_of(workdir)
+    if config.get('fingerprint') != teacher.fingerprint:
+        raise UserError(
+            f'{name} holds a generator of another teacher '
+            f'({config.get("teacher", "unknown")}): pass the workdir of this one.'
+        )
+    if config.get('input_spec') != teacher.input_spec.to_dict():
+        raise UserError(
+            f'{name} was made with another preprocessing: pass the one of its '
+            f'config.json, {config.get("input_spec")}.'
+        )
+    if workdirs.kind_of(config) != 'generator':
+        raise UserError(
+            f'{name} holds a student, not a generator: pass the folder of the generator.'
+        )
+    if not {*presets.OPTIONS, 'seed'} <= config.keys():
+        raise UserError(f'{name}: its config.json is not complete: train again.')
+    generator = _build(teacher, config, config['seed'])
+    done = loop.restore({'generator': generator}, workdir)
+    if done < config['steps']:
+        raise UserError(
+            f'{name}: its generator was trained for {done} of {config["steps"]} '
+            f'steps: run the training again to finish it.'
+        )
+    options = {name: config[name] for name in presets.OPTIONS}
+    if batch_size is None:
+        batch_size = config['batch_size']
+    batch_size = presets.checked('batch_size', batch_size)
+    return GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
+
+
+def class_grid(source, num_classes):
+    """Images for a grid, a row a class: up to ten classes, spread evenly, of eight images.
+
+    Args:
+        source: a `GeneratorSource`.
+        num_classes: number of the teacher's classes.
+
+    Returns:
+        The rows' classes, a list, and the pixels, [rows * 8, H, W, C].
+    """
+    rows = min(GRID_CLASSES, num_classes)
+    classes = [row * num_classes // rows for row in range(rows)]
+    return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])
+
+
+def _update_of(generator, teacher, options, steps, seed):
+    """The optimizer and the update of a generator."""
+    optimizer = make_optimizer(options['learning_rate'], steps, generator.trainable_variables)
+    tap, stored = build_tap(teacher.logits_model, options['compute_dtype'])
+    update = make_update(
+        generator,
+        optimizer,
+        tap,
+        stored,
+        teacher.input_spec,
+        batch_size=options['batch_size'],
+        class_loss_weight=options['class_loss_weight'],
+        bns_loss_weight=options['bns_loss_weight'],
+        entropy_loss_weight=options['entropy_loss_weight'],
+        independent=teacher.has_labels,
+        seed=seed,
+    )
+    return optimizer, update
+
+
+def _advice(options):
+    """What to try where a loss is not finite."""
+    float32 = ', or float32 as the compute_dtype,' if options['compute_dtype'] != 'float32' else ''
+    return f'a lower learning_rate{float32} in another folder'
+
+
+def _build(teacher, options, seed):
+    return build_generator(
+        teacher.input_spec.image_shape,
+        teacher.num_classes,
+        scales=options['generator_scales'],
+        channels=options['generator_channels'],
+        skip_channels=options['skip_channels'],
+        z_channels=options['z_channels'],
+        noise_scales=options['noise_scales'],
+        output_stride=options['output_stride'],
+        dtype=options['compute_dtype'],
+        seed=seed,
+    )

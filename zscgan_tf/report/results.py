@@ -1,0 +1,135 @@
+"""A recipe's result file: metrics with a value a seed, and what they were made with."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+
+from zscgan_tf.atomic_files import check_output, write_atomically
+from zscgan_tf.errors import UserError
+from zscgan_tf.training.workdir import differences
+
+PACKAGES = (
+    'tensorflow',
+    'tf_keras',
+    'keras',
+    'tensorflow-model-optimization',
+    'ai-edge-litert',
+    'numpy',
+)
+
+
+def add(path, seed, metrics, minutes, **common):
+    """Adds one seed's result to a file, in place of an earlier one of that seed.
+
+    Several processes may add to one file at the same time.
+
+    Args:
+        path: the JSON file; made if it is not there.
+        seed: of the run.
+        metrics: dict of numbers.
+        minutes: of training.
+        **common: what all seeds share, such as `float_accuracy`, `images`, `steps`; `options`, a
+            dict of what shaped the result, is taken over where the file has none yet.
+
+    Raises:
+        UserError: the file holds the results of another configuration, or can't be written.
+    """
+    with _alone(path):
+        found = read(path) if os.path.exists(path) else {}
+        if found:
+            own = {'metrics', 'minutes', 'seeds', *made_with()}
+            _refuse_others(path, {k: value for k, value in found.items() if k not in own}, common)
+        runs = {
+            old: {
+                'minutes': found['minutes'][i],
+                'metrics': {name: values[i] for name, values in found['metrics'].items()},
+            }
+            for i, old in enumerate(found.get('seeds', []))
+        }
+        runs[seed] = {'minutes': round(minutes, 2), 'metrics': metrics}
+        seeds = sorted(runs)
+        names = [name for name in metrics if all(name in runs[s]['metrics'] for s in seeds)]
+        result = {
+            'metrics': {
+                name: [round(runs[s]['metrics'][name], 4) for s in seeds] for name in names
+            },
+            **common,
+            'minutes': [runs[s]['minutes'] for s in seeds],
+            'seeds': seeds,
+            **made_with(),
+        }
+        write_atomically(path, (json.dumps(result, indent=1) + '\n').encode(), overwrite=True)
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """Waits until no other process adds to a result file of this folder."""
+    check_output(path, overwrite=True)
+    # The folder is locked, not the file, which each writer replaces by another.
+    folder = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def made_with():
+    """The versions and the machine that a result was made with, as it stands in its file."""
+    return {
+        'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+        'machine': f'{os.cpu_count()} cores, {platform.system()} {platform.machine()}',
+    }
+
+
+def check(path, evaluated=None, **known):
+    """Refuses a result file that a seed could not be added to in the end; called before any work.
+
+    Args:
+        path: the JSON file.
+        evaluated: whether there are labelled images to evaluate on, so a `float_accuracy` to come.
+        **known: what is known by then of what `add` will be told.
+
+    Raises:
+        UserError: as `add`.
+    """
+    check_output(path, overwrite=True)
+    if os.path.exists(path):
+        found = read(path)
+        _refuse_others(path, {key: found[key] for key in known if key in found}, known)
+        if evaluated is not None and evaluated != ('float_accuracy' in found):
+            raise UserError(
+                f'--result_json={path} holds results with{"out" if evaluated else ""} an accuracy: '
+                f'evaluate as it did, or pass another name.'
+            )
+
+
+def _refuse_others(path, found, common):
+    common = json.loads(json.dumps(common))  # as it is read back: lists for tuples
+    wanted = common.pop('options', {})
+    options = found.pop('options', wanted)  # files of earlier versions have none
+    different = differences(options, wanted) + differences(found, common)
+    if different:
+        raise UserError(
+            f'--result_json={path} holds results of another configuration ({different[0]}): '
+            f'remove it, or pass another name.'
+        )
+
+
+def read(path):
+    """A result file, a dict.
+
+    Raises:
+        UserError: it is no result file.
+    """
+    try:
+        result = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+        result['metrics'], result['seeds'], result['minutes']
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: not a result file ({error}).') from error
+    return result

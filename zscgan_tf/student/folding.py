@@ -1,0 +1,161 @@
+"""The float twin of a teacher: the same function without batch norms, of few kinds of layers.
+
+The student is made of this model. Batch norms keep the teacher's moments and become part of the
+convolutions, so that the exported file computes what the student was trained as (the paper's
+toolchain kept them in the graph).
+
+    folded = fold(teacher.logits_model, teacher.name)
+
+A vector [B, C] is carried as an image [B, 1, 1, C] throughout, and a Dense becomes a 1x1
+convolution: TFLite converts kernels with a range a channel for convolutions only.
+"""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.student.rewriting import RULES, carried
+from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.layers import by_channel
+
+layers = tf_keras.layers
+
+_ZEROS = {'bias_initializer': 'zeros', 'use_bias': True}
+
+
+def fold(model, name='the teacher'):
+    """A float model that computes what a flat teacher computes, without batch norms.
+
+    Layers that stay keep their names, activations, additions and pools among them; the output of
+    `folded.get_layer(x)` is that of the teacher's layer x, with vectors [B, C] as [B, 1, 1, C].
+    The model's own output has the teacher's shape.
+
+    Args:
+        model: a flat tf_keras model of one input and one output, as `flatten` makes them.
+        name: what messages call it.
+
+    Returns:
+        A new float32 functional tf_keras model. Convolutions have a bias and no activation. Layers
+        that stand for constants (Rescaling, the inside of a hard-sigmoid) are not trainable.
+
+    Raises:
+        UserError: a layer that the student has no counterpart for, by name.
+    """
+    graph = _Graph(name, {layer.name for layer in model.layers})
+    used = nodes(model)
+    for node in used:
+        if type(node.layer) not in RULES:
+            graph.refuse(node.layer)
+    readers = collections.Counter(id(x) for node in used for x in node.keras_inputs)
+    readers[id(model.output)] += 1
+    inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
+    values = {id(model.input): inputs}
+    for node in used:
+        (x,) = tf.nest.flatten(node.outputs)
+        y = RULES[type(node.layer)](graph, node, *(values[id(z)] for z in node.keras_inputs))
+        if tuple(y.shape[1:]) != carried(x.shape):
+            graph.refuse(node.layer, f'giving {tuple(x.shape[1:])} from such inputs')
+        if readers[id(x)] > 1:
+            graph.linear.pop(id(y), None)
+        values[id(x)] = y
+    output = values[id(model.output)]
+    if model.output.shape.rank == 2:
+        last = model.output._keras_history.layer
+        output = graph.add(layers.Flatten, output, last, '_vector')
+    folded = tf_keras.Model(inputs, output, name='folded')
+    for layer, (kernel, bias) in graph.weights.items():
+        layer.set_weights([np.float32(kernel), np.float32(bias)])
+    return folded
+
+
+def weight_layers(model):
+    """The convolutions and depthwise convolutions of a folded model, in topological order.
+
+    Those that stand for constants are among them; their `trainable` is False.
+    """
+    return [x for x in model.layers if type(x) in (layers.Conv2D, layers.DepthwiseConv2D)]
+
+
+def kernel_name(layer):
+    """The name of the kernel of one of the `weight_layers`."""
+    return 'depthwise_kernel' if isinstance(layer, layers.DepthwiseConv2D) else 'kernel'
+
+
+class _Graph:
+    """The new graph: its names, and its weights in float64 until it is complete.
+
+    Attributes:
+        weights: [kernel, bias] by new layer.
+        linear: the new layer by the id of its output, where a batch norm behind that output may
+            still be folded in: the output of a convolution that nothing else reads.
+    """
+
+    def __init__(self, model_name, layer_names):
+        self.model_name = model_name
+        self.weights = {}
+        self.linear = {}
+        self._reserved = layer_names
+        self._used = set()
+
+    def refuse(self, layer, detail=''):
+        """Raises for a layer that the student has no counterpart for."""
+        what = f'{type(layer).__name__} {detail}'.strip()
+        raise UserError(
+            f"{self.model_name}: layer '{layer.name}' ({what}) has no int8 counterpart that the "
+            f'student can be trained with: rebuild that layer of Conv2D, DepthwiseConv2D, Dense, '
+            f'BatchNormalization, ReLU, sigmoid, Add, Multiply, Concatenate and pooling, or use '
+            f"--method=ptq, TFLite's own quantization."
+        )
+
+    def add(self, layer_class, x, owner, suffix='', **config):
+        """Calls a new layer, named after the teacher's layer that it stands for."""
+        name = self._unique(owner.name, suffix)
+        return layer_class(**{**config, 'name': name, 'dtype': 'float32'})(x)
+
+    def convolution(self, x, owner, kernel, bias, suffix='', **config):
+        """Calls a new convolution with these weights: kernel [h, w, in, out], bias [out]."""
+        config = {**config, **_ZEROS, 'kernel_initializer': 'zeros'}
+        config.update(filters=kernel.shape[3], kernel_size=kernel.shape[:2])
+        return self._weighted(layers.Conv2D, x, owner, suffix, config, kernel, bias)
+
+    def depthwise(self, x, owner, kernel, bias, suffix='', **config):
+        """The same of a depthwise convolution: kernel [h, w, C, m], bias [C m]."""
+        config = {**config, **_ZEROS, 'depthwise_initializer': 'zeros'}
+        config.update(depth_multiplier=kernel.shape[3], kernel_size=kernel.shape[:2])
+        return self._weighted(layers.DepthwiseConv2D, x, owner, suffix, config, kernel, bias)
+
+    def affine(self, x, owner, scale, offset, suffix='', trainable=False):
+        """scale x + offset, numbers or a value a channel, as a 1x1 depthwise convolution."""
+        scale, offset = (by_channel(np.float64(v), x.shape[-1]) for v in (scale, offset))
+        if x.shape.rank != 4 or scale is None or offset is None:
+            self.refuse(owner, f'with other than one value a channel, on {tuple(x.shape[1:])}')
+        kernel = scale[None, None, :, None]
+        return self.depthwise(x, owner, kernel, offset, suffix, trainable=trainable)
+
+    def fold_into(self, layer, scale, offset):
+        """Scales and shifts the outputs of a convolution by values [C]."""
+        kernel, bias = self.weights[layer]
+        is_depthwise = type(layer) is layers.DepthwiseConv2D
+        columns = scale.reshape(kernel.shape[2:]) if is_depthwise else scale
+        self.weights[layer] = [kernel * columns, bias * scale + offset]
+        layer.trainable = True  # a selection of channels is one no longer
+
+    def _weighted(self, layer_class, x, owner, suffix, config, kernel, bias):
+        y = self.add(layer_class, x, owner, suffix, **config)
+        layer = y._keras_history.layer
+        self.weights[layer] = [kernel, bias]
+        if layer.trainable:
+            self.linear[id(y)] = layer
+        return y
+
+    def _unique(self, name, suffix):
+        """The name, numbered from 2 where it is taken; the teacher's own names come first."""
+        number, candidate = 1, f'{name}{suffix}'
+        while candidate in self._used or (candidate in self._reserved and candidate != name):
+            number += 1
+            candidate = f'{name}{suffix}_{number}'
+        self._used.add(candidate)
+        return candidate

@@ -1,0 +1,190 @@
+"""What of a folded model has a range of its own, and who reads it: what a width applies to."""
+
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.layers import ConstantChannel
+
+layers = tf_keras.layers
+
+# Layers that hand values on, each in its channel. (The int8 average rounds to its input's levels.)
+KEEPING_CHANNELS = (
+    layers.AveragePooling2D,
+    layers.MaxPooling2D,
+    layers.GlobalMaxPooling2D,
+    layers.ZeroPadding2D,
+    layers.Cropping2D,
+    layers.UpSampling2D,
+)
+# Layers that hand values on: their output has their input's range and levels.
+HANDING_ON = (*KEEPING_CHANNELS, ConstantChannel, layers.Reshape, layers.Flatten, layers.Permute)
+# TFLite's converter fuses a ReLU into these.
+FUSED_WITH_RELU = (layers.Conv2D, layers.DepthwiseConv2D, layers.Add)
+# What their int8 kernels give: scale 1/256 or 1/128.
+FIXED_RANGES = {'sigmoid': (0.0, 255 / 256), 'softmax': (0.0, 255 / 256), 'tanh': (-1.0, 127 / 128)}
+
+
+class Graph:
+    """What follows what in a folded model.
+
+    Attributes:
+        readers, sources: dicts of a layer's name -> list of the layers behind or in front of it.
+    """
+
+    def __init__(self, model):
+        self.readers = {layer.name: [] for layer in model.layers}
+        self.sources = {layer.name: [] for layer in model.layers}
+        for node in nodes(model):
+            for source in tf.nest.flatten(node.inbound_layers):
+                self.readers[source.name].append(node.layer)
+                self.sources[node.layer.name].append(source)
+
+    def is_quantized(self, layer):
+        """Whether the output has a range of its own."""
+        if isinstance(layer, HANDING_ON):
+            return False
+        readers = self.readers[layer.name]
+        fused = isinstance(layer, FUSED_WITH_RELU) and len(readers) == 1
+        return not (fused and isinstance(readers[0], layers.ReLU))
+
+    def feeds_kernel(self, layer):
+        """Whether a convolution that is no constant reads the output, as it is or handed on."""
+        return any(
+            _computes(reader) or isinstance(reader, HANDING_ON) and self.feeds_kernel(reader)
+            for reader in self.readers[layer.name]
+        )
+
+    def kernels_beside_others(self, layer):
+        """The readers of an output that hand it to convolutions alone, if there are other readers.
+
+        Returns:
+            The names of these layers; none if all readers are such, or none is.
+        """
+        readers = self.readers[layer.name]
+        found = [reader.name for reader in readers if self._is_for_kernels(reader)]
+        return found if len(found) < len(readers) else []
+
+    def _is_for_kernels(self, reader):
+        if not isinstance(reader, HANDING_ON):
+            return _computes(reader)
+        behind = self.readers[reader.name]
+        return bool(behind) and all(self._is_for_kernels(layer) for layer in behind)
+
+    def origin(self, layer):
+        """The layer whose range and levels the output has: itself, or what it hands on."""
+        while isinstance(layer, HANDING_ON):
+            (layer,) = self.sources[layer.name]
+        return layer
+
+    def is_the_input(self, layer):
+        """Whether the output is the model's input, but for constants and handing on."""
+        while isinstance(layer, HANDING_ON) or has_kernel(layer) and not layer.trainable:
+            (layer,) = self.sources[layer.name]
+        return isinstance(layer, layers.InputLayer)
+
+    def is_nonnegative(self, layer):
+        """Whether no output is below 0, whatever the image."""
+        if isinstance(layer, layers.ReLU) or activation_name(layer) in ('sigmoid', 'softmax'):
+            return True
+        handed_on = HANDING_ON + (
+            layers.Add,
+            layers.Multiply,
+            layers.Concatenate,
+            layers.GlobalAveragePooling2D,
+        )
+        return isinstance(layer, handed_on) and all(
+            self.is_nonnegative(source) for source in self.sources[layer.name]
+        )
+
+
+def with_copies(model):
+    """A folded model whose convolutions read copies of what others read too.
+
+    A copy has a range and a width of its own, so that additions, products and averages can read
+    more bits than convolutions do. What has a fixed range, or is the input, is not copied: it has 8
+    bits in any case.
+
+    Args:
+        model: a folded model.
+
+    Returns:
+        A new model with the same weights; a copy is called `<layer>_read`.
+    """
+    graph = Graph(model)
+    names = {layer.name for layer in model.layers}
+    inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
+    values, copies = {id(model.input): inputs}, {}
+    for node in nodes(model):
+        found = [copies.get((id(x), node.layer.name), values[id(x)]) for x in node.keras_inputs]
+        layer = type(node.layer).from_config(node.layer.get_config())
+        values[id(node.outputs)] = output = layer(found if len(found) > 1 else found[0])
+        layer.set_weights(node.layer.get_weights())
+        readers = graph.kernels_beside_others(node.layer)
+        if readers and not graph.is_the_input(node.layer) and not fixed_range(node.layer):
+            # An op that rounds once: TFLite's int8 ReLU rounds a number of few steps twice, up.
+            name = _unused(f'{layer.name}_read', names)
+            if graph.is_nonnegative(node.layer):
+                copy = layers.ReLU(name=name)(_copied(output, _unused(f'{name}_by', names)))
+            else:
+                copy = _copied(output, name)
+            copies |= {(id(node.outputs), reader): copy for reader in readers}
+    return tf_keras.Model(inputs, values[id(model.output)], name=model.name)
+
+
+def _copied(x, name):
+    """A constant convolution that gives what it takes."""
+    ones = layers.DepthwiseConv2D(1, depthwise_initializer='ones', trainable=False, name=name)
+    return ones(x)
+
+
+def _unused(name, names):
+    """The name, or one like it that is not among the names yet; it is added to them."""
+    while name in names:
+        name += '_'
+    names.add(name)
+    return name
+
+
+def first_and_last(model):
+    """The names of the first and the last layer of a folded model, for `--first_last_bits`.
+
+    They are the outermost convolutions. One that stands for constants is none, nor is a 1x1
+    depthwise convolution, which only scales and shifts channels: a batch norm of its own.
+    """
+    found = [
+        layer.name
+        for layer in model.layers
+        if _computes(layer)
+        and not (isinstance(layer, layers.DepthwiseConv2D) and layer.kernel_size == (1, 1))
+    ]
+    return sorted({*found[:1], *found[-1:]})
+
+
+def constants(model):
+    """The names of the convolutions of a folded model that stand for constants."""
+    return [layer.name for layer in model.layers if has_kernel(layer) and not layer.trainable]
+
+
+def fixed_range(layer):
+    """The range (low, high) that TFLite's kernel fixes for a layer's output, or None."""
+    return FIXED_RANGES.get(activation_name(layer))
+
+
+def has_kernel(layer):
+    """Whether a layer of a folded model is a convolution."""
+    return isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
+
+
+def _computes(layer):
+    """Whether a layer is a convolution that is no constant."""
+    return has_kernel(layer) and layer.trainable
+
+
+def activation_name(layer):
+    """The name of an activation layer's function, or None."""
+    if isinstance(layer, layers.Softmax):
+        return 'softmax'
+    if isinstance(layer, layers.Activation):
+        return layer.activation.__name__
+    return None

@@ -1,0 +1,141 @@
+"""Fake quantization: rounding to few bits in float, with gradients for tensors and their ranges.
+
+In training the ranges' gradients are those of LSQ (learned step size quantization, Esser et al.):
+the fused op's own counts clipped values only, so that a range that clips nothing never moves. For
+export the same levels are said in the widths that TFLite has (design, decision 10).
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from zscgan_tf.student.calibration.ranges import nudge
+
+# Ranges stay above these, so that no step is 0.
+SMALLEST_RANGE = 1e-6
+# What lies on the edge of a range counts as inside.
+_EDGE = 1e-5
+
+
+def weight_levels(bits):
+    """Positive levels of a symmetric weight grid: the integers are -Q ... Q."""
+    return 2 ** (bits - 1) - 1
+
+
+def quantize_weights(kernel, maximum, bits):
+    """Rounds a kernel to 2^bits - 1 levels a channel.
+
+    Args:
+        kernel: [..., C].
+        maximum: [C], the largest value on each channel's grid; its gradient is LSQ's.
+        bits: width.
+    """
+
+    @tf.custom_gradient
+    def rounded(w, m):
+        m = tf.maximum(m, SMALLEST_RANGE)
+        q = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            w, -m, m, num_bits=bits, narrow_range=True
+        )
+
+        def gradient(upstream):
+            inside, low, high = tf.quantization.fake_quant_with_min_max_vars_per_channel_gradient(
+                upstream, w, -m, m, num_bits=bits, narrow_range=True
+            )
+            axes = list(range(w.shape.rank - 1))
+            slope = tf.reduce_sum(inside * (q - w), axes) / m + high - low
+            per_channel = math.prod(w.shape[:-1])
+            return inside, slope / math.sqrt(per_channel * weight_levels(bits))
+
+        return q, gradient
+
+    return rounded(kernel, maximum)
+
+
+def quantize_activations(x, low, high, bits, learned=True):
+    """Rounds a tensor to 2^bits levels of [low, high], zero among them.
+
+    Args:
+        x: [B, ...].
+        low, high: scalars, low <= 0 <= high; their gradients are LSQ's. Zero is put on the grid by
+            shifting both, as TensorFlow's op does. low is None for a tensor that is never below 0.
+        bits: width.
+        learned: whether low and high need gradients; without them a step is faster.
+    """
+    nonnegative = low is None
+    low = tf.constant(0.0) if nonnegative else tf.minimum(tf.convert_to_tensor(low), 0)
+    high = tf.maximum(tf.convert_to_tensor(high), SMALLEST_RANGE)
+
+    @tf.custom_gradient
+    def rounded(x, low, high):
+        q = tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=bits)
+
+        def gradient(upstream):
+            if not learned:
+                return _inside(upstream, x, low, high, bits, nonnegative), None, None
+            inside, below, above = tf.quantization.fake_quant_with_min_max_vars_gradient(
+                upstream, x, low, high, num_bits=bits
+            )
+            error = tf.reduce_sum(inside * (q - x)) / (high - low)
+            scale = 1 / math.sqrt(math.prod(x.shape[1:]) * (2**bits - 1))
+            return inside, (below - error) * scale, (above + error) * scale
+
+        return q, gradient
+
+    return rounded(x, low, high)
+
+
+def _inside(upstream, x, low, high, bits, nonnegative):
+    """The upstream gradient where x is not clipped, else 0: the fused op's, at half the cost.
+
+    The op's kernel sums the ranges' gradients too; that of a ReLU is the fastest mask there is.
+    """
+    if nonnegative:
+        return tf.raw_ops.ReluGrad(gradients=upstream, features=high * (1 + _EDGE) - x)
+    levels = 2**bits - 1
+    step = (high - low) / levels
+    zero_point = tf.clip_by_value(tf.round(-low / step), 0, levels)
+    low, high = -(zero_point + _EDGE) * step, (levels - zero_point + _EDGE) * step
+    return tf.raw_ops.Relu6Grad(gradients=upstream, features=(x - low) * (6 / (high - low)))
+
+
+def stored_weights(kernel, maximum, bits):
+    """What the converter is told of a kernel that is on its grid: that grid in 4 or 8 bits.
+
+    Up to 4 bits the file holds int4, else int8, with the step of the width: the integers in it are
+    -Q ... Q and no others. (3 bits on a 3-bit range would convert to other values.)
+
+    Args:
+        kernel: [..., C].
+        maximum: [C], an array: the converter wants constants.
+        bits: width.
+    """
+    storage_bits = 4 if bits <= 4 else 8
+    m = np.maximum(maximum, SMALLEST_RANGE) / weight_levels(bits) * weight_levels(storage_bits)
+    return tf.quantization.fake_quant_with_min_max_vars_per_channel(
+        kernel, np.float32(-m), np.float32(m), num_bits=storage_bits, narrow_range=True
+    )
+
+
+def stored_activations(x, low, high, bits, nonnegative=False):
+    """What the converter is told of a tensor: an 8-bit range with the step of the width.
+
+    A nonnegative tensor's range ends at its highest level, where int8 saturates; below, the ReLU
+    cuts. Any other's begins at its lowest level, and a minimum cuts it above.
+
+    Args:
+        x: [B, ...].
+        low, high: numbers; low is 0 for a nonnegative tensor.
+        bits: width.
+        nonnegative: whether x, as the integer op gives it, is never below 0.
+    """
+    low, high, step = nudge(min(low, 0), max(high, SMALLEST_RANGE), bits)
+    if bits < 8 and nonnegative:
+        low = high - 255 * step
+    elif bits < 8:
+        x = tf.minimum(x, np.float32(high))
+        high = low + 255 * step
+    return tf.quantization.fake_quant_with_min_max_vars(
+        x, np.float32(low), np.float32(high), num_bits=8
+    )

@@ -1,0 +1,257 @@
+"""The tfmot scheme of the student: any width from 2 to 8 bits, per-channel weights.
+
+tfmot's own schemes quantize depthwise kernels per tensor, start every range at [-6, 6], and drop
+the weight quantization of a folded convolution in front of a ReLU. Here every layer has an explicit
+config, and the layout stays as it is.
+
+A student is built twice with the same variables: to train, where a quantizer rounds to its width,
+and to export, where it says the same in the 8 or 4 bits that TFLite knows (design, decision 10).
+"""
+
+import tensorflow as tf
+import tf_keras
+from tensorflow_model_optimization.python.core.quantization.keras import (
+    quantize,
+    quantize_config,
+    quantize_layer,
+    quantize_layout_transform,
+    quantize_registry,
+    quantize_scheme,
+    quantizers,
+)
+
+from zscgan_tf.student import grids as fake
+from zscgan_tf.student.folding import kernel_name
+from zscgan_tf.teacher.flattening.flatten import nodes
+
+MOVING_AVERAGE_DECAY = 0.99
+
+
+class WeightQuantizer(quantizers.Quantizer):
+    """Symmetric, a range for each output channel: the variable `<name>_max`, [channels].
+
+    Depthwise kernels, [h, w, c, m], count c * m channels. Where activations' ranges are moving
+    averages, a channel's range is its largest weight of the moment, as in tfmot.
+    """
+
+    def __init__(self, bits, depthwise=False, training='frozen', export=False):
+        self.bits = bits
+        self.depthwise = depthwise
+        self.training = training
+        self.export = export
+
+    def build(self, tensor_shape, name, layer):
+        channels = tensor_shape[-1] * (tensor_shape[-2] if self.depthwise else 1)
+        return {
+            'max': layer.add_weight(
+                f'{name}_max', [channels], initializer='ones', trainable=self.training == 'learned'
+            )
+        }
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        kernel = inputs
+        if self.depthwise:
+            kernel = tf.reshape(kernel, [*inputs.shape[:2], -1])
+        if training and self.training == 'moving_average':
+            largest = tf.reduce_max(tf.abs(kernel), axis=list(range(kernel.shape.rank - 1)))
+            # Channels of zeros keep the range that they were given.
+            maximum = weights['max']
+            maximum.assign(tf.where(largest > fake.SMALLEST_RANGE, largest, maximum))
+        if self.export:
+            kernel = fake.stored_weights(kernel, _now(weights['max']), self.bits)
+        else:
+            kernel = fake.quantize_weights(kernel, weights['max'], self.bits)
+        return tf.reshape(kernel, inputs.shape)
+
+    def get_config(self):
+        return {
+            'bits': self.bits,
+            'depthwise': self.depthwise,
+            'training': self.training,
+            'export': self.export,
+        }
+
+
+class ActivationQuantizer(quantizers.Quantizer):
+    """Asymmetric, one range a tensor: the variables `<name>_max` and, unless 0, `<name>_min`."""
+
+    def __init__(self, bits, nonnegative=False, training='frozen', export=False):
+        self.bits = bits
+        self.nonnegative = nonnegative
+        self.training = training
+        self.export = export
+
+    def build(self, tensor_shape, name, layer):
+        learned = self.training == 'learned'
+        found = {'max': layer.add_weight(f'{name}_max', [], initializer='ones', trainable=learned)}
+        if not self.nonnegative:
+            found['min'] = layer.add_weight(
+                f'{name}_min', [], initializer='zeros', trainable=learned
+            )
+        return found
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        if training and self.training == 'moving_average':
+            self._follow(inputs, weights)
+        if self.export:
+            low = 0.0 if self.nonnegative else _now(weights['min'])
+            return fake.stored_activations(
+                inputs, low, _now(weights['max']), self.bits, self.nonnegative
+            )
+        return fake.quantize_activations(
+            inputs, weights.get('min'), weights['max'], self.bits, self.training == 'learned'
+        )
+
+    def _follow(self, x, weights):
+        """Moves the range towards the extremes of the global batch."""
+        # Reductions cost as much as the rounding: no more of them than there are ends.
+        ends = {'max': tf.reduce_max, 'min': tf.reduce_min}
+        found = tf.stack([ends[name](x) for name in weights])[None]
+        replicas = tf.distribute.get_replica_context()
+        if replicas is not None and replicas.num_replicas_in_sync > 1:
+            found = replicas.all_gather(found, axis=0)
+        for index, (name, variable) in enumerate(weights.items()):
+            bound = tf.maximum if name == 'max' else tf.minimum
+            seen = bound(ends[name](found[:, index]), 0)
+            variable.assign_add((1 - MOVING_AVERAGE_DECAY) * (seen - variable))
+
+    def get_config(self):
+        return {
+            'bits': self.bits,
+            'nonnegative': self.nonnegative,
+            'training': self.training,
+            'export': self.export,
+        }
+
+
+class FixedQuantizer(quantizers.Quantizer):
+    """On a range that the TFLite kernel fixes (sigmoid, softmax, tanh), or that is known."""
+
+    def __init__(self, low, high, bits=8, export=False):
+        self.low = low
+        self.high = high
+        self.bits = bits
+        self.export = export
+
+    def build(self, tensor_shape, name, layer):
+        return {}
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        if self.export:
+            return fake.stored_activations(inputs, self.low, self.high, self.bits)
+        return tf.quantization.fake_quant_with_min_max_args(
+            inputs, self.low, self.high, num_bits=self.bits
+        )
+
+    def get_config(self):
+        return {'low': self.low, 'high': self.high, 'bits': self.bits, 'export': self.export}
+
+
+class LayerConfig(quantize_config.QuantizeConfig):
+    """What of a layer is quantized: its kernel, its output, both or nothing."""
+
+    def __init__(self, weights=None, output=None):
+        self.weights = weights
+        self.output = output
+
+    def get_weights_and_quantizers(self, layer):
+        return [(_kernel(layer), self.weights)] if self.weights else []
+
+    def set_quantize_weights(self, layer, quantize_weights):
+        if quantize_weights:
+            setattr(layer, kernel_name(layer), quantize_weights[0])
+
+    def get_activations_and_quantizers(self, layer):
+        return []
+
+    def set_quantize_activations(self, layer, quantize_activations):
+        pass
+
+    def get_output_quantizers(self, layer):
+        return [self.output] if self.output else []
+
+    def get_config(self):
+        serialize = tf_keras.utils.serialize_keras_object
+        return {
+            name: quantizer and serialize(quantizer)
+            for name, quantizer in (('weights', self.weights), ('output', self.output))
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        deserialize = tf_keras.utils.deserialize_keras_object
+        with tf_keras.utils.custom_object_scope(CUSTOM_OBJECTS):
+            return cls(**{name: value and deserialize(value) for name, value in config.items()})
+
+
+class _Layout(quantize_layout_transform.QuantizeLayoutTransform):
+    def apply(self, model, layer_quantize_map):
+        return model, layer_quantize_map
+
+
+class _Registry(quantize_registry.QuantizeRegistry):
+    """Knows no layer: every one has its config."""
+
+    def supports(self, layer):
+        return False
+
+    def get_quantize_config(self, layer):
+        raise ValueError(f'{layer.name} has no config')
+
+
+class Scheme(quantize_scheme.QuantizeScheme):
+    """For `quantize_apply`: the layout as it is, and no default configs."""
+
+    def get_layout_transformer(self):
+        return _Layout()
+
+    def get_quantize_registry(self):
+        return _Registry()
+
+
+CUSTOM_OBJECTS = {
+    'WeightQuantizer': WeightQuantizer,
+    'ActivationQuantizer': ActivationQuantizer,
+    'FixedQuantizer': FixedQuantizer,
+    'LayerConfig': LayerConfig,
+    'QuantizeLayer': quantize_layer.QuantizeLayer,
+}
+
+
+def apply(model, configs, input_quantizer):
+    """The quantized copy of a folded model, by `tfmot.quantize_apply`.
+
+    Args:
+        model: what `folding.fold` returned.
+        configs: dict of layer name -> `LayerConfig`, of every layer but the input.
+        input_quantizer: the quantizer of the model's input.
+
+    Returns:
+        A tf_keras model whose layers are wrapped under the names `quant_<layer>`.
+    """
+    inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0])
+    x = quantize_layer.QuantizeLayer(input_quantizer, name='quantize_input')(inputs)
+    values = {id(model.input): x}
+    copies = []
+    for node in nodes(model):
+        layer = node.layer
+        copy = type(layer).from_config(layer.get_config())
+        annotated = quantize.quantize_annotate_layer(copy, configs[layer.name])
+        found = [values[id(x)] for x in node.keras_inputs]
+        values[id(node.outputs)] = annotated(found if len(found) > 1 else found[0])
+        copies.append((copy, layer))
+    annotated = tf_keras.Model(inputs, values[id(model.output)], name=model.name)
+    for copy, layer in copies:
+        copy.set_weights(layer.get_weights())
+    with tf_keras.utils.custom_object_scope(CUSTOM_OBJECTS):
+        return quantize.quantize_apply(annotated, Scheme())
+
+
+def _now(variable):
+    """A variable's value while a graph is traced: the converter takes ranges as constants only."""
+    with tf.init_scope():
+        return variable.numpy()
+
+
+def _kernel(layer):
+    return getattr(layer, kernel_name(layer))

@@ -1,0 +1,127 @@
+"""The student of stock tfmot: `quantize_model`, the user's toolchain as it comes.
+
+It measures what the folded student is worth (`student.py`). Batch norms stay layers behind their
+convolutions, frozen; depthwise kernels have one range a tensor; 8 bits. Ranges are set from images
+before the first step as the folded student's are, but without its margin: tfmot starts them at
+[-6, 6] and follows the images' extremes by a thousandth a step.
+"""
+
+import numpy as np
+import tf_keras
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.presets import TFMOT_STUDENT
+from zscgan_tf.student.calibration import ranges as estimators
+from zscgan_tf.student.student import Student, legal_range, observe
+from zscgan_tf.teacher.head import split_end
+from zscgan_tf.teacher.layers import Reshape, SelectChannels
+
+layers = tf_keras.layers
+
+
+def build_tfmot_student(teacher):
+    """The student of tfmot's `quantize_model`, its ranges not set yet (`set_tfmot_ranges`).
+
+    Args:
+        teacher: a `Teacher`.
+
+    Returns:
+        A `Student` whose twin is the teacher's model without its last softmax or sigmoid.
+
+    Raises:
+        UserError: tfmot does not take the model.
+    """
+    from tensorflow_model_optimization.python.core.quantization.keras import quantize
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
+        QuantizeLayer,
+    )
+
+    body = split_end(teacher)[0]
+    twin = tf_keras.models.clone_model(
+        tf_keras.Model(body.input, body.output, name=body.name), clone_function=_copy
+    )
+    twin.set_weights(body.get_weights())
+    try:
+        model = quantize.quantize_model(twin)
+    except (ValueError, RuntimeError, AttributeError) as error:
+        reason = str(error).strip().split('\n')[0].split('. ')[0].rstrip('.')
+        raise UserError(
+            f'tfmot cannot quantize {teacher.name} ({reason[:200]}): pass --student=folded.'
+        ) from error
+    expected = {f'quant_{layer.name}' for layer in twin.layers[1:]}
+    replaced = expected.symmetric_difference(w.name for w in model.layers if hasattr(w, 'layer'))
+    if replaced:
+        raise UserError(
+            f'tfmot replaced layers of {teacher.name} ({sorted(replaced)[0]}), so that the ranges '
+            f'of the new ones are not known: pass --student=folded.'
+        )
+    for wrapper in model.layers:
+        if isinstance(wrapper, QuantizeLayer):
+            # tfmot lets Keras number it, by what else the process has built.
+            wrapper._name = 'quantize_input'
+    return Student(model, twin, teacher, dict(TFMOT_STUDENT), kind='tfmot')
+
+
+def set_tfmot_ranges(student, batches, estimator='mse', total=None):
+    """Sets all ranges before any training; the arguments are those of `student.set_ranges`.
+
+    The weights' are their extremes whatever the estimator: tfmot sets them so in every step.
+    """
+    tensors, variables = [], []
+    for wrapper in student.model.layers:
+        if getattr(wrapper, 'quantizer_vars', None):
+            _assign(wrapper.quantizer_vars, *legal_range(student.input_spec))
+        for kernel, _, found in getattr(wrapper, '_weight_vars', []):
+            # One range a tensor, or one for each entry of the last axis.
+            axes = tuple(range(len(kernel.shape) - found['max_var'].shape.rank))
+            largest = np.abs(kernel.numpy()).max(axis=axes)
+            _assign(found, -largest, largest)
+        if not hasattr(wrapper, 'layer'):
+            continue
+        layer = student.twin.get_layer(wrapper.layer.name)
+        for tensor, found in _quantized_tensors(wrapper, layer):
+            tensors.append(tensor)
+            variables.append(found)
+    for histogram, found in zip(observe(student, tensors, batches, total), variables, strict=True):
+        _assign(found, *estimators.activation_range(histogram, 8, estimator, nonnegative=False))
+
+
+def export_tfmot_model(student, head):
+    """The model as the converter takes it, ending in its head: 'softmax', 'sigmoid' or None."""
+    if head is None:
+        return student.model
+    outputs = layers.Activation(head, name=head)(student.model.output)
+    return tf_keras.Model(student.model.input, outputs)
+
+
+def _copy(layer):
+    """A layer as it is trained here: a teacher's are frozen all, a student's batch norms only."""
+    frozen = isinstance(layer, (layers.BatchNormalization, SelectChannels))
+    # tfmot knows the layers of Keras alone.
+    kind = {SelectChannels: layers.Conv2D, Reshape: layers.Reshape}.get(type(layer), type(layer))
+    return kind.from_config({**layer.get_config(), 'trainable': not frozen})
+
+
+def _quantized_tensors(wrapper, layer):
+    """The float tensors that a wrapper quantizes, each with its range: (tensor, variables)."""
+    for activation in wrapper._quantize_activations:
+        if hasattr(activation, '_pre_activation_vars'):
+            yield _linear_output(layer), activation._pre_activation_vars
+        if hasattr(activation, '_post_activation_vars'):
+            yield layer.output, activation._post_activation_vars
+    if wrapper._output_quantizers:
+        yield layer.output, wrapper._output_quantizer_vars
+
+
+def _linear_output(layer):
+    """What a layer hands to its own activation function."""
+    config = {**layer.get_config(), 'activation': 'linear', 'name': f'{layer.name}_linear'}
+    copy = type(layer).from_config(config)
+    outputs = copy(layer.input)
+    copy.set_weights(layer.get_weights())
+    return outputs
+
+
+def _assign(variables, low, high):
+    variables['min_var'].assign(low)
+    variables['max_var'].assign(high)

@@ -1,0 +1,134 @@
+"""Op layers (`x + y`, `tf.nn.relu(x)`, slices ...) become layers that every later step knows.
+
+A handler has the parameters of the TensorFlow function that it stands for, behind `at`, the `Place`
+in the graph where it is.
+"""
+
+import inspect
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from zscgan_tf.teacher.flattening import arithmetic, shapes
+from zscgan_tf.teacher.flattening.arithmetic import Place
+
+_OPERATION_CLASSES = (
+    'ClassMethod',
+    'InstanceMethod',
+    'InstanceProperty',
+    'SlicingOpLambda',
+    'TFOpLambda',
+    'TensorFlowOpLayer',
+)
+
+
+def is_operation(layer):
+    """Whether the layer is a plain operation in a layer's clothes."""
+    return type(layer).__name__ in _OPERATION_CLASSES and type(layer).__module__.startswith(
+        'tf_keras.'
+    )
+
+
+def constant(value):
+    """A value without tensors or variables of TensorFlow's."""
+    return value.numpy() if isinstance(value, (tf.Tensor, tf.Variable)) else value
+
+
+def apply(flat, layer, args, kwargs, path):
+    """The value of an op layer for values; see `Flattener.apply`."""
+    at = Place(flat, path, layer)
+    symbol = getattr(layer, 'symbol', None) or type(layer).__name__
+    handler = HANDLERS.get(symbol.removeprefix('compat.v1.'))
+    if handler is None:
+        at.refuse(f'tf.{symbol}')
+    kwargs = {k: v for k, v in kwargs.items() if k != 'name'}
+    try:
+        inspect.signature(handler).bind(at, *args, **kwargs)
+    except TypeError:
+        at.refuse(f'tf.{symbol} with these arguments')
+    return handler(at, *args, **kwargs)
+
+
+def layer_as_operation(flat, layer, args, kwargs, path):
+    """The value of a built-in layer that takes part in the patterns above; None for others."""
+    at = Place(flat, path, layer)
+    layers = tf_keras.layers
+    if type(layer) is layers.Rescaling:
+        return arithmetic.affine(at, args[0], layer.scale, layer.offset)
+    if type(layer) is layers.Normalization and layer.axis in ((-1,), (3,), ()):
+        scale = 1 / np.maximum(np.sqrt(constant(layer.variance)), 1e-7)
+        if layer.invert:
+            return arithmetic.affine(at, args[0], 1 / scale, constant(layer.mean))
+        return arithmetic.affine(at, args[0], scale, -constant(layer.mean) * scale)
+    if type(layer) is layers.ReLU and _is_relu6(layer):
+        return arithmetic.relu6(at, args[0])
+    if type(layer) is layers.Multiply and len(args[0]) == 2:
+        return arithmetic.hard_product(at, *args[0])
+    if type(layer) is layers.Resizing and (layer.height, layer.width) == tuple(args[0].shape[1:3]):
+        return args[0]
+    if type(layer) is layers.UpSampling2D and tuple(layer.size) == (1, 1):
+        return args[0]
+    if type(layer) is layers.Activation:
+        return args[0] if layer.activation is tf_keras.activations.linear else None
+    return None
+
+
+def _is_relu6(layer):
+    return layer.max_value == 6 and not layer.negative_slope and not layer.threshold
+
+
+HANDLERS = {
+    '__operators__.add': arithmetic.add,
+    '__operators__.getitem': shapes.getitem,
+    'add_n': arithmetic.add_n,
+    'cast': arithmetic.cast,
+    'clip_by_value': arithmetic.clip_by_value,
+    'concat': shapes.concat,
+    'expand_dims': shapes.expand_dims,
+    'identity': arithmetic.identity,
+    'image.resize': shapes.resize,
+    'math.add': arithmetic.add,
+    'math.add_n': arithmetic.add_n,
+    'math.divide': arithmetic.divide,
+    'math.floordiv': arithmetic.floor_divide,
+    'math.maximum': arithmetic.maximum,
+    'math.minimum': arithmetic.minimum,
+    'math.multiply': arithmetic.multiply,
+    'math.negative': arithmetic.negative,
+    'math.reduce_max': shapes.reduce_max,
+    'math.reduce_mean': shapes.reduce_mean,
+    'math.reduce_sum': shapes.reduce_sum,
+    'math.sigmoid': arithmetic.activation('sigmoid'),
+    'math.softplus': arithmetic.activation('softplus'),
+    'math.square': arithmetic.square,
+    'math.subtract': arithmetic.subtract,
+    'math.tanh': arithmetic.activation('tanh'),
+    'math.truediv': arithmetic.divide,
+    'nn.avg_pool': shapes.pooling(tf_keras.layers.AveragePooling2D, 'avg_pool'),
+    'nn.avg_pool2d': shapes.pooling(tf_keras.layers.AveragePooling2D, 'avg_pool'),
+    'nn.elu': arithmetic.activation('elu'),
+    'nn.gelu': arithmetic.gelu,
+    'nn.leaky_relu': arithmetic.leaky_relu,
+    'nn.max_pool': shapes.pooling(tf_keras.layers.MaxPooling2D, 'max_pool'),
+    'nn.max_pool2d': shapes.pooling(tf_keras.layers.MaxPooling2D, 'max_pool'),
+    'nn.relu': arithmetic.relu,
+    'nn.relu6': arithmetic.relu6,
+    'nn.selu': arithmetic.activation('selu'),
+    'nn.sigmoid': arithmetic.activation('sigmoid'),
+    'nn.silu': arithmetic.silu,
+    'nn.softmax': arithmetic.softmax,
+    'nn.softplus': arithmetic.activation('softplus'),
+    'nn.softsign': arithmetic.activation('softsign'),
+    'nn.swish': arithmetic.silu,
+    'nn.tanh': arithmetic.activation('tanh'),
+    'pad': shapes.pad,
+    'reshape': shapes.reshape,
+    'reverse': shapes.reverse,
+    'shape': shapes.shape,
+    'split': shapes.split,
+    'squeeze': shapes.squeeze,
+    'stack': shapes.pack,
+    'stop_gradient': arithmetic.identity,
+    'transpose': shapes.transpose,
+}

@@ -1,0 +1,100 @@
+"""Whether TFLite can quantize a teacher: known before its generator is trained, and by which layer.
+
+The converter answers in words of its compiler, often without a layer's name. So where it fails,
+each kind of layer is converted by itself.
+"""
+
+import json
+
+import numpy as np
+import tf_keras
+from tensorflow.lite.python.convert_phase import ConverterError
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.quiet import hidden_output
+from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.tflite import audit
+from zscgan_tf.tflite.calibration import make_converter, what_matters
+
+
+def check_convertible(teacher, allow_float_ops=False):
+    """Refuses a teacher that TFLite's post-training quantization fails on.
+
+    Args:
+        teacher: a `Teacher`.
+        allow_float_ops: whether layers may stay in float.
+
+    Raises:
+        UserError: with the name of the layer.
+    """
+    try:
+        _convert(teacher.model, teacher.name, allow_float_ops)
+    except UserError as error:
+        raise explained(teacher, allow_float_ops, error) from error
+
+
+def explained(teacher, allow_float_ops, error):
+    """The `UserError` of a conversion that failed with one: of the layer that fails alone too."""
+    layer = _layer_at_fault(teacher.model, allow_float_ops)
+    if layer is None:
+        return error
+    advice = ''
+    if not allow_float_ops and _fits(layer, allow_float_ops=True):
+        advice = ', or pass --allow_float_ops to keep it in float'
+    return UserError(
+        f"{teacher.name}: TFLite can not quantize layer '{layer.name}' ({_kind(layer)}): rebuild "
+        f'the model with other layers there{advice}.'
+    )
+
+
+def _layer_at_fault(model, allow_float_ops):
+    """The first layer that can't be converted alone, of those set alike one; None if all can."""
+    seen = set()
+    for node in nodes(model):
+        config = {**node.layer.get_config(), 'name': type(node.layer).__name__}
+        settings = json.dumps(config, sort_keys=True, default=str)
+        if settings not in seen and not _fits(node.layer, allow_float_ops):
+            return node.layer
+        seen.add(settings)
+    return None
+
+
+def _fits(layer, allow_float_ops):
+    """Whether a layer converts by itself; True where it can't be called alone."""
+    node = layer._inbound_nodes[0]
+    inputs = [tf_keras.Input(x.shape[1:]) for x in node.keras_inputs]
+    copy = type(layer).from_config(layer.get_config())
+    try:
+        output = copy(inputs if len(inputs) > 1 else inputs[0])
+        copy.set_weights(layer.get_weights())
+    except (TypeError, ValueError):  # of several arguments
+        return True
+    try:
+        _convert(tf_keras.Model(inputs, output), layer.name, allow_float_ops)
+    except UserError:
+        return False
+    return True
+
+
+def _convert(model, name, allow_float_ops):
+    """Converts a model with random values, and audits the file; all failures are `UserError`s."""
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
+    converter = make_converter(model)
+    converter.representative_dataset = lambda: iter([values, values])
+    with hidden_output() as hidden:
+        try:
+            data = converter.convert()
+        except (ConverterError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f'The TFLite converter cannot convert {name}: '
+                f'{what_matters(str(error), hidden.text())}'
+            ) from error
+    audit.audit(data, allow_float_ops=allow_float_ops)
+
+
+def _kind(layer):
+    """A layer's class, with its activation if it has one."""
+    activation = getattr(layer, 'activation', None)
+    name = getattr(activation, '__name__', None)
+    return type(layer).__name__ + (f' {name}' if name not in (None, 'linear') else '')

@@ -1,0 +1,191 @@
+"""Runs a `.tflite` on batches of float inputs with LiteRT.
+
+Usage: TfliteModel('model.tflite').outputs(inputs)
+"""
+
+import os
+import time
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from zscgan_tf.atomic_files import check_local
+from zscgan_tf.errors import UserError
+from zscgan_tf.quiet import hidden_output
+from zscgan_tf.teacher.raw_pixels import RAW_PIXELS
+from zscgan_tf.tflite import audit
+
+
+class TfliteModel:
+    """A `.tflite` classifier, for batches of any size.
+
+    Attributes:
+        name: the file's path, for messages.
+        input_shape: (H, W, C).
+        zero_pixel: the grey level, 0 to 255, that its input's zero stands for; None unless it takes
+            raw pixels (`teacher.raw_pixels`).
+        ends_in_probabilities: whether it returns probabilities, not logits.
+        quantized_output: whether its last layer computed integers, whatever type it returns.
+        file_bytes: size of the file.
+    """
+
+    def __init__(self, path_or_bytes, num_threads=None):
+        """Loads a file.
+
+        Args:
+            path_or_bytes: the file, or its content.
+            num_threads: all cores where None.
+
+        Raises:
+            UserError: unreadable, not a TFLite model, or not an image classifier.
+        """
+        if isinstance(path_or_bytes, (bytes, bytearray)):
+            self.name, content = 'The .tflite', bytes(path_or_bytes)
+        else:
+            self.name = os.fspath(path_or_bytes)
+            check_local(self.name)
+            content = _read(self.name)
+        model = audit.read_model(content, self.name)
+        graph = model.subgraphs[0]
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise UserError(f'{self.name}: has more than one input or output.')
+        self.ends_in_probabilities = audit.ends_in_probabilities(model)
+        self.quantized_output = audit.output_tensor(model).scale is not None
+        self.file_bytes = len(content)
+        try:
+            # LiteRT announces its delegate on stderr.
+            with hidden_output():
+                self._interpreter = Interpreter(
+                    model_content=content, num_threads=num_threads or os.cpu_count()
+                )
+                self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f'{self.name}: LiteRT cannot run it: {reason}') from error
+        self._input = self._interpreter.get_input_details()[0]
+        self._output = self._interpreter.get_output_details()[0]
+        batch, *self.input_shape = (int(side) for side in self._input['shape_signature'])
+        self.input_shape = tuple(self.input_shape)
+        self.zero_pixel = self._find_zero_pixel(audit.input_tensor(model))
+        self._fixed_batch = None if batch == -1 else batch
+        self._batch = int(self._input['shape'][0])
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise UserError(
+                f'{self.name}: takes the shape {[batch, *self.input_shape]} instead of images, '
+                f'[batch, height, width, channels].'
+            )
+
+    def outputs(self, inputs):
+        """What the file returns for float inputs, as float.
+
+        Args:
+            inputs: [B, H, W, C], what the float model takes.
+
+        Returns:
+            float32, [B, K]; of an int8 or uint8 output the values that its integers stand for.
+        """
+        raw = self.raw_outputs(quantize(inputs, self._input))
+        return dequantize(raw, self._output)
+
+    def scores(self, inputs, in_probabilities=None):
+        """Logits or probabilities of all classes, float32, [B, K]; a single unit becomes two.
+
+        Args:
+            inputs: [B, H, W, C], what the float model takes.
+            in_probabilities: whether the file returns probabilities; None: as its end tells.
+        """
+        if in_probabilities is None:
+            in_probabilities = self.ends_in_probabilities
+        outputs = self.outputs(inputs)
+        if outputs.shape[1] > 1:
+            return outputs
+        rest = 1 - outputs if in_probabilities else np.zeros_like(outputs)
+        return np.concatenate([rest, outputs], axis=1)
+
+    def raw_outputs(self, raw_inputs):
+        """What the file returns, in its own type, [B, K].
+
+        Args:
+            raw_inputs: [B, H, W, C], of the type that the file takes.
+        """
+        raw_inputs = np.asarray(raw_inputs)
+        if raw_inputs.shape[1:] != self.input_shape:
+            raise UserError(
+                f'{self.name}: takes images of the shape {list(self.input_shape)}, not '
+                f'{list(raw_inputs.shape[1:])}.'
+            )
+        if self._fixed_batch is None:
+            return self._run(raw_inputs)
+        size = self._fixed_batch
+        if len(raw_inputs) % size:
+            raise UserError(f'{self.name}: takes batches of {size} images, not {len(raw_inputs)}.')
+        parts = [self._run(raw_inputs[i : i + size]) for i in range(0, len(raw_inputs), size)]
+        return np.concatenate(parts)
+
+    def _find_zero_pixel(self, end):
+        signatures = self._interpreter.get_signature_list().values()
+        names = {name for signature in signatures for name in signature['inputs']}
+        is_raw = RAW_PIXELS in names and end.scale and abs(end.scale - 1) < 1e-5
+        return round(-end.value_range[0]) if is_raw else None
+
+    def _run(self, raw_inputs):
+        if len(raw_inputs) != self._batch:
+            self._interpreter.resize_tensor_input(self._input['index'], raw_inputs.shape)
+            self._interpreter.allocate_tensors()
+            self._batch = len(raw_inputs)
+        self._interpreter.set_tensor(self._input['index'], raw_inputs)
+        self._interpreter.invoke()
+        outputs = self._interpreter.get_tensor(self._output['index'])
+        return outputs.reshape(len(raw_inputs), -1)
+
+
+def quantize(values, detail):
+    """Floats to a tensor's integers, rounded to the nearest and saturated.
+
+    Args:
+        values: float array.
+        detail: LiteRT's description of the tensor.
+    """
+    values = np.asarray(values, np.float32)
+    if np.issubdtype(detail['dtype'], np.floating):
+        return values.astype(detail['dtype'])
+    scale, zero_point = detail['quantization']
+    levels = np.iinfo(detail['dtype'])
+    steps = np.rint(values / np.float32(scale)) + zero_point
+    return np.clip(steps, levels.min, levels.max).astype(detail['dtype'])
+
+
+def dequantize(integers, detail):
+    """The inverse of `quantize`, float32."""
+    if np.issubdtype(detail['dtype'], np.floating):
+        return integers.astype(np.float32)
+    scale, zero_point = detail['quantization']
+    return (integers.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+def latency(tflite, repeats=50, warm_up=5):
+    """Milliseconds that one image takes (batch 1): the median, after warm-up.
+
+    Args:
+        tflite: a `TfliteModel`.
+        repeats: number of measurements.
+        warm_up: number of runs before them.
+    """
+    rng = np.random.default_rng(0)
+    inputs = rng.uniform(-1, 1, (1, *tflite.input_shape))
+    # A fixed batch of several images is timed as it is, and divided.
+    inputs = np.repeat(quantize(inputs, tflite._input), tflite._fixed_batch or 1, axis=0)
+    seconds = []
+    for _ in range(warm_up + repeats):
+        start = time.perf_counter()
+        tflite.raw_outputs(inputs)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[warm_up:])) * 1e3 / len(inputs)
+
+
+def _read(path):
+    try:
+        with open(path, 'rb') as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}): pass a .tflite.') from error

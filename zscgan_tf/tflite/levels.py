@@ -1,0 +1,276 @@
+"""Counts the weight and activation levels that a written `.tflite` holds, for widths below 8 bits.
+
+TFLite's kernels are int8, so a file of n bits is an int8 file that uses only the levels of n bits:
+2^n - 1 of a symmetric grid for the weights of a channel, 2^n for a tensor of activations. Weights
+are read from the file, activations by running images through it.
+
+Usage: report = check_levels(data, [inputs], weight_bits=6, activation_bits=6)
+"""
+
+import dataclasses
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.quiet import hidden_output
+from zscgan_tf.tflite.audit import KERNEL_OPS, layer_name, op_name, read_model, text, type_name
+from zscgan_tf.tflite.interpreter import quantize
+
+# What may stand between the model's input, which keeps 8 bits, and the first layer: the ops of
+# layers that hand their input's levels on (`student.graph.HANDING_ON`).
+PASSING_OPS = frozenset(
+    """
+    AVERAGE_POOL_2D MAX_POOL_2D MIRROR_PAD PAD PADV2 QUANTIZE REDUCE_MAX RESHAPE RESIZE_BILINEAR
+    RESIZE_NEAREST_NEIGHBOR SLICE STRIDED_SLICE TRANSPOSE
+    """.split()
+)
+# Their kernels prescribe the output's scale.
+FIXED_SCALE_OPS = ('LOGISTIC', 'SOFTMAX', 'TANH')
+# They cut a tensor down to its levels: what only they read may have more.
+CLAMPING_OPS = ('MINIMUM', 'MAXIMUM', 'RELU', 'RELU6')
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelsReport:
+    """What `check_levels` found.
+
+    Attributes:
+        weight_levels: largest number of distinct integers in an output channel of any kernel.
+        activation_levels: largest number of distinct integers in any checked tensor; 256 where
+            activations have 8 bits, which needs no counting.
+        kernels, activations: how many kernels and tensors were checked.
+    """
+
+    weight_levels: int
+    activation_levels: int
+    kernels: int
+    activations: int
+
+
+def check_levels(
+    model_bytes,
+    inputs,
+    *,
+    weight_bits,
+    activation_bits,
+    first_last_bits=None,
+    all_activations=False,
+    first_last=(),
+    constants=(),
+):
+    """Proves that a `.tflite` holds no more levels than its bits allow.
+
+    A channel's weights must lie on a symmetric uniform grid of 2^weight_bits - 1 levels: that also
+    tells for depthwise kernels, whose 9 weights a channel could never be too many.
+
+    Args:
+        model_bytes: the file's content.
+        inputs: iterable of batches, [B, H, W, C], what the float model takes; a few images that
+            use the ranges fully are enough. Not looked at where activations have 8 bits.
+        weight_bits, activation_bits: 2 to 8.
+        first_last_bits: bits of the kernels of `first_last`; None: `weight_bits`.
+        all_activations: whether every computed int8 tensor is checked, except those that a later
+            op clamps and those of ops with a fixed scale; otherwise what convolutions and dense
+            layers read, except the model's input, what comes from ops with a fixed scale, and what
+            only `constants` read.
+        first_last: names of the layers whose kernels have `first_last_bits`.
+        constants: names of the convolutions that stand for constants, such as averages.
+
+    Returns:
+        A `LevelsReport`.
+
+    Raises:
+        UserError: not a TFLite model, a layer with too many levels (named), a layer of `first_last`
+            that has no kernel in the file, or no images.
+    """
+    model = read_model(model_bytes)
+    ends = {} if first_last_bits is None else dict.fromkeys(first_last, first_last_bits)
+    weight_levels, kernels = _check_weights(model, weight_bits, ends)
+    checked = _checked_tensors(model, all_activations, constants)
+    activation_levels = 256
+    if activation_bits < 8:
+        seen = _seen_levels(model_bytes, inputs, sorted(checked))
+        counts = {index: int(levels.sum()) for index, levels in seen.items()}
+        for index, count in counts.items():
+            if count > 2**activation_bits:
+                raise UserError(
+                    f'The .tflite does not hold {activation_bits}-bit activations: {count} levels '
+                    f'instead of at most {2**activation_bits} in {checked[index]}.'
+                )
+        activation_levels = max(counts.values(), default=0)
+    return LevelsReport(weight_levels, activation_levels, kernels, len(checked))
+
+
+def kernel_integers(model, op):
+    """The integers of a kernel op's constant kernel.
+
+    Args:
+        model: a `schema.ModelT`.
+        op: one of its `KERNEL_OPS`.
+
+    Returns:
+        int8, [channels, weights]; None where the kernel is computed.
+
+    Raises:
+        UserError: a kernel of another type than int8 and int4.
+    """
+    graph = model.subgraphs[0]
+    tensor = graph.tensors[op.inputs[1]]
+    data = model.buffers[tensor.buffer].data
+    if data is None or not len(data):
+        return None
+    data = np.asarray(data, np.uint8)
+    if type_name(tensor) == 'int4':
+        # Two values a byte, the low four bits first, in two's complement.
+        nibbles = np.stack([data & 15, data >> 4], axis=1).reshape(-1)
+        nibbles = nibbles[: int(np.prod(tensor.shape))]
+        integers = ((nibbles ^ 8).astype(np.int8) - 8).astype(np.int8)
+    elif type_name(tensor) == 'int8':
+        integers = data.view(np.int8)
+    else:
+        raise UserError(
+            f"The levels of {op_name(model, op)} at layer '{layer_name(graph, op)}' cannot be "
+            f'counted: its kernel is {type_name(tensor)} instead of int8 or int4.'
+        )
+    axis = 3 if op_name(model, op) == 'DEPTHWISE_CONV_2D' else 0
+    integers = np.moveaxis(integers.reshape(tensor.shape), axis, 0)
+    return integers.reshape(len(integers), -1)
+
+
+def _check_weights(model, weight_bits, ends):
+    """The largest number of distinct integers in a channel, and the number of kernels.
+
+    `ends` has the bits of the layers that have others, by name.
+    """
+    graph = model.subgraphs[0]
+    most, count, missing = 0, 0, set(ends)
+    for op in graph.operators:
+        if op_name(model, op) not in KERNEL_OPS:
+            continue
+        integers = kernel_integers(model, op)
+        if integers is None:
+            continue
+        own = [name for name in ends if _is_of_layer(graph, op, name)]
+        missing.difference_update(own)
+        bits = ends[own[0]] if own else weight_bits
+        allowed = 2**bits - 1
+        needed = int(_grid_sizes(integers).max())
+        if needed > allowed:
+            raise UserError(
+                f'The .tflite does not hold {bits}-bit weights: {op_name(model, op)} at layer '
+                f"'{layer_name(graph, op)}' needs a grid of {needed} levels in one channel "
+                f'instead of at most {allowed}.'
+            )
+        most = max(most, int(_distinct(integers).max()))
+        count += 1
+    if missing:
+        raise UserError(
+            f"The .tflite has no kernel of layer '{min(missing)}', so its levels can not be "
+            f'counted: leave --first_last_bits out.'
+        )
+    return most, count
+
+
+def _is_of_layer(graph, op, name):
+    """Whether an op's kernel is that of a layer: `model/<layer>/<op>` is among its names.
+
+    The layer's name may have slashes itself, and be the beginning of another one's.
+    """
+    parts = text(graph.tensors[op.inputs[1]].name).split(';')
+    return any(f'/{part.rpartition("/")[0]}'.endswith(f'/{name}') for part in parts)
+
+
+def _distinct(integers):
+    """Number of distinct integers in each row of int8 [channels, weights]."""
+    found = np.zeros((len(integers), 256), bool)
+    found[np.arange(len(integers))[:, None], integers.astype(np.int16) + 128] = True
+    return found.sum(axis=1)
+
+
+def _grid_sizes(integers):
+    """Levels of the smallest symmetric uniform grid around zero that holds each row."""
+    magnitudes = np.abs(integers.astype(np.int16))
+    steps = np.maximum(np.gcd.reduce(magnitudes, axis=1), 1)  # 0 for all-zero rows
+    return 2 * (magnitudes.max(axis=1) // steps) + 1
+
+
+def _checked_tensors(model, all_activations, constants):
+    """The activations whose levels count: index -> 'what CONV_2D at layer ... reads'."""
+    graph = model.subgraphs[0]
+
+    def is_constant(op):
+        return op_name(model, op) in KERNEL_OPS and any(
+            _is_of_layer(graph, op, name) for name in constants
+        )
+
+    producers = {index: op for op in graph.operators for index in op.outputs}
+    readers = {}
+    for op in graph.operators:
+        for index in op.inputs:
+            readers.setdefault(index, []).append(op)
+    checked = {}
+    for op in graph.operators:
+        name, layer = op_name(model, op), layer_name(graph, op)
+        if name in KERNEL_OPS:
+            index = op.inputs[2 if name == 'TRANSPOSE_CONV' else 0]
+            exempt = (
+                is_constant(op)
+                or _is_the_input(model, index, producers, is_constant)
+                or index in producers
+                and op_name(model, producers[index]) in FIXED_SCALE_OPS
+            )
+            if all_activations or not exempt:
+                checked.setdefault(int(index), f"what {name} at layer '{layer}' reads")
+        if not all_activations or name in FIXED_SCALE_OPS:
+            continue
+        for index in op.outputs:
+            reading = [op_name(model, reader) for reader in readers.get(index, [])]
+            clamped = reading and set(reading) <= set(CLAMPING_OPS)
+            if type_name(graph.tensors[index]) != 'int8' or clamped:
+                continue
+            checked.setdefault(int(index), f"the output of {name} at layer '{layer}'")
+    for index, where in checked.items():
+        if type_name(graph.tensors[index]) != 'int8':
+            kind = type_name(graph.tensors[index])
+            raise UserError(f'The levels of {where} cannot be counted: {kind} instead of int8.')
+    return checked
+
+
+def _is_the_input(model, index, producers, is_constant):
+    """Whether a tensor is the model's input, at most padded, reshaped or taken by a constant."""
+    inputs = set(model.subgraphs[0].inputs)
+    while index not in inputs:
+        op = producers.get(index)
+        if op is None or not (op_name(model, op) in PASSING_OPS or is_constant(op)):
+            return False
+        index = op.inputs[0]
+    return True
+
+
+def _seen_levels(model_bytes, inputs, indices):
+    """Which of the 256 integers each tensor takes over all images: index -> bool, [256]."""
+    with hidden_output():
+        # XNNPACK would keep most tensors to itself.
+        interpreter = Interpreter(
+            model_content=bytes(model_bytes),
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_preserve_all_tensors=True,
+        )
+    detail = interpreter.get_input_details()[0]
+    seen = {index: np.zeros(256, bool) for index in indices}
+    batch = None
+    for values in inputs:
+        raw = quantize(values, detail)
+        if batch != len(raw):
+            batch = len(raw)
+            interpreter.resize_tensor_input(detail['index'], raw.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(detail['index'], raw)
+        interpreter.invoke()
+        for index in indices:
+            integers = interpreter.get_tensor(index).reshape(-1).view(np.uint8)
+            seen[index] |= np.bincount(integers, minlength=256) > 0
+    if batch is None:
+        raise UserError('There are no images to count activation levels with: pass at least one.')
+    return seen

@@ -1,0 +1,68 @@
+"""A student becomes a `.tflite`: its fake quantization is all that the converter needs."""
+
+from tensorflow.lite.python.convert_phase import ConverterError
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.quiet import hidden_output
+from zscgan_tf.student.graph import constants, first_and_last
+from zscgan_tf.student.student import export_model
+from zscgan_tf.student.tfmot_student import export_tfmot_model
+from zscgan_tf.teacher.head import split_end
+from zscgan_tf.tflite import audit, levels
+from zscgan_tf.tflite.calibration import check_ends, make_integer_converter, named, what_matters
+
+
+def export(student, inputs, *, input_type='int8', output_type='int8', output_head='model'):
+    """Converts a student, and proves that the file is integer and holds its widths.
+
+    Args:
+        student: a `Student` whose ranges are set.
+        inputs: iterable of batches, [B, H, W, C], of what the model takes, to count levels on.
+        input_type, output_type, output_head: see `convert`.
+
+    Returns:
+        The `.tflite` file's bytes, an `AuditReport` and a `LevelsReport`.
+
+    Raises:
+        UserError: see `convert`, `audit.audit` and `levels.check_levels`.
+    """
+    data = convert(student, input_type=input_type, output_type=output_type, output_head=output_head)
+    report = audit.audit(data, advice='or use --method=ptq')
+    names = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
+    widths = {name: student.options[name] for name in names}
+    if student.kind == 'folded':
+        # tfmot names the wrapper of a layer so.
+        widths['first_last'] = [f'quant_{name}' for name in first_and_last(student.twin)]
+        widths['constants'] = [f'quant_{name}' for name in constants(student.twin)]
+    found = levels.check_levels(data, inputs, **widths)
+    return data, report, found
+
+
+def convert(student, *, input_type='int8', output_type='int8', output_head='model'):
+    """Converts a student to full integers.
+
+    Args:
+        student: a `Student` whose ranges are set.
+        input_type, output_type: 'int8', 'uint8' or 'float32'.
+        output_head: 'model' ends as the user's model did, 'logits' leaves its last softmax
+            or sigmoid off, in the same shape: [1, 1] of a single unit.
+
+    Returns:
+        The `.tflite` file's bytes.
+
+    Raises:
+        UserError: an unknown type or head, or the converter cannot convert it.
+    """
+    check_ends(input_type, output_type, output_head)
+    head = split_end(student.teacher)[1] if output_head == 'model' else None
+    export = export_tfmot_model if student.kind == 'tfmot' else export_model
+    model = named(export(student, head), student.name)
+    converter = make_integer_converter(model, input_type, output_type)
+    with hidden_output() as hidden:
+        try:
+            return converter.convert()
+        except (ConverterError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f'The TFLite converter cannot convert the student of {student.teacher.name}: '
+                f'{what_matters(str(error), hidden.text())}'
+            ) from error

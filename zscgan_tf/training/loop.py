@@ -1,0 +1,366 @@
+"""The one training loop: strategy, steps, checkpoints, resume, progress, logs, signals, NaN stop.
+
+A training gives it a step function and what to save; the loop knows nothing of losses. Steps draw
+their random numbers from the seed and the number of the step, so a run that was interrupted and
+resumed goes on exactly as if nothing had happened (bit-equal on a CPU).
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import pathlib
+import signal
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from zscgan_tf.atomic_files import write_atomically
+from zscgan_tf.errors import UserError
+from zscgan_tf.training.checkpoints import Checkpoints
+
+logger = logging.getLogger(__name__)
+
+# A call of the compiled function should take about this long: often enough for the progress bar
+# and for Ctrl-C, seldom enough that Python costs nothing.
+SECONDS_PER_CALL = 1.0
+MAX_STEPS_PER_CALL = 100
+
+
+def make_strategy(name):
+    """The `tf.distribute` strategy of a name.
+
+    Args:
+        name: 'default' (one device), 'mirrored' (all GPUs, or all logical CPUs, of the machine),
+            or 'tpu'.
+
+    Raises:
+        UserError: an unknown name, or no TPU.
+    """
+    if name == 'default':
+        return tf.distribute.get_strategy()
+    if name == 'mirrored':
+        return _mirrored()
+    if name == 'tpu':
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+        except (ValueError, tf.errors.OpError) as error:
+            raise UserError(
+                '--strategy=tpu: no TPU was found; pass --strategy=default on this machine.'
+            ) from error
+        return tf.distribute.TPUStrategy(resolver)
+    raise UserError(f'--strategy={name} is unknown: pass one of default, mirrored, tpu.')
+
+
+@functools.cache
+def _mirrored():
+    """One a process: the collective operations of a second one would be taken for the first's."""
+    gpus = tf.config.list_logical_devices('GPU')
+    return tf.distribute.MirroredStrategy(gpus or tf.config.list_logical_devices('CPU'))
+
+
+def replica_slice(tensor, replicas):
+    """This replica's part of a tensor that was drawn for the global batch."""
+    share = tensor.shape[0] // replicas.num_replicas_in_sync
+    start = replicas.replica_id_in_sync_group * share
+    return tensor[start : start + share]
+
+
+def fold_seed(seed, index, stream):
+    """A stateless seed, [2], for one stream of random numbers of one step."""
+    return tf.random.experimental.stateless_fold_in(
+        tf.stack([tf.constant(seed, tf.int64), tf.cast(index, tf.int64)]), stream, alg='philox'
+    )
+
+
+def run(
+    step,
+    state,
+    steps,
+    *,
+    workdir,
+    images_per_step,
+    strategy=None,
+    jit_compile=False,
+    checkpoint_every=1000,
+    batches=None,
+    write_images=None,
+    images_every=1000,
+    name='training',
+    advice='a lower learning_rate in another folder',
+):
+    """Runs a step function until `steps` steps are done, resuming from the workdir.
+
+    Args:
+        step: a function of the step's number (a scalar int64 tensor, 0 in the first step), called
+            in replica context, that updates the variables and returns a dict of scalar metrics,
+            each the replica's share of the global value (they are summed over replicas).
+        state: dict of what to checkpoint (models, optimizers), made in the strategy's scope, all
+            its variables built.
+        steps: number of steps of the whole run.
+        workdir: folder for `checkpoints/`, `metrics.jsonl`, and TensorBoard's events.
+        images_per_step: global batch size, for the progress bar.
+        strategy: a `tf.distribute.Strategy`, or None for the current one.
+        jit_compile: compile the step with XLA.
+        checkpoint_every: steps between two checkpoints; the last two are kept.
+        batches: None, or a function of the number of steps done that returns an endless iterator of
+            tuples of tensors of the global batch; `step` is then called with them behind its
+            number, once a call, and each replica takes its slice (`replica_slice`).
+        write_images: None, or a function of the number of steps done that writes pictures and
+            returns {name: image batch [N, H, W, C] of pixels} for TensorBoard, which shows at most
+            the first three channels.
+        images_every: steps between two calls of it; it is called after the last step too.
+        name: what the progress bar and messages call this training.
+        advice: what to try where a metric is not finite.
+
+    Returns:
+        The metrics of the last steps, a dict of floats (means over the last logged interval), or
+        {} where nothing was left to do.
+
+    Raises:
+        UserError: a metric is not finite, or no checkpoint of the workdir can be read.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint was written.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir / 'checkpoints', state)
+    done = checkpoints.restore()
+    if done >= steps:
+        return {}
+    if done:
+        logger.info('%s: resuming after step %d', name, done)
+    metrics_file = workdir / 'metrics.jsonl'
+    _forget_metrics_after(metrics_file, done)
+    writer = tf.summary.create_file_writer(str(workdir / 'tensorboard'))
+    compiled = _compile(step, strategy, jit_compile)
+
+    progress = tqdm.tqdm(
+        total=steps, initial=done, desc=name, unit='step', disable=None, dynamic_ncols=True
+    )
+    clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
+    means = {}
+    iterator = batches(done) if batches else None
+
+    def batch():
+        return next(iterator) if batches else ()
+
+    with _stop_on_signal() as stop, progress, writer.as_default():
+        while done < steps:
+            until_stop = min(
+                checkpoint_every - done % checkpoint_every,
+                images_every - done % images_every if write_images else steps,
+                steps - done,
+            )
+            count = min(clock.steps_per_call if batches is None else 1, until_stop)
+            started = time.monotonic()
+            history = compiled(tf.constant(done, tf.int64), tf.constant(count, tf.int64), *batch())
+            history = {key: values.numpy() for key, values in history.items()}
+            _check_finite(history, done, name, advice)
+            done += count
+            clock.tick(count, done, time.monotonic() - started)
+
+            means = {key: float(values.mean()) for key, values in history.items()}
+            _write_metrics(metrics_file, done, {**means, **clock.rates()})
+            progress.set_postfix_str(
+                f'{clock.rates()["images_per_second"]:.0f} images/s '
+                + ' '.join(f'{key}={value:.4g}' for key, value in means.items()),
+                refresh=False,
+            )
+            progress.update(count)
+            if write_images and (done % images_every == 0 or done == steps):
+                for key, pixels in write_images(done).items():
+                    shown = pixels[..., : 3 if pixels.shape[-1] > 2 else 1]
+                    tf.summary.image(key, shown, step=done, max_outputs=64)
+            if done % checkpoint_every == 0 or done == steps or stop():
+                checkpoints.save(done)
+                writer.flush()
+            if stop():
+                raise KeyboardInterrupt(
+                    f'{name} was interrupted after step {done} of {steps}; '
+                    f'the same command resumes it from {workdir}.'
+                )
+    return means
+
+
+def check_batch_size(batch_size, replicas, multiple=1):
+    """Refuses a global batch that replicas can not share in equal parts, of a multiple of images.
+
+    Raises:
+        UserError: it can't.
+    """
+    if batch_size % (replicas * multiple):
+        raise UserError(
+            f'{batch_size} images a batch can not be shared by {replicas} replicas: pass a '
+            f'--batch_size that is a multiple of {replicas * multiple}.'
+        )
+
+
+def restore(state, workdir):
+    """Restores a run's newest readable checkpoint, for use without training.
+
+    Args:
+        state: dict of what to restore, a part of what `run` was given.
+        workdir: the run's folder.
+
+    Returns:
+        The number of steps done, 0 where there is no checkpoint.
+    """
+    return Checkpoints(pathlib.Path(workdir) / 'checkpoints', state).restore(partly=True)
+
+
+def _compile(step, strategy, jit_compile):
+    """A function (first step, count, *batch) -> {metric: [count]} that runs `count` steps."""
+    step = tf.function(step, jit_compile=True) if jit_compile else step
+
+    @tf.function  # traced once, although `many` calls it twice
+    def one(index, *batch):
+        metrics = strategy.run(step, args=(index, *batch))
+        return {
+            key: tf.cast(strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None), tf.float32)
+            for key, value in metrics.items()
+        }
+
+    names = []
+
+    @tf.function
+    def many(start, count, *batch):
+        # The first step stands before the loop, so that the loop knows the metrics' names.
+        first = one(start, *batch)
+        names[:] = sorted(first)
+        history = tf.TensorArray(tf.float32, size=tf.cast(count, tf.int32), element_shape=None)
+        history = history.write(0, tf.stack([first[key] for key in names]))
+        for i in tf.range(1, count):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            values = one(start + i, *batch)
+            history = history.write(tf.cast(i, tf.int32), tf.stack([values[key] for key in names]))
+        table = history.stack()  # [count, metrics]
+        return {key: table[:, column] for column, key in enumerate(names)}
+
+    return many
+
+
+class _Clock:
+    """Measures the run: steps per call, images a second, and the estimate before it starts."""
+
+    def __init__(self, steps, images_per_step, name, seconds):
+        self._steps, self._images, self._name = steps, images_per_step, name
+        self._seconds = seconds  # of the whole run, those before an interruption included
+        self._calls = 0
+        self._seconds_per_step = None
+        self.steps_per_call = 1
+
+    def tick(self, count, done, seconds):
+        """Takes note of a call: `count` steps in `seconds`, `done` steps in all."""
+        self._calls += 1
+        self._seconds += seconds
+        if self._calls == 1:  # this one compiled
+            self._seconds_per_step = seconds / count
+            return
+        latest = seconds / count
+        old = self._seconds_per_step
+        self._seconds_per_step = latest if self._calls == 2 else 0.9 * old + 0.1 * latest
+        wanted = SECONDS_PER_CALL / max(self._seconds_per_step, 1e-9)
+        self.steps_per_call = int(max(1, min(MAX_STEPS_PER_CALL, wanted)))
+        if self._calls == 4:
+            left = self._seconds_per_step * (self._steps - done)
+            logger.info(
+                '%s: %d of %d steps left, %.0f images/s: about %s',
+                self._name, self._steps - done, self._steps,
+                self.rates()['images_per_second'], _duration(left),
+            )  # fmt: skip
+
+    def rates(self):
+        """Images a second now, and seconds of training so far, as metrics."""
+        return {
+            'images_per_second': self._images / max(self._seconds_per_step, 1e-9),
+            'seconds': self._seconds,
+        }
+
+
+def _duration(seconds):
+    if seconds < 90:
+        return f'{seconds:.0f} seconds'
+    if seconds < 5400:
+        return f'{seconds / 60:.0f} minutes'
+    if seconds < 48 * 3600:
+        return f'{seconds / 3600:.1f} hours'
+    return f'{seconds / 86400:.1f} days'
+
+
+@contextlib.contextmanager
+def _stop_on_signal():
+    """Yields a function that says whether SIGINT or SIGTERM came; a second one stops at once.
+
+    Signals only reach the main thread; in another one the caller's handlers stay.
+    """
+    caught = []
+
+    def handler(number, frame):
+        if caught:
+            raise KeyboardInterrupt(
+                'interrupted at once; the same command goes on from the last checkpoint'
+            )
+        caught.append(number)
+        print('\nstopping after this step; once more to stop at once', file=sys.stderr)
+
+    old = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, handler)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
+
+
+def _check_finite(history, done, name, advice):
+    for key, values in history.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size:
+            raise UserError(
+                f'{name} stopped: {key} is {values[bad[0]]} at step {done + int(bad[0]) + 1}; '
+                f'the last checkpoint is whole. Try {advice}.'
+            )
+
+
+def _write_metrics(path, done, metrics):
+    try:
+        with open(path, 'a', encoding='utf-8') as file:
+            file.write(json.dumps({'step': done, **metrics}) + '\n')
+    except OSError as error:
+        raise UserError(
+            f'{path}: could not be written ({error.strerror}). Free some space and run the same '
+            f'command again: it goes on from the last checkpoint.'
+        ) from error
+    for key, value in metrics.items():
+        tf.summary.scalar(key, value, step=done)
+
+
+def last_metrics(workdir):
+    """The last line of a run's `metrics.jsonl`, a dict, or {} where there is none."""
+    path = pathlib.Path(workdir) / 'metrics.jsonl'
+    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+    return json.loads(lines[-1]) if lines else {}
+
+
+def _forget_metrics_after(path, done):
+    """Drops what an interrupted run logged after its last checkpoint, so no step stands twice."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding='utf-8').splitlines():
+        try:
+            if json.loads(line)['step'] <= done:
+                kept.append(line + '\n')
+        except ValueError:  # cut off by a kill
+            break
+    write_atomically(path, ''.join(kept).encode(), overwrite=True)
