@@ -10,7 +10,7 @@ PRESETS = ('small', 'paper')
 CHOICES = {
     'compute_dtype': ('float32', 'bfloat16'),
     'student': ('folded', 'tfmot'),
-    'range_estimator': ('minmax', 'percentile', 'mse'),
+    'range_estimator': ('minmax', 'mse'),
     'range_training': ('learned', 'moving_average', 'frozen'),
     'optimizer': ('adam', 'sgd'),
 }
@@ -275,7 +275,6 @@ _PAPER_DISTILLATION = {
     'range_estimator': 'minmax',
     'range_training': 'moving_average',
     'range_images': 1024,
-    'equalization': False,
     'align_additions': False,
     'error_compensation': False,
     'bias_correction': False,
@@ -313,7 +312,6 @@ TFMOT_STUDENT = {
     'all_activations': False,
     'wide_residuals': False,
     'range_training': 'moving_average',
-    'equalization': False,
     'align_additions': False,
     'error_compensation': False,
     'bias_correction': False,

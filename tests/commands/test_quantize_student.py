@@ -202,7 +202,6 @@ def test_a_student_that_disagrees_with_its_teacher(programs):
         '--distillation_steps=0',
         '--check_images=200',
         '--range_estimator=minmax',
-        '--noequalization',
         '--noerror_compensation',
         '--nobias_correction',
         '--output=two.tflite',

@@ -17,7 +17,6 @@ from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
-from zscgan_tf.student.calibration.equalization import equalize
 from zscgan_tf.student.calibration.error_compensation import compensate_errors
 from zscgan_tf.student.student import build_student, set_ranges
 from zscgan_tf.teacher.loading import load_teacher
@@ -368,10 +367,9 @@ def test_the_step_compiles_with_xla(tmp_path, not_exported):
 def test_ranges_alone_need_no_workdir():
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=16)
-    student = distillation.distill(teacher, source, None, steps=0, equalization=True, **SMALL)
+    student = distillation.distill(teacher, source, None, steps=0, **SMALL)
     again = build_student(teacher, weight_bits=4, activation_bits=4)
     images = [next(source.batches())[0]]
-    equalize(again, lambda: images)
     set_ranges(again, lambda: images)
     align_additions(again)
     compensate_errors(again, lambda: images)

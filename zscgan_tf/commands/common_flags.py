@@ -277,11 +277,6 @@ def define_student_flags():
     )
     flags.DEFINE_integer('range_images', None, 'Images that set the ranges.')
     flags.DEFINE_boolean(
-        'equalization',
-        None,
-        "Scale channels to make the most of shared ranges; images unlike the source's are clipped.",
-    )
-    flags.DEFINE_boolean(
         'align_additions', None, 'One step for what is added, so that sums are exact. Paper: no.'
     )
     flags.DEFINE_boolean(

@@ -12,7 +12,6 @@ from zscgan_tf.methods import zscgan
 from zscgan_tf.sources import take
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
-from zscgan_tf.student.calibration.equalization import equalize
 from zscgan_tf.student.calibration.error_compensation import compensate_errors
 from zscgan_tf.student.student import as_logits, build_student, feature_layers, set_ranges
 from zscgan_tf.student.tfmot_student import build_tfmot_student, set_tfmot_ranges
@@ -358,8 +357,6 @@ def _prepare(student, source, options):
     def images():
         return (pixels for pixels, _ in take(_batches(student.teacher, source), count))
 
-    if options['equalization']:
-        equalize(student, images, total=count)
     set_all = set_tfmot_ranges if student.kind == 'tfmot' else set_ranges
     set_all(student, images, options['range_estimator'], total=count)
     if options['align_additions']:

@@ -176,8 +176,7 @@ def set_ranges(student, batches, estimator='mse', total=None):
     Args:
         student: a `Student`.
         batches: a function that returns an iterable of batches of pixels; called several times.
-        estimator: 'minmax', 'percentile' or 'mse' (squared error, with a margin; the logits':
-            `logits_range`).
+        estimator: 'minmax', or 'mse' (squared error, with a margin; the logits': `logits_range`).
         total: number of images, for the progress bar.
     """
     for wrapper in student.model.layers:

@@ -1,4 +1,4 @@
-"""How the ranges of weights and activations are chosen: extremes, percentiles or squared error.
+"""How the ranges of weights and activations are chosen: extremes or squared error.
 
 Pure NumPy on kernels and on histograms of activations. Grids are those of TensorFlow's fused
 fake-quantization: narrow and symmetric for weights, nudged so that zero is exact for activations.
@@ -15,12 +15,6 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.presets import CHOICES
 
 ESTIMATORS = CHOICES['range_estimator']
-# Of a channel's |w|. Kernels hold 9 to 5,000 weights a channel: 99.9 % cuts off a few outliers of
-# the large ones and next to nothing of the small ones, where each weight counts.
-WEIGHT_PERCENTILE = 99.9
-# Of a tensor's values that are not zero, both sides together: a few in ten thousand are enough to
-# lose an outlier image, and more would cut into the answers, which live in the largest values.
-ACTIVATION_PERCENTILE = 99.99
 # Fractions of the largest |w| that are tried, the largest first: it wins where errors are equal.
 WEIGHT_FRACTIONS = np.arange(100, 4, -1, dtype=np.float32) / np.float32(100)
 # Fine near the extremes, where 8 bits choose; coarse down to 1 %, where outliers lead. Within 0.5 %
@@ -46,8 +40,8 @@ def weight_ranges(kernel, bits, estimator, axis):
     Args:
         kernel: float array of any shape.
         bits: 2 to 8.
-        estimator: 'minmax' (the largest |w|), 'percentile' of |w|, or 'mse', the m with the
-            smallest squared error of the channel.
+        estimator: 'minmax' (the largest |w|), or 'mse', the m with the smallest squared error of
+            the channel.
         axis: of the output channels: 3 of a convolution's [h, w, in, out]. A depthwise kernel
             [h, w, c, m] is passed as [h, w, c * m].
 
@@ -64,9 +58,6 @@ def weight_ranges(kernel, bits, estimator, axis):
     largest = magnitudes.max(axis=0)
     if estimator == 'minmax':
         return largest
-    if estimator == 'percentile':
-        cut = np.percentile(magnitudes, WEIGHT_PERCENTILE, axis=0).astype(np.float32)
-        return np.where(cut > 0, cut, largest)  # so sparse that the percentile is zero
     levels = np.float32(2 ** (bits - 1) - 1)
     best, least = largest, np.full(largest.shape, np.inf, np.float32)
     for fraction in WEIGHT_FRACTIONS:
@@ -146,9 +137,8 @@ def activation_range(histogram, bits, estimator, nonnegative):
     Args:
         histogram: a `Histogram` that has counted.
         bits: 2 to 8.
-        estimator: 'minmax' (the extremes); 'percentile' of the values that are not zero, so that
-            the share of zeros does not matter; or 'mse', the smallest expected squared error of
-            the grid, nudged as TensorFlow nudges it.
+        estimator: 'minmax' (the extremes), or 'mse', the smallest expected squared error of the
+            grid, nudged as TensorFlow nudges it.
         nonnegative: whether it stands behind a ReLU: low is 0 and only high is chosen.
 
     Returns:
@@ -165,8 +155,6 @@ def activation_range(histogram, bits, estimator, nonnegative):
         return 0.0, 1.0
     if estimator == 'minmax' or not len(values):
         return low, high
-    if estimator == 'percentile':
-        return _percentile_range(low, high, values, counts)
     return _least_error_range(low, high, values, counts, bits)
 
 
@@ -245,17 +233,6 @@ def quantize(values, low, high, bits):
     zero_point = np.floor(-low * inverse + np.float32(0.5))
     shifted = np.clip(np.asarray(values, np.float32), low, high) - low
     return np.floor(shifted * inverse - zero_point + np.float32(0.5)) * step
-
-
-def _percentile_range(low, high, values, counts):
-    tail = (1 - ACTIVATION_PERCENTILE / 100) * counts.sum()
-    tail /= 2 if low < 0 < high else 1
-    below, above = np.cumsum(counts), np.cumsum(counts[::-1])
-    # The outermost bins in front of which no more than the tail lies.
-    lowest = values[np.searchsorted(below, tail, side='right')] if low < 0 else 0.0
-    highest = values[::-1][np.searchsorted(above, tail, side='right')] if high > 0 else 0.0
-    lowest, highest = float(np.clip(lowest, low, 0)), float(np.clip(highest, 0, high))
-    return (lowest, highest) if lowest < highest else (low, high)
 
 
 def _least_error_range(low, high, values, counts, bits):
