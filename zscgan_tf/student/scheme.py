@@ -22,7 +22,7 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
 
 from zscgan_tf.student import grids as fake
 from zscgan_tf.student.folding import kernel_name
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import call, rebuild
 
 MOVING_AVERAGE_DECAY = 0.99
 
@@ -231,16 +231,15 @@ def apply(model, configs, input_quantizer):
     """
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0])
     x = quantize_layer.QuantizeLayer(input_quantizer, name='quantize_input')(inputs)
-    values = {id(model.input): x}
     copies = []
-    for node in nodes(model):
-        layer = node.layer
-        copy = type(layer).from_config(layer.get_config())
-        annotated = quantize.quantize_annotate_layer(copy, configs[layer.name])
-        found = [values[id(x)] for x in node.keras_inputs]
-        values[id(node.outputs)] = annotated(found if len(found) > 1 else found[0])
-        copies.append((copy, layer))
-    annotated = tf_keras.Model(inputs, values[id(model.output)], name=model.name)
+
+    def annotate(node, inputs):
+        copy = type(node.layer).from_config(node.layer.get_config())
+        copies.append((copy, node.layer))
+        return call(quantize.quantize_annotate_layer(copy, configs[node.layer.name]), inputs)
+
+    output = rebuild(model, {id(model.input): x}, annotate)
+    annotated = tf_keras.Model(inputs, output, name=model.name)
     for copy, layer in copies:
         copy.set_weights(layer.get_weights())
     with tf_keras.utils.custom_object_scope(CUSTOM_OBJECTS):

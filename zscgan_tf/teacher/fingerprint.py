@@ -6,7 +6,7 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from zscgan_tf.teacher.flattening.flatten import nodes_in_order
+from zscgan_tf.teacher.graphs import nodes_in_order
 from zscgan_tf.teacher.layers import SelectChannels
 
 

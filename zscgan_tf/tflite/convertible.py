@@ -12,7 +12,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import nodes
 from zscgan_tf.tflite import audit
 from zscgan_tf.tflite.calibration import make_converter, what_matters
 
