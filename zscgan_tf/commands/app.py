@@ -12,11 +12,13 @@ import sys
 from absl import app, flags, logging
 
 from zscgan_tf.atomic_files import check_local
-from zscgan_tf.commands import common_flags, real_images
+from zscgan_tf.commands import common_flags, option_flags, real_images
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import import_tensorflow
 
 FLAGS = flags.FLAGS
+# The modules that define flags of several programs.
+SHARED = (common_flags, option_flags, real_images)
 INTERRUPTED = 'interrupted: no output was written; the same command goes on with what is trained'
 
 
@@ -29,7 +31,7 @@ def run(module, main):
     """
     # absl shows the flags and the docstring of the script that was started.
     sys.modules['__main__'].__doc__ = sys.modules[module].__doc__
-    for owner in (module, common_flags.__name__, real_images.__name__):
+    for owner in (module, *(shared.__name__ for shared in SHARED)):
         for flag in FLAGS.get_key_flags_for_module(owner):
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(functools.partial(_guarded, main), flags_parser=_parse)

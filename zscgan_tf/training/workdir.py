@@ -127,12 +127,15 @@ def read(workdir):
     return config
 
 
-def differences(found, wanted):
-    """In words, what differs between two configurations, dicts of JSON values: a sorted list."""
+def differences(found: dict[str, object], wanted: dict[str, object]) -> list[str]:
+    """In words, what differs between two configurations, dicts of JSON values: a sorted list.
+
+    A switch that is off is the same as one that is missing: options come and go with versions.
+    """
     return sorted(
         f'{key} {_short(found.get(key))}, not {_short(wanted.get(key))}'
         for key in found.keys() | wanted.keys()
-        if found.get(key) != wanted.get(key)
+        if found.get(key, False) != wanted.get(key, False)
     )
 
 
