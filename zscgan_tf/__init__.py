@@ -13,6 +13,9 @@ import importlib
 
 from zscgan_tf import quiet
 
+__version__ = '0.1.0'
+
+# The public names, and the module that each comes from.
 _HOMES = {
     'DatasetSource': 'sources.dataset',
     'FileSource': 'sources.files',
