@@ -344,9 +344,9 @@ def distill(teacher, source, folder, options):
 @functools.cache
 def strategy():
     """The strategy of the flags: a process makes one."""
-    from zscgan_tf.training import loop
+    from zscgan_tf.training.strategy import make_strategy
 
-    return loop.make_strategy(FLAGS.strategy)
+    return make_strategy(FLAGS.strategy)
 
 
 def _jit_compile():

@@ -1,4 +1,4 @@
-"""The one training loop: strategy, steps, checkpoints, resume, progress, logs, signals, NaN stop.
+"""The one training loop: steps, checkpoints, resume, progress, logs, signals, NaN stop.
 
 A training gives it a step function and what to save; the loop knows nothing of losses. Steps draw
 their random numbers from the seed and the number of the step, so a run that was interrupted and
@@ -6,7 +6,6 @@ resumed goes on exactly as if nothing had happened (bit-equal on a CPU).
 """
 
 import contextlib
-import functools
 import json
 import logging
 import pathlib
@@ -28,54 +27,6 @@ logger = logging.getLogger(__name__)
 # and for Ctrl-C, seldom enough that Python costs nothing.
 SECONDS_PER_CALL = 1.0
 MAX_STEPS_PER_CALL = 100
-
-
-def make_strategy(name):
-    """The `tf.distribute` strategy of a name.
-
-    Args:
-        name: 'default' (one device), 'mirrored' (all GPUs, or all logical CPUs, of the machine),
-            or 'tpu'.
-
-    Raises:
-        UserError: an unknown name, or no TPU.
-    """
-    if name == 'default':
-        return tf.distribute.get_strategy()
-    if name == 'mirrored':
-        return _mirrored()
-    if name == 'tpu':
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
-            tf.config.experimental_connect_to_cluster(resolver)
-            tf.tpu.experimental.initialize_tpu_system(resolver)
-        except (ValueError, tf.errors.OpError) as error:
-            raise UserError(
-                '--strategy=tpu: no TPU was found; pass --strategy=default on this machine.'
-            ) from error
-        return tf.distribute.TPUStrategy(resolver)
-    raise UserError(f'--strategy={name} is unknown: pass one of default, mirrored, tpu.')
-
-
-@functools.cache
-def _mirrored():
-    """One a process: the collective operations of a second one would be taken for the first's."""
-    gpus = tf.config.list_logical_devices('GPU')
-    return tf.distribute.MirroredStrategy(gpus or tf.config.list_logical_devices('CPU'))
-
-
-def replica_slice(tensor, replicas):
-    """This replica's part of a tensor that was drawn for the global batch."""
-    share = tensor.shape[0] // replicas.num_replicas_in_sync
-    start = replicas.replica_id_in_sync_group * share
-    return tensor[start : start + share]
-
-
-def fold_seed(seed, index, stream):
-    """A stateless seed, [2], for one stream of random numbers of one step."""
-    return tf.random.experimental.stateless_fold_in(
-        tf.stack([tf.constant(seed, tf.int64), tf.cast(index, tf.int64)]), stream, alg='philox'
-    )
 
 
 def run(
@@ -110,7 +61,7 @@ def run(
         checkpoint_every: steps between two checkpoints; the last two are kept.
         batches: None, or a function of the number of steps done that returns an endless iterator of
             tuples of tensors of the global batch; `step` is then called with them behind its
-            number, once a call, and each replica takes its slice (`replica_slice`).
+            number, once a call, and each replica takes its slice (`strategy.replica_slice`).
         write_images: None, or a function of the number of steps done that writes pictures and
             returns {name: image batch [N, H, W, C] of pixels} for TensorBoard, which shows at most
             the first three channels.
@@ -186,19 +137,6 @@ def run(
                     f'the same command resumes it from {workdir}.'
                 )
     return means
-
-
-def check_batch_size(batch_size, replicas, multiple=1):
-    """Refuses a global batch that replicas can not share in equal parts, of a multiple of images.
-
-    Raises:
-        UserError: it can't.
-    """
-    if batch_size % (replicas * multiple):
-        raise UserError(
-            f'{batch_size} images a batch can not be shared by {replicas} replicas: pass a '
-            f'--batch_size that is a multiple of {replicas * multiple}.'
-        )
 
 
 def restore(state, workdir):
