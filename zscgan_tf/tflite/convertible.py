@@ -8,13 +8,11 @@ import json
 
 import numpy as np
 import tf_keras
-from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.quiet import hidden_output
 from zscgan_tf.teacher.flattening.flatten import nodes
 from zscgan_tf.tflite import audit
-from zscgan_tf.tflite.calibration import make_converter, what_matters
+from zscgan_tf.tflite.converter import make_converter, run_converter
 
 
 def check_convertible(teacher, allow_float_ops=False):
@@ -80,16 +78,7 @@ def _convert(model, name, allow_float_ops):
     """Converts a model with random values, and audits the file; all failures are `UserError`s."""
     rng = np.random.default_rng(0)
     values = [rng.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
-    converter = make_converter(model)
-    converter.representative_dataset = lambda: iter([values, values])
-    with hidden_output() as hidden:
-        try:
-            data = converter.convert()
-        except (ConverterError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f'The TFLite converter cannot convert {name}: '
-                f'{what_matters(str(error), hidden.text())}'
-            ) from error
+    data = run_converter(make_converter(model), name, lambda _: [values, values])
     audit.audit(data, allow_float_ops=allow_float_ops)
 
 
