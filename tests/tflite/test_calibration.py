@@ -16,7 +16,8 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.input_spec import InputSpec, read_fields
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import calibration, converter
-from zscgan_tf.tflite.audit import audit, read_model
+from zscgan_tf.tflite.audit import audit
+from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.interpreter import TfliteModel
 
 

@@ -40,13 +40,13 @@ def explained(teacher, allow_float_ops, error):
     if not allow_float_ops and _fits(layer, allow_float_ops=True):
         advice = ', or pass --allow_float_ops to keep it in float'
     return UserError(
-        f"{teacher.name}: TFLite can not quantize layer '{layer.name}' ({_kind(layer)}): rebuild "
+        f"{teacher.name}: TFLite cannot quantize layer '{layer.name}' ({_kind(layer)}): rebuild "
         f'the model with other layers there{advice}.'
     )
 
 
 def _layer_at_fault(model, allow_float_ops):
-    """The first layer that can't be converted alone, of those set alike one; None if all can."""
+    """The first layer that cannot be converted alone, of those set alike one; None if all can."""
     seen = set()
     for node in nodes(model):
         config = {**node.layer.get_config(), 'name': type(node.layer).__name__}
@@ -58,7 +58,7 @@ def _layer_at_fault(model, allow_float_ops):
 
 
 def _fits(layer, allow_float_ops):
-    """Whether a layer converts by itself; True where it can't be called alone."""
+    """Whether a layer converts by itself; True where it cannot be called alone."""
     node = layer._inbound_nodes[0]
     inputs = [tf_keras.Input(x.shape[1:]) for x in node.keras_inputs]
     copy = type(layer).from_config(layer.get_config())
