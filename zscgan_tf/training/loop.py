@@ -6,12 +6,15 @@ resumed goes on exactly as if nothing had happened (bit-equal on a CPU).
 """
 
 import contextlib
+import itertools
 import json
 import logging
+import os
 import pathlib
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -30,21 +33,21 @@ MAX_STEPS_PER_CALL = 100
 
 
 def run(
-    step,
-    state,
-    steps,
+    step: Callable[..., dict[str, tf.Tensor]],
+    state: dict[str, tf.Module],
+    steps: int,
     *,
-    workdir,
-    images_per_step,
-    strategy=None,
-    jit_compile=False,
-    checkpoint_every=1000,
-    batches=None,
-    write_images=None,
-    images_every=1000,
-    name='training',
-    advice='a lower learning_rate in another folder',
-):
+    workdir: str | os.PathLike,
+    images_per_step: int,
+    strategy: tf.distribute.Strategy | None = None,
+    jit_compile: bool = False,
+    checkpoint_every: int = 1000,
+    batches: Callable[[int], Iterator[tuple[tf.Tensor, ...]]] | None = None,
+    write_images: Callable[[int], dict[str, np.ndarray]] | None = None,
+    images_every: int = 1000,
+    name: str = 'training',
+    advice: str = 'a lower learning_rate in another folder',
+) -> dict[str, float]:
     """Runs a step function until `steps` steps are done, resuming from the workdir.
 
     Args:
@@ -96,10 +99,7 @@ def run(
     )
     clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
     means = {}
-    iterator = batches(done) if batches else None
-
-    def batch():
-        return next(iterator) if batches else ()
+    iterator = batches(done) if batches else itertools.repeat(())
 
     with _stop_on_signal() as stop, progress, writer.as_default():
         while done < steps:
@@ -110,7 +110,9 @@ def run(
             )
             count = min(clock.steps_per_call if batches is None else 1, until_stop)
             started = time.monotonic()
-            history = compiled(tf.constant(done, tf.int64), tf.constant(count, tf.int64), *batch())
+            history = compiled(
+                tf.constant(done, tf.int64), tf.constant(count, tf.int64), *next(iterator)
+            )
             history = {key: values.numpy() for key, values in history.items()}
             _check_finite(history, done, name, advice)
             done += count
@@ -139,7 +141,7 @@ def run(
     return means
 
 
-def restore(state, workdir):
+def restore(state: dict[str, tf.Module], workdir: str | os.PathLike) -> int:
     """Restores a run's newest readable checkpoint, for use without training.
 
     Args:
@@ -248,11 +250,9 @@ def _stop_on_signal():
         print('\nstopping after this step; once more to stop at once', file=sys.stderr)
 
     old = {}
-    try:
+    with contextlib.suppress(ValueError):  # not the main thread
         for number in (signal.SIGINT, signal.SIGTERM):
             old[number] = signal.signal(number, handler)
-    except ValueError:  # not the main thread
-        pass
     try:
         yield lambda: bool(caught)
     finally:
@@ -283,8 +283,8 @@ def _write_metrics(path, done, metrics):
         tf.summary.scalar(key, value, step=done)
 
 
-def last_metrics(workdir):
-    """The last line of a run's `metrics.jsonl`, a dict, or {} where there is none."""
+def last_metrics(workdir: str | os.PathLike) -> dict[str, float]:
+    """The last line of a run's `metrics.jsonl`, or {} where there is none."""
     path = pathlib.Path(workdir) / 'metrics.jsonl'
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
     return json.loads(lines[-1]) if lines else {}
