@@ -27,6 +27,7 @@ from zscgan_tf.sources import take
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.teacher.tap import batch_moments, build_tap
 from zscgan_tf.tflite import calibration
+from zscgan_tf.tflite.converter import make_converter, named
 from zscgan_tf.training import loop
 
 # Steps of the two sides of `loop_over_step` in a turn: a few calls of the loop's function.
@@ -200,7 +201,7 @@ def ptq_over_converter(teacher, repeats, images=10_000):
 def convert_in_memory(teacher, inputs):
     """What `calibration.convert` makes, by the converter alone, of inputs [N, H, W, C]."""
     size = calibration.slice_size(teacher.input_spec)
-    converter = calibration.make_converter(calibration.named(teacher.model, teacher.name))
+    converter = make_converter(named(teacher.model, teacher.name))
     converter.representative_dataset = lambda: (
         [inputs[i : i + size]] for i in range(0, len(inputs), size)
     )

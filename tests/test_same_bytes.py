@@ -15,7 +15,7 @@ from zscgan_tf.sources import take
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import calibrate_student
 from zscgan_tf.teacher.loading import load_teacher
-from zscgan_tf.tflite import calibration, student_export
+from zscgan_tf.tflite import calibration, converter, student_export
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +82,7 @@ def test_other_models_of_the_process_change_nothing(teacher, make, head):
     ],
 )
 def test_any_name_of_a_teacher_will_do(teacher, name, wanted):
-    model = calibration.named(teacher.model, name)
+    model = converter.named(teacher.model, name)
     assert model.name == wanted
     # TensorFlow takes it for a scope.
     tf.function(model).get_concrete_function(tf.TensorSpec([1, 6, 6, 1]))

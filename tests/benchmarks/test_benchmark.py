@@ -19,7 +19,7 @@ from zscgan_tf.methods import distillation, zscgan
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.report import results
 from zscgan_tf.tflite import calibration
-from zscgan_tf.training import loop
+from zscgan_tf.training.strategy import fold_seed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -74,9 +74,9 @@ def test_bare_passes_return_the_gradients_of_the_step(teacher):
     options = training._options(teacher, batch_size=4, entropy_loss_weight=0.5)
     generator, optimizer, step = zscgan.build_training(teacher, options, seed=0)
     labels = tf.random.stateless_uniform(
-        [4], loop.fold_seed(0, 0, 0), maxval=7, dtype=tf.int32, alg='philox'
+        [4], fold_seed(0, 0, 0), maxval=7, dtype=tf.int32, alg='philox'
     )
-    noise = draw_noise(generator, 4, loop.fold_seed(0, 0, 1))
+    noise = draw_noise(generator, 4, fold_seed(0, 0, 1))
     bare = training._bare_passes(teacher, generator, options)(noise, labels)
     seen = []
     optimizer.apply_gradients = lambda pairs: seen.extend(gradient for gradient, _ in pairs)

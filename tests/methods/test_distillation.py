@@ -24,6 +24,7 @@ from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import levels
 from zscgan_tf.training import loop
+from zscgan_tf.training.strategy import check_batch_size, make_strategy
 
 RNG = np.random.default_rng(0)
 SMALL = {'range_images': 16, 'weight_bits': 4, 'activation_bits': 4, 'learning_rate': 3e-3}
@@ -294,10 +295,10 @@ def test_a_student_of_other_images_is_not_reused(tmp_path, not_exported, monkeyp
 
 
 def test_pairs_to_blend_are_of_one_replica():
-    loop.check_batch_size(6, 2)
-    loop.check_batch_size(8, 2, multiple=2)
+    check_batch_size(6, 2)
+    check_batch_size(8, 2, multiple=2)
     with pytest.raises(UserError, match='6 images .* 2 replicas: .*--batch_size .* multiple of 4'):
-        loop.check_batch_size(6, 2, multiple=2)
+        check_batch_size(6, 2, multiple=2)
 
 
 def test_all_learned_ranges_are_trained_and_no_constant_kernel():
@@ -332,7 +333,7 @@ def test_two_replicas_agree_with_one_device(two_devices, tmp_path, not_exported,
     options = {'range_images': 16, 'learning_rate': 3e-3, 'range_training': training, 'mix': True}
     options['align_additions'] = False
     students, losses = [], []
-    for name, strategy in (('one', loop.make_strategy('default')), ('two', two_devices)):
+    for name, strategy in (('one', make_strategy('default')), ('two', two_devices)):
         students.append(
             distillation.distill(
                 teacher, source, tmp_path / name, steps=3, strategy=strategy, **options

@@ -163,7 +163,7 @@ def test_optimizer_is_adam_with_a_cosine_to_zero():
 
 def drawn(generator, batch_size, index, seed=0, num_classes=5):
     """Labels and noise of one step, as the step's docstring says it draws them."""
-    from zscgan_tf.training.loop import fold_seed
+    from zscgan_tf.training.strategy import fold_seed
 
     labels = tf.random.stateless_uniform(
         [batch_size], fold_seed(seed, index, 0), 0, num_classes, tf.int32, alg='philox'
@@ -360,7 +360,7 @@ def test_batches_that_replicas_can_not_share(teacher, tmp_path):
         num_replicas_in_sync = 3
 
     with pytest.raises(
-        UserError, match='16 images a batch can not be shared by 3 replicas: pass a --batch'
+        UserError, match='16 images a batch cannot be shared by 3 replicas: pass a --batch'
     ):
         zscgan.train_generator(teacher, tmp_path, strategy=Three(), steps=2, **TINY_OPTIONS)
 

@@ -19,6 +19,7 @@ from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.raw_pixels import RAW_PIXELS, raw_pixels
 from zscgan_tf.tflite import calibration, interpreter
+from zscgan_tf.tflite.converter import make_converter, make_integer_converter
 from zscgan_tf.tflite.interpreter import TfliteModel
 
 layers = tf_keras.layers
@@ -193,10 +194,10 @@ def test_the_file_of_another_teacher_takes_its_inputs():
     # An input of this name alone does not make it bytes: its step is another, or it has none.
     inputs = tf_keras.Input((8, 8, 3), name=RAW_PIXELS)
     model = tf_keras.Model(inputs, teacher.model(inputs))
-    converter = calibration.make_converter(model)
+    converter = make_converter(model)
     converter.representative_dataset = lambda: [[PIXELS[:1, :8]]]
     assert TfliteModel(converter.convert()).zero_pixel is None
-    data = calibration.make_integer_converter(model, 'float32', 'float32').convert()
+    data = make_integer_converter(model, 'float32', 'float32').convert()
     assert TfliteModel(data).zero_pixel is None
 
 

@@ -227,9 +227,9 @@ def _training_arguments():
 @functools.cache
 def strategy():
     """The strategy of the flags: a process makes one."""
-    from zscgan_tf.training import loop
+    from zscgan_tf.training.strategy import make_strategy
 
-    return loop.make_strategy(FLAGS.strategy)
+    return make_strategy(FLAGS.strategy)
 
 
 def student_folder(folder, student_options):

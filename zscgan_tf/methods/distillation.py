@@ -24,6 +24,7 @@ from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import student_export
 from zscgan_tf.training import loop
 from zscgan_tf.training import workdir as workdirs
+from zscgan_tf.training.strategy import check_batch_size, fold_seed, replica_slice
 
 
 def distillation_loss(
@@ -131,7 +132,7 @@ def make_step(
 
     def vary(pixels, seed, replicas):
         draws = draw_integers([pixels.shape[0] * replicas.num_replicas_in_sync, 4], seed)
-        draws = loop.replica_slice(draws, replicas)
+        draws = replica_slice(draws, replicas)
         if options.augment:
             pixels = augment(pixels, draws)
         return mix(pixels, draws[:, 3]) if options.mix else pixels
@@ -144,11 +145,11 @@ def make_step(
             metrics, pixels, labels, teacher_logits = generator_update(index)
             pixels = tf.stop_gradient(pixels)
         else:
-            pixels = loop.replica_slice(pixels, replicas)
-            labels = None if labels is None else loop.replica_slice(labels, replicas)
+            pixels = replica_slice(pixels, replicas)
+            labels = None if labels is None else replica_slice(labels, replicas)
         varied = options.augment or options.mix
         if varied:
-            pixels = vary(pixels, loop.fold_seed(seed, index, 2), replicas)
+            pixels = vary(pixels, fold_seed(seed, index, 2), replicas)
         inputs = to_inputs(pixels)
         if teacher_logits is None or features or varied:
             teacher_logits, teacher_features = outputs(twin, inputs, training=False)
@@ -237,7 +238,7 @@ def distill(
     # A pair that is blended is of one replica.
     replicas = strategy.num_replicas_in_sync
     pairs = resolved.mix and replicas > 1
-    loop.check_batch_size(source.batch_size, replicas, multiple=2 if pairs else 1)
+    check_batch_size(source.batch_size, replicas, multiple=2 if pairs else 1)
     with strategy.scope():
         student, state, step = build_training(teacher, source, resolved, seed)
     workdirs.claim(workdir, _config(teacher, source, resolved, seed), keep)

@@ -19,6 +19,7 @@ from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.training import loop
 from zscgan_tf.training import workdir as workdirs
+from zscgan_tf.training.strategy import check_batch_size, fold_seed, replica_slice
 
 GRID_CLASSES, GRID_IMAGES = 10, 8
 
@@ -141,13 +142,13 @@ def make_update(
         replicas = tf.distribute.get_replica_context()
         labels = tf.random.stateless_uniform(
             [batch_size],
-            loop.fold_seed(seed, index, 0),
+            fold_seed(seed, index, 0),
             maxval=num_classes,
             dtype=tf.int32,
             alg='philox',
         )
-        noise = draw_noise(generator, batch_size, loop.fold_seed(seed, index, 1))
-        labels, *noise = (loop.replica_slice(t, replicas) for t in (labels, *noise))
+        noise = draw_noise(generator, batch_size, fold_seed(seed, index, 1))
+        labels, *noise = (replica_slice(t, replicas) for t in (labels, *noise))
         with tf.GradientTape() as tape:
             pixels = generator([*noise, labels], training=True)
             logits, *inputs = tap(input_spec.to_inputs(pixels), training=False)
@@ -275,7 +276,7 @@ def train_generator(
     checkpoint_every = check(COUNT, 'checkpoint_every', checkpoint_every)
     images_every = check(COUNT, 'images_every', images_every)
     batch_size = resolved.batch_size
-    loop.check_batch_size(batch_size, strategy.num_replicas_in_sync)
+    check_batch_size(batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
         generator, optimizer, step = build_training(teacher, resolved, seed)
     # Claimed when all options are known to be right.

@@ -1,15 +1,11 @@
 """A student becomes a `.tflite`: its fake quantization is all that the converter needs."""
 
-from tensorflow.lite.python.convert_phase import ConverterError
-
-from zscgan_tf.errors import UserError
-from zscgan_tf.quiet import hidden_output
 from zscgan_tf.student import scheme
 from zscgan_tf.student.graph import constants, first_and_last
 from zscgan_tf.student.student import export_model, with_head
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.tflite import audit, levels
-from zscgan_tf.tflite.calibration import check_ends, make_integer_converter, named, what_matters
+from zscgan_tf.tflite.converter import check_ends, make_integer_converter, named, run_converter
 
 
 def export(student, inputs, *, input_type='int8', output_type='int8', output_head='model'):
@@ -59,11 +55,4 @@ def convert(student, *, input_type='int8', output_type='int8', output_head='mode
     else:
         model = export_model(student, head)
     converter = make_integer_converter(named(model, student.name), input_type, output_type)
-    with hidden_output() as hidden:
-        try:
-            return converter.convert()
-        except (ConverterError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f'The TFLite converter cannot convert the student of {student.teacher.name}: '
-                f'{what_matters(str(error), hidden.text())}'
-            ) from error
+    return run_converter(converter, f'the student of {student.teacher.name}')
