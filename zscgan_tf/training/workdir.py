@@ -142,8 +142,12 @@ def differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> l
     return sorted(
         f'{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}'
         for key in stored.keys() | wanted.keys()
-        if stored.get(key, False) != wanted.get(key, False)
+        if _without_off(stored.get(key)) != _without_off(wanted.get(key))
     )
+
+
+def _without_off(value):
+    return None if value is False else value
 
 
 def _short(value):
