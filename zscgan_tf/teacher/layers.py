@@ -4,6 +4,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
+
 
 @tf_keras.utils.register_keras_serializable('zscgan_tf')
 class HardSigmoid(tf_keras.layers.Layer):
@@ -62,6 +64,18 @@ class SelectChannels(tf_keras.layers.Conv2D):
 
     It stands for slices, splits and paddings of channels; nothing of it is ever trained.
     """
+
+
+def classes_of(name: str) -> list[type]:
+    """The classes of a layer type: of this module, and of tf_keras."""
+    homes = (globals(), vars(tf_keras.layers))
+    return [home[name] for home in homes if name in home]
+
+
+def classes_with(fact: str) -> tuple[type, ...]:
+    """The layer classes of which a field of `LayerType` is true or says something."""
+    names = (name for name, layer_type in LAYER_TYPES.items() if getattr(layer_type, fact))
+    return tuple(layer_class for name in names for layer_class in classes_of(name))
 
 
 def affine_of(layer):

@@ -6,6 +6,7 @@ Rescaling.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -24,14 +25,14 @@ class Pending:
         kind: 'affine' (scale x + offset), 'relu6' (relu6(x + 3)), 'hard_sigmoid' (that / 6) or
             'product' (x relu6(x + 3)).
         source: x, a tensor or pending itself.
-        path: prefix of the layer's name.
+        at: the `Place` of the operation.
         scale, offset: of 'affine'; numbers, or arrays that broadcast to x.
         result: the tensor, once a layer needed it.
     """
 
     kind: str
     source: object
-    path: str
+    at: object
     scale: object = 1.0
     offset: object = 0.0
     result: object = None
@@ -51,13 +52,17 @@ class Pending:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an operation stands: the flattener, the prefix of names, the original's layer."""
+    """Where an operation stands: the flattener, the prefix of names, the original's layer.
+
+    New layers are called after what they compute, or `given_name` where the layer has that.
+    """
 
     flat: object
     path: str
     layer: object
 
     def emit(self, layer_class, inputs, kind, **config):
+        kind = getattr(self.layer, 'given_name', kind)
         name = f'{self.path}/{kind}' if self.path else kind
         return self.flat.emit(layer_class, inputs, name, **config)
 
@@ -70,11 +75,11 @@ class Place:
         )
 
 
-def settle(flat, pending):
+def settle(pending):
     """The tensor of a pending operation, its layers emitted once."""
     if pending.result is not None:
         return pending.result
-    at, x = Place(flat, pending.path, None), pending.source
+    at, x = pending.at, pending.source
     if pending.kind == 'affine':
         scale, offset = pending.scale, pending.offset
         while isinstance(x, Pending) and x.kind == 'affine':
@@ -87,12 +92,12 @@ def settle(flat, pending):
             offset=np.float32(offset).tolist(),
         )
     elif pending.kind == 'relu6':
-        shifted = Pending('affine', x, pending.path, offset=3.0)
+        shifted = Pending('affine', x, at, offset=3.0)
         pending.result = at.emit(tf_keras.layers.ReLU, shifted, 'relu6', max_value=6.0)
     elif pending.kind == 'hard_sigmoid':
         pending.result = at.emit(HardSigmoid, x, 'hard_sigmoid')
     else:
-        gate = Pending('relu6', x, pending.path)
+        gate = Pending('relu6', x, at)
         pending.result = at.emit(tf_keras.layers.Multiply, [x, gate], 'multiply')
     return pending.result
 
@@ -106,10 +111,10 @@ def affine(at, x, scale, offset):
             at.refuse(f'arithmetic with a constant of shape {value.shape} on {shape}')
     sixth = isinstance(x, Pending) and np.allclose(scale, 1 / 6, rtol=1e-5) and not np.any(offset)
     if sixth and x.kind == 'relu6':
-        return Pending('hard_sigmoid', x.source, at.path)
+        return Pending('hard_sigmoid', x.source, at)
     if sixth and x.kind == 'product':
         return at.emit(HardSwish, x.source, 'hard_swish')
-    return Pending('affine', x, at.path, scale, offset)
+    return Pending('affine', x, at, scale, offset)
 
 
 def hard_product(at, a, b):
@@ -120,7 +125,7 @@ def hard_product(at, a, b):
         if gate.kind == 'hard_sigmoid' and gate.source is x:
             return at.emit(HardSwish, x, 'hard_swish')
         if gate.kind == 'relu6' and gate.source is x:
-            return Pending('product', x, at.path)
+            return Pending('product', x, at)
         if gate.kind == 'relu6' and isinstance(x, Pending) and x.source is gate.source:
             if x.is_affine(1 / 6, 0):
                 return at.emit(HardSwish, x.source, 'hard_swish')
@@ -166,8 +171,8 @@ def multiply(at, x, y):
 def divide(at, x, y):
     if not is_tensor(x) and not is_tensor(y):
         return x / y
-    if is_tensor(y):
-        at.refuse('a division by a tensor')
+    if is_tensor(y) or not np.all(y):
+        at.refuse('a division by a tensor or by zero')
     return affine(at, x, 1 / np.float64(y), 0.0)
 
 
@@ -177,12 +182,25 @@ def floor_divide(at, x, y):
     return x // y
 
 
+def bias_add(at, value, bias, data_format=None):
+    if data_format not in (None, 'NHWC'):
+        at.refuse('tf.nn.bias_add in that form')
+    return add(at, value, bias)
+
+
 def negative(at, x):
     return affine(at, x, -1.0, 0.0)
 
 
 def square(at, x):
     return multiply(at, x, x)
+
+
+def power(at, x, y):
+    if is_tensor(y) or np.size(y) != 1 or np.ravel(y)[0] not in (1, 2, 3):
+        at.refuse('tf.pow by something else than 1, 2 or 3')
+    count = int(np.ravel(y)[0])
+    return x if count == 1 else at.emit(tf_keras.layers.Multiply, [x] * count, 'power')
 
 
 def add_n(at, inputs):
@@ -232,7 +250,7 @@ def relu(at, features):
 
 def relu6(at, features):
     if isinstance(features, Pending) and features.is_affine(1, 3):
-        return Pending('relu6', features.source, at.path)
+        return Pending('relu6', features.source, at)
     return at.emit(tf_keras.layers.ReLU, features, 'relu6', max_value=6.0)
 
 
@@ -253,9 +271,13 @@ def silu(at, features, beta=1.0):
 
 
 def gelu(at, features, approximate=False):
-    if approximate:
-        at.refuse('tf.nn.gelu with approximate=True')
-    return at.emit(tf_keras.layers.Activation, features, 'gelu', activation='gelu')
+    if not approximate:
+        return at.emit(tf_keras.layers.Activation, features, 'gelu', activation='gelu')
+    # x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+    x = features
+    inner = add(at, x, affine(at, power(at, x, 3), 0.044715, 0.0))
+    gate = activation('tanh')(at, affine(at, inner, math.sqrt(2 / math.pi), 0.0))
+    return multiply(at, x, affine(at, gate, 0.5, 0.5))
 
 
 def activation(name):

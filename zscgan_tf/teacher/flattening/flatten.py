@@ -14,26 +14,9 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flattening import operations
 from zscgan_tf.teacher.flattening.arithmetic import Pending, settle
 from zscgan_tf.teacher.graphs import is_symbolic, nodes_in_order
-from zscgan_tf.teacher.layers import Reshape
+from zscgan_tf.teacher.layers import Reshape, classes_with
 
-# Identity in inference, so the flat model does without them.
-_DROPPED = (
-    tf_keras.layers.ActivityRegularization,
-    tf_keras.layers.AlphaDropout,
-    tf_keras.layers.Dropout,
-    tf_keras.layers.GaussianDropout,
-    tf_keras.layers.GaussianNoise,
-    tf_keras.layers.Identity,
-    tf_keras.layers.RandomBrightness,
-    tf_keras.layers.RandomContrast,
-    tf_keras.layers.RandomFlip,
-    tf_keras.layers.RandomHeight,
-    tf_keras.layers.RandomRotation,
-    tf_keras.layers.RandomTranslation,
-    tf_keras.layers.RandomWidth,
-    tf_keras.layers.RandomZoom,
-    tf_keras.layers.SpatialDropout2D,
-)
+_DROPPED = classes_with('dropped')
 _BATCH_NORMS = (
     tf_keras.layers.BatchNormalization,
     tf_keras.layers.experimental.SyncBatchNormalization,
@@ -92,7 +75,7 @@ class Flattener:
 
     def tensor(self, value):
         """The tensor of a value, its pending operation brought into the graph."""
-        return settle(self, value) if isinstance(value, Pending) else value
+        return settle(value) if isinstance(value, Pending) else value
 
     def single(self, values):
         """The one value of an output structure."""

@@ -138,17 +138,72 @@ def _channels(at, x, matrix):
     if x.shape.rank == 2:
         image = _reshape(at, x, [1, 1, matrix.shape[0]])
         return _reshape(at, _channels(at, image, matrix), [matrix.shape[1]])
-    layer = SelectChannels(
-        matrix.shape[1],
-        1,
-        use_bias=False,
-        kernel_initializer='zeros',
-        name=at.flat.unique(f'{at.path}/channels' if at.path else 'channels'),
-        trainable=False,
-    )
-    y = layer(at.flat.tensor(x))
-    layer.set_weights([matrix[None, None].astype(np.float32)])
+    kernel = matrix[None, None]
+    return _with_kernel(at, SelectChannels, x, kernel, 'channels', filters=matrix.shape[1])
+
+
+def _with_kernel(at, layer_class, x, kernel, kind, **config):
+    """A layer with a constant kernel and no bias."""
+    if layer_class is not tf_keras.layers.Dense:
+        config['kernel_size'] = kernel.shape[:2]
+    initializer = 'depthwise' if layer_class is tf_keras.layers.DepthwiseConv2D else 'kernel'
+    config[f'{initializer}_initializer'] = 'zeros'
+    y = at.emit(layer_class, x, kind, use_bias=False, **config)
+    y._keras_history.layer.set_weights([np.float32(kernel)])
     return y
+
+
+def conv2d(
+    at,
+    input,
+    filters,
+    strides=1,
+    padding='VALID',
+    use_cudnn_on_gpu=True,
+    data_format=None,
+    dilations=1,
+):
+    config = _window(at, filters, strides, padding, data_format, dilations)
+    config |= {'filters': filters.shape[3], 'groups': input.shape[3] // filters.shape[2]}
+    return _with_kernel(at, tf_keras.layers.Conv2D, input, filters, 'conv2d', **config)
+
+
+def depthwise_conv2d(at, input, filter, strides, padding, rate=1, data_format=None, dilations=None):
+    config = _window(at, filter, strides, padding, data_format, dilations or rate)
+    config['depth_multiplier'] = filter.shape[3]
+    layer_class = tf_keras.layers.DepthwiseConv2D
+    return _with_kernel(at, layer_class, input, filter, 'depthwise_conv2d', **config)
+
+
+def _window(at, kernel, strides, padding, data_format, dilations):
+    """The settings of a convolution as its layer has them."""
+    if is_tensor(kernel) or np.ndim(kernel) != 4:
+        at.refuse('a convolution with other than a constant kernel of two dimensions')
+    if data_format not in (None, 'NHWC') or not isinstance(padding, str):
+        at.refuse('a convolution in that form')
+    strides, dilations = _two(strides), _two(dilations)
+    return {'strides': strides, 'padding': padding.lower(), 'dilation_rate': dilations}
+
+
+def _two(sizes):
+    """Height and width of 1, 2 or 4 sizes as TensorFlow's functions have them."""
+    sizes = np.ravel(1 if sizes is None else sizes)
+    sizes = sizes[1:3] if len(sizes) == 4 else np.broadcast_to(sizes, 2)
+    return tuple(map(int, sizes))
+
+
+def matmul(at, a, b, **options):
+    if not is_tensor(a) or is_tensor(b) or np.ndim(b) != 2 or any(options.values()):
+        at.refuse('a product with something else than a constant matrix')
+    return _with_kernel(at, tf_keras.layers.Dense, a, b, 'matmul', units=b.shape[1])
+
+
+def gather(at, params, indices, axis=None, batch_dims=0, validate_indices=None):
+    """tf.gather: of channels."""
+    rank = params.shape.rank
+    if axis is None or int(axis) % rank != rank - 1 or batch_dims or np.ndim(indices) != 1:
+        at.refuse('tf.gather of something else than channels')
+    return _channels(at, params, np.eye(params.shape[-1])[:, np.array(indices)])
 
 
 def split(at, value, num_or_size_splits, axis=0, num=None):
@@ -251,12 +306,7 @@ def pooling(layer_class, kind):
         x = other.pop('value', input)
         if data_format not in (None, 'NHWC') or other:
             at.refuse(f'tf.nn.{kind} in that form')
-        sizes = [
-            tuple(int(v) for v in (n[1:3] if len(n) == 4 else n))
-            for n in (np.broadcast_to(np.ravel(v), max(2, np.size(v))) for v in (ksize, strides))
-        ]
-        return at.emit(
-            layer_class, x, kind, pool_size=sizes[0], strides=sizes[1], padding=padding.lower()
-        )
+        settings = {'pool_size': _two(ksize), 'strides': _two(strides), 'padding': padding.lower()}
+        return at.emit(layer_class, x, kind, **settings)
 
     return handler
