@@ -8,14 +8,8 @@ import math
 import numpy as np
 import tf_keras
 
-from zscgan_tf.teacher.layers import (
-    ConstantChannel,
-    HardSigmoid,
-    HardSwish,
-    Reshape,
-    SelectChannels,
-    affine_of,
-)
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
+from zscgan_tf.teacher.layers import Reshape, affine_of, classes_with
 
 layers = tf_keras.layers
 
@@ -235,48 +229,9 @@ def _copy(graph, node, x):
     return graph.add(type(node.layer), x, node.layer, **config)
 
 
-def _drop(graph, node, x):
-    return x
-
-
+# By the layer's class. A layer that does nothing in inference is still there if the user made a
+# class of their own of it.
 RULES = {
-    ConstantChannel: _copy,
-    HardSigmoid: _hard_sigmoid,
-    HardSwish: _copy,
-    layers.Activation: _activation,
-    layers.ActivityRegularization: _drop,
-    layers.Add: _merge,
-    layers.AlphaDropout: _drop,
-    layers.Average: _average,
-    layers.AveragePooling2D: _average_pooling,
-    layers.BatchNormalization: _batch_norm,
-    layers.Concatenate: _concatenate,
-    layers.Conv2D: _convolution,
-    layers.Cropping2D: _copy,
-    layers.Dense: _dense,
-    layers.DepthwiseConv2D: _depthwise,
-    layers.Dropout: _drop,
-    layers.Flatten: _reshape,
-    layers.GaussianDropout: _drop,
-    layers.GaussianNoise: _drop,
-    layers.GlobalAveragePooling2D: _global_pooling,
-    layers.GlobalMaxPooling2D: _global_pooling,
-    layers.Identity: _drop,
-    layers.LeakyReLU: _leaky_relu,
-    layers.MaxPooling2D: _copy,
-    layers.Multiply: _merge,
-    layers.Normalization: _affine,
-    layers.Permute: _permute,
-    layers.ReLU: _relu,
-    layers.Rescaling: _affine,
-    Reshape: _reshape,
-    layers.Reshape: _reshape,
-    layers.SeparableConv2D: _separable,
-    layers.Softmax: _softmax,
-    layers.SpatialDropout2D: _drop,
-    layers.Subtract: _merge,
-    layers.UpSampling2D: _upsampling,
-    layers.ZeroPadding2D: _copy,
-    SelectChannels: _select_channels,
-    layers.experimental.SyncBatchNormalization: _batch_norm,
+    **{c: globals()[f'_{LAYER_TYPES[c.__name__].student}'] for c in classes_with('student')},
+    **dict.fromkeys(classes_with('dropped'), lambda graph, node, x: x),
 }

@@ -14,17 +14,12 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
 from zscgan_tf.tflite.audit import KERNEL_OPS, layer_name, op_name, read_model, text, type_name
 from zscgan_tf.tflite.interpreter import quantize
 
-# What may stand between the model's input, which keeps 8 bits, and the first layer: the ops of
-# layers that hand their input's levels on (`student.graph.HANDING_ON`).
-PASSING_OPS = frozenset(
-    """
-    AVERAGE_POOL_2D MAX_POOL_2D MIRROR_PAD PAD PADV2 QUANTIZE REDUCE_MAX RESHAPE RESIZE_BILINEAR
-    RESIZE_NEAREST_NEIGHBOR SLICE STRIDED_SLICE TRANSPOSE
-    """.split()
-)
+# What may stand between the model's input, which keeps 8 bits, and the first layer.
+PASSING_OPS = {'QUANTIZE'}.union(*(row.tflite_ops.split() for row in LAYER_TYPES.values()))
 # Their kernels prescribe the output's scale.
 FIXED_SCALE_OPS = ('LOGISTIC', 'SOFTMAX', 'TANH')
 # They cut a tensor down to its levels: what only they read may have more.
