@@ -10,9 +10,9 @@ from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.loading import load_teacher
-from zscgan_tf.tflite import audit as audit_module
-from zscgan_tf.tflite import calibration
-from zscgan_tf.tflite.audit import audit, audit_model, clipped_input_share, read_model
+from zscgan_tf.tflite import calibration, flatbuffer
+from zscgan_tf.tflite.audit import audit, audit_model, clipped_input_share
+from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.interpreter import TfliteModel
 
 
@@ -157,7 +157,7 @@ def test_class_index_is_not_shape_arithmetic(output_type):
 
 def kernel(model, op='CONV_2D'):
     graph = model.subgraphs[0]
-    found = next(o for o in graph.operators if audit_module.op_name(model, o) == op)
+    found = next(o for o in graph.operators if flatbuffer.op_name(model, o) == op)
     return graph.tensors[found.inputs[1]]
 
 
@@ -264,14 +264,14 @@ def test_a_single_unit_within_0_and_1_is_no_probability():
     teacher = load_teacher(tf_keras.Model(inputs, logit), input_spec={'preprocessing': 'unit'})
     images = np.random.default_rng(0).uniform(size=(16, 8, 8, 3)).astype(np.float32)
     data = calibration.convert(teacher, [images])
-    file, (low, high) = TfliteModel(data), audit_module.output_tensor(read_model(data)).value_range
+    file, (low, high) = TfliteModel(data), flatbuffer.output_tensor(read_model(data)).value_range
     assert 0 <= low and high <= 1 and not file.ends_in_probabilities
     np.testing.assert_array_equal(file.scores(images)[:, 0], 0)
 
 
 def test_ends_in_probabilities(teacher, int8_file):
     def ends(data):
-        return audit_module.ends_in_probabilities(read_model(data))
+        return flatbuffer.ends_in_probabilities(read_model(data))
 
     assert ends(int8_file)
     assert ends(converted(teacher.model))

@@ -13,7 +13,7 @@ from zscgan_tf.teacher.layers import SelectChannels
 def fingerprint(model):
     """SHA-256 over the structure and the weights of a flat model.
 
-    Names of layers don't count: Keras numbers them by what else a process has built.
+    Names of layers do not count: Keras numbers them by what else a process has built.
 
     Args:
         model: a flat model, see `flatten`.

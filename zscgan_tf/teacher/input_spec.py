@@ -189,7 +189,7 @@ def merge_fields(explicit, stored):
                 '--preprocessing, or --mean and --std.'
             )
     merged = dict(stored)
-    # A preprocessing is mean, deviation and channel order in one: the two forms don't mix.
+    # A preprocessing is mean, deviation and channel order in one: the two forms do not mix.
     if 'preprocessing' in explicit:
         merged = {k: v for k, v in merged.items() if k not in _PIXEL_FIELDS}
     elif 'mean' in explicit or 'std' in explicit:
@@ -285,7 +285,7 @@ def _spec_of_fields(size, channels, fields, name):
 
 
 def _check_against(own, spec, given, stored, name):
-    """Refuses a preprocessing that a model which does its own can not have been trained with."""
+    """Refuses a preprocessing that a model which does its own cannot have been trained with."""
     if own is None or not own.by_constants:
         return
     plausible = own.plausible_units()

@@ -82,7 +82,7 @@ def load_teacher(source, *, input_spec=None, allow_code=False, output_layer=None
         size_is_open = model_shape is None or None in model_shape[:2]
         advice = 'pass another --image_size.' if size_is_open else 'does it predict such images?'
         raise UserError(
-            f'{label} can not take images of {image_shape[0]}x{image_shape[1]} '
+            f'{label} cannot take images of {image_shape[0]}x{image_shape[1]} '
             f'({str(error).splitlines()[0][:200]}): {advice}'
         ) from error
     _check_weights(flat, label)

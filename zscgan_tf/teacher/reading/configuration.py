@@ -49,7 +49,7 @@ def check_configuration(config, path, operations, allow_code=False, keras3=False
         path: the file, for messages.
         operations: names of the TensorFlow functions that op layers may call.
         allow_code: lets Lambda layers and functions through.
-        keras3: whether Keras 3 wrote the file: its Lambda layers can't be translated.
+        keras3: whether Keras 3 wrote the file: its Lambda layers cannot be translated.
 
     Raises:
         UserError: with the name of the layer and what to do.
@@ -88,7 +88,7 @@ def _check_class(part, layer, path, operations, allow_code, keras3):
     where = f"'{layer}'" if layer else 'without a name'
     if name == 'Lambda' and keras3:
         raise UserError(
-            f'{path} contains a Lambda layer {where}, which is Python code that can not be '
+            f'{path} contains a Lambda layer {where}, which is Python code that cannot be '
             f'translated from Keras 3, with --allow_code neither: put Keras layers or a subclass '
             f'of keras.layers.Layer that calls keras.ops in its place, and pass the model as '
             f'--teacher=package.module:function --allow_code.'
@@ -130,7 +130,7 @@ def _unknown(name, module, registered, where, path):
     in_layers = in_keras and 'layers' in module.split('.')
     if (in_layers or (plain and module in ('', 'builtins'))) and _is_layer(name):
         return UserError(
-            f'{path}: layer {where} is of class {name:.80}, a Keras layer that can not be '
+            f'{path}: layer {where} is of class {name:.80}, a Keras layer that cannot be '
             f'quantized here: rebuild the model without it, with Conv2D, DepthwiseConv2D, Dense, '
             f'BatchNormalization, pooling, Add, Multiply, Concatenate and common activations.'
         )
@@ -188,7 +188,7 @@ def _is_known(name, module, registered):
 
 
 def _is_users(name, registered):
-    """Whether the class was registered by a user: `package>name`, of a package that isn't ours."""
+    """Whether the class was registered by a user: `package>name`, of a package that is not ours."""
     for registration in (name, registered):
         package, separator, _ = str(registration or '').rpartition('>')
         if separator and package not in ('zscgan_tf', 'keras'):

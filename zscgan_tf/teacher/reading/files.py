@@ -58,7 +58,7 @@ def load_file(path, load_keras3, allow_code=False):
     # Whatever a file's bytes make of h5py, zipfile, TensorFlow and Keras.
     except Exception as error:
         raise UserError(
-            f'{path} can not be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
+            f'{path} cannot be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
         ) from error
     check_outputs(model, path)
     return model
@@ -105,7 +105,7 @@ def _load_hdf5(path, load_keras3, allow_code):
 
 
 def _refuse_operations(config, path):
-    """Refuses what Keras 3 writes to .h5 but can't read back: operations such as x + 1."""
+    """Refuses what Keras 3 writes to .h5 but cannot read back: operations such as x + 1."""
     for part in dicts_in(config):
         inner = part.get('config')
         if 'inbound_nodes' not in part or not isinstance(inner, dict):
@@ -114,7 +114,7 @@ def _refuse_operations(config, path):
         if 'dtype' not in inner and 'layers' not in inner:
             raise UserError(
                 f"{path}: '{inner.get('name')}' is the operation {part.get('class_name')}, which "
-                f'Keras 3 can not read back from an .h5 file: save the model with '
+                f'Keras 3 cannot read back from an .h5 file: save the model with '
                 f'model.save("model.keras").'
             )
 
@@ -184,7 +184,7 @@ def _load_saved_model(path, allow_code):
     config = {'class_name': root['class_name'], 'config': root.get('config')}
     check_takes_images(config, path)
     _check(config, path, allow_code)
-    # The names of these files follow from the prefix, so a checkpoint can't name another one; and
+    # The names of these files follow from the prefix, so a checkpoint cannot name another one; and
     # every tensor has a checksum. A folder of links, as download caches have, is therefore fine.
     prefix = str(path / 'variables' / 'variables')
     stored = sum(file.stat().st_size for file in (path / 'variables').glob('variables.data*'))

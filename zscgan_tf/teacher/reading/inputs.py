@@ -27,8 +27,8 @@ def only_image_shape(inputs, label):
 def check_takes_images(config, path):
     """Refuses the configuration of a model that takes no images.
 
-    Of a model for texts this says more than the first of its layers that can't be quantized. A
-    configuration that doesn't tell its inputs is let through: the model is asked later.
+    Of a model for texts this says more than the first of its layers that cannot be quantized. A
+    configuration that does not tell its inputs is let through: the model is asked later.
 
     Args:
         config: the parsed configuration of the model.

@@ -61,7 +61,7 @@ def check_unpacked(size, packed, what, path):
 
 @contextlib.contextmanager
 def bounded_weights(stored, path):
-    """A context in which Keras can't make weights that no file of this size holds.
+    """A context in which Keras cannot make weights that no file of this size holds.
 
     Args:
         stored: bytes of the file that holds the weights.
@@ -110,7 +110,7 @@ def _size(settings):
 
 
 def check_outputs(model, path):
-    """Refuses a model with a layer whose output for one image doesn't fit the machine's memory."""
+    """Refuses a model with a layer whose output for one image does not fit the machine's memory."""
     memory = machine_memory()
     pending = [model]
     while pending:
