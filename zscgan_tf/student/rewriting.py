@@ -142,6 +142,16 @@ def _leaky_relu(graph, node, x):
     return graph.add(layers.LeakyReLU, x, node.layer, alpha=float(node.layer.alpha))
 
 
+def _prelu(graph, node, x):
+    """relu(x) - slope relu(-x): the kernel of the slopes has a range a channel, PRELU's one."""
+    layer = node.layer
+    positive = graph.add(layers.ReLU, x, layer, '_positive')
+    x = graph.affine(x, layer, -1.0, 0.0, '_negated')
+    x = graph.add(layers.ReLU, x, layer, '_negative')
+    x = graph.affine(x, layer, -np.float64(layer.alpha), 0.0, '_sloped')
+    return graph.add(layers.Add, [positive, x], layer)
+
+
 def _softmax(graph, node, x):
     if node.layer.axis not in (-1, node.outputs.shape.rank - 1):
         graph.refuse(node.layer, f'of axis {node.layer.axis}')

@@ -82,7 +82,7 @@ LAYER_TYPES = {
     'HardSigmoid': LayerType(student='hard_sigmoid'),
     'HardSwish': LayerType(student='copy'),
     'LeakyReLU': LayerType(keras3='alpha=negative_slope', student='leaky_relu'),
-    'PReLU': LayerType(keras3='shared_axes'),
+    'PReLU': LayerType(keras3='shared_axes', student='prelu'),
     'ReLU': LayerType(keras3='max_value negative_slope threshold', student='relu'),
     'Softmax': LayerType(keras3='axis', student='softmax'),
     # Merging
