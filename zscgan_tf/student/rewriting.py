@@ -3,6 +3,7 @@
 A rule takes the new graph, the teacher's node and the new inputs, and returns the new output.
 """
 
+import collections.abc
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from zscgan_tf.teacher.layers import Reshape, affine_of, classes_with
 layers = tf_keras.layers
 
 
-def carried(shape):
+def carried(shape: collections.abc.Sequence[int]) -> tuple[int, ...]:
     """The shape [...] that a tensor of the teacher, [B, ...], is carried as."""
     return (1, 1, *shape[1:]) if len(shape) == 2 else tuple(shape[1:])
 

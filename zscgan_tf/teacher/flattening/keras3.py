@@ -1,10 +1,10 @@
-"""Keras 3 models as flat functional tf_keras models, layer by layer (design decision 1).
+"""Keras 3 models as functional tf_keras models of layers and op layers, for `flatten`.
 
 The graph of the Keras 3 model is walked from its outputs to its inputs. Nested models are inlined;
 layers of the user's own are traced: their `call` runs on symbolic tensors, and what it did is
-walked in turn. Keras 3 objects are only looked at, so this module doesn't import Keras 3.
+walked in turn. Keras 3 objects are only looked at, so this module does not import Keras 3.
 
-    flat = translate(keras.models.load_model('model.keras'))
+    flat = flatten(translate(keras.models.load_model('model.keras')))
 """
 
 import inspect
@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.flattening.flatten import unused_name
 from zscgan_tf.teacher.flattening.keras3_layers import (
     FUNCTIONS,
     activation_name,
@@ -35,7 +36,7 @@ _TRACING_ERRORS = (AttributeError, NotImplementedError, TypeError, ValueError)
 _CALL_ERRORS = (AttributeError, IndexError, TypeError, ValueError, tf.errors.InvalidArgumentError)
 
 
-def translate(model, symbolic_input=None):
+def translate(model: object, symbolic_input: object | None = None) -> tf_keras.Model:
     """The flat functional tf_keras model that computes in inference what a Keras 3 model does.
 
     Args:
@@ -45,10 +46,10 @@ def translate(model, symbolic_input=None):
             `keras.Input` of shape [None, H, W, C]; without it, the shape the model was built with.
 
     Returns:
-        A tf_keras model of built-in layers, HardSwish and HardSigmoid.
+        A tf_keras model of built-in layers and op layers, which `flatten` takes apart.
 
     Raises:
-        UserError: the model has no fixed input shape, or holds something that can't be translated.
+        UserError: the model has no fixed input shape, or holds something that cannot be translated.
     """
     graph = _inner_graph(model)
     traced = graph is None or (symbolic_input is not None and not _is_of_fixed_size(graph))
@@ -83,20 +84,15 @@ class _Walk:
 
     def __init__(self):
         self._names = set()
+        # The new layers whose names are final.
         self._named = set()
         # A layer that is used twice is translated once; the layer is kept, so that its id stays.
         self._copies = {}
 
     def unique(self, name):
         """The name as tf_keras allows it, numbered where it was given before."""
-        base = re.sub(r'[^A-Za-z0-9_.-]', '_', name)
-        base = base if re.match('[A-Za-z0-9.]', base) else f'layer{base}'
-        name, number = base, 0
-        while name in self._names:
-            number += 1
-            name = f'{base}_{number}'
-        self._names.add(name)
-        return name
+        name = re.sub(r'[^A-Za-z0-9_.-]', '_', name)
+        return unused_name(name if name[0] not in '_-' else f'layer{name}', self._names)
 
     def run(self, targets, known, traced=False):
         """The tf_keras tensors of Keras 3 tensors.
@@ -171,7 +167,10 @@ class _Walk:
         return outputs
 
     def named_after(self, x, name):
-        """A tensor; names the layer that a function made: tf_keras' name counts the process's."""
+        """Names the layer that a function made; gives its tensor `x` back.
+
+        tf_keras would number the layer by what else the process has made.
+        """
         layer = x._keras_history.layer
         if layer not in self._named:
             self._named.add(layer)
@@ -210,10 +209,8 @@ class _Walk:
             function = function_of(name)
             if function is None:
                 raise unsupported(layer, f"uses the activation '{name}', which tf_keras lacks")
-            is_all = built_in_class(layer).__name__ == 'Activation'
-            return self.named_after(
-                function(x), layer.name if is_all else f'{layer.name}_activation'
-            )
+            suffix = '' if built_in_class(layer).__name__ == 'Activation' else '_activation'
+            return self.named_after(function(x), layer.name + suffix)
         try:
             targets = _flatten(layer.activation(symbol))
         except _TRACING_ERRORS as error:
@@ -267,9 +264,9 @@ def _node(tensor):
 
 
 def _check_shape(operation, tensor, value):
-    expected, found = tuple(tensor.shape[1:]), tuple(value.shape[1:])
-    if len(tensor.shape) != value.shape.rank or expected != found:
-        raise unsupported(operation, f'gives shape {expected}, its translation {found}')
+    expected, translated = tuple(tensor.shape[1:]), tuple(value.shape[1:])
+    if len(tensor.shape) != value.shape.rank or expected != translated:
+        raise unsupported(operation, f'gives shape {expected}, its translation {translated}')
 
 
 def _input_as_built(model):

@@ -15,12 +15,10 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flattening.keras3_ops import function_of, to_array
 from zscgan_tf.teacher.layer_types import LAYER_TYPES
 
-# Activations of one formula in both, by their name in Keras 3.
-_SAME_FORMULA = {
-    name: {'silu': 'swish'}.get(name, name)
-    for name in """
-        relu sigmoid tanh softmax elu selu softplus softsign silu gelu exponential mish
-    """.split()
+# Activations of one formula in both: Keras 3's name and that of tf_keras.
+_SAME_FORMULA = {'silu': 'swish'} | {
+    name: name
+    for name in 'relu sigmoid tanh softmax elu selu softplus softsign gelu exponential mish'.split()
 }
 
 
@@ -120,12 +118,12 @@ def counterpart(
     pairs = (setting.partition('=') for setting in LAYER_TYPES[kind].keras3.split())
     settings = {setting: config[theirs or setting] for setting, _, theirs in pairs}
     if 'activation' in config:
-        settings['activation'] = _SAME_FORMULA.get(activation_name(layer))
+        function = activation_name(layer)
+        settings['activation'] = _SAME_FORMULA.get(function)
     if kind == 'Activation':
-        function = settings['activation']
         if function in ('relu', 'softmax'):
             kind, settings = {'relu': 'ReLU', 'softmax': 'Softmax'}[function], {}
-        elif function is None:
+        elif function not in _SAME_FORMULA:
             return None
     return getattr(tf_keras.layers, kind)(name=unique(layer.name), **settings)
 
@@ -150,10 +148,10 @@ def copy_weights(layer: object, copy: tf_keras.layers.Layer) -> None:
     if 'depthwise_kernel' in targets and 'depthwise_kernel' not in values:
         values['depthwise_kernel'] = values.pop('kernel', None)
     expected = {name: tuple(weight.shape) for name, weight in targets.items()}
-    found = {name: np.shape(value) for name, value in values.items()}
-    if found != expected:
+    actual = {name: np.shape(value) for name, value in values.items()}
+    if actual != expected:
         raise UserError(
-            f'{describe(layer)} has weights of the shapes {found} where {expected} are expected: '
+            f'{describe(layer)} has weights of the shapes {actual} where {expected} are expected: '
             f'use the layer without changing its weights.'
         )
     for name, target in targets.items():

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.teacher.flattening import arithmetic, shapes
-from zscgan_tf.teacher.flattening.arithmetic import Place
+from zscgan_tf.teacher.flattening.arithmetic import Place, Value
 
 _OPERATION_CLASSES = (
     'ClassMethod',
@@ -23,19 +23,21 @@ _OPERATION_CLASSES = (
 )
 
 
-def is_operation(layer):
+def is_operation(layer: tf_keras.layers.Layer) -> bool:
     """Whether the layer is a plain operation in a layer's clothes."""
     return type(layer).__name__ in _OPERATION_CLASSES and type(layer).__module__.startswith(
         'tf_keras.'
     )
 
 
-def constant(value):
+def constant(value: object) -> object:
     """A value without tensors or variables of TensorFlow's."""
     return value.numpy() if isinstance(value, (tf.Tensor, tf.Variable)) else value
 
 
-def apply(flat, layer, args, kwargs, path):
+def apply(
+    flat: object, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str
+) -> Value:
     """The value of an op layer for values; see `Flattener.apply`."""
     at = Place(flat, path, layer)
     symbol = getattr(layer, 'symbol', None) or type(layer).__name__
@@ -50,7 +52,9 @@ def apply(flat, layer, args, kwargs, path):
     return handler(at, *args, **kwargs)
 
 
-def layer_as_operation(flat, layer, args, kwargs, path):
+def layer_as_operation(
+    flat: object, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str
+) -> Value | None:
     """The value of a built-in layer that takes part in the patterns above; None for others."""
     at = Place(flat, path, layer)
     layers = tf_keras.layers

@@ -5,6 +5,8 @@ module included. Only Keras' own layers for images, and the plain operations tha
 knows, are let through.
 """
 
+import collections.abc
+
 import tf_keras
 
 from zscgan_tf.errors import UserError
@@ -41,7 +43,13 @@ _FUNCTION_MODULES = ('activations', 'losses', 'metrics', 'nn', 'ops')
 _KERAS_PACKAGES = ('keras', 'tf_keras', 'tensorflow.keras', 'tensorflow.python.keras')
 
 
-def check_configuration(config, path, operations, allow_code=False, keras3=False):
+def check_configuration(
+    config: object,
+    path: object,
+    operations: collections.abc.Container[str],
+    allow_code: bool = False,
+    keras3: bool = False,
+) -> None:
     """Refuses configurations that name anything but Keras' own building blocks.
 
     Args:
@@ -68,7 +76,7 @@ def check_configuration(config, path, operations, allow_code=False, keras3=False
             pending.extend((value, layer) for value in part)
 
 
-def dicts_in(value):
+def dicts_in(value: object) -> collections.abc.Iterator[dict]:
     """All dicts in a parsed JSON value."""
     pending = [value]
     while pending:
