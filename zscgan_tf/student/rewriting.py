@@ -16,7 +16,7 @@ layers = tf_keras.layers
 
 
 def carried(shape: collections.abc.Sequence[int]) -> tuple[int, ...]:
-    """The shape [...] that a tensor of the teacher, [B, ...], is carried as."""
+    """The shape that the twin has for a teacher's tensor [B, ...]; a vector is an image of 1x1."""
     return (1, 1, *shape[1:]) if len(shape) == 2 else tuple(shape[1:])
 
 
@@ -28,7 +28,7 @@ def _convolution(graph, node, x):
 
 
 def _select_channels(graph, node, x):
-    """Not trained; what a batch norm behind it makes of it is: see `fold_into`."""
+    """A convolution that is not trained, unless a batch norm is folded into it."""
     layer = node.layer
     kernel, bias = _kernel_and_bias(layer, layer.filters)
     y = graph.convolution(x, layer, kernel, bias, trainable=False)
@@ -199,7 +199,7 @@ def _global_pooling(graph, node, x):
 
 
 def _average_pooling(graph, node, x):
-    """As layers whose output has a range of its own: TFLite's pool rounds to its input's.
+    """Layers whose output has a range of its own; TFLite's pool has that of its input.
 
     An average over as many values everywhere is a depthwise convolution. Where padding leaves fewer
     of them at the border, or strides differ, which TensorFlow's depthwise convolutions refuse on
@@ -221,7 +221,7 @@ def _average_pooling(graph, node, x):
 
 
 def _pads(layer, x):
-    """Whether a pool's padding adds anything to an image of this size."""
+    """Whether a pool pads an image of this size."""
     return layer.padding == 'same' and any(
         (math.ceil(side / stride) - 1) * stride + pool > side
         for side, stride, pool in zip(x.shape[1:3], layer.strides, layer.pool_size, strict=True)

@@ -59,8 +59,8 @@ def activation_name(layer: object) -> str | None:
     activation = layer.activation
     if activation is None:
         return 'linear'
-    is_kerass = getattr(activation, '__module__', '').startswith('keras.')
-    return getattr(activation, '__name__', None) if is_kerass else None
+    of_keras = getattr(activation, '__module__', '').startswith('keras.')
+    return getattr(activation, '__name__', None) if of_keras else None
 
 
 def check_layer(layer: object, input_shape: tuple) -> None:

@@ -105,16 +105,8 @@ def _cast(x, *, dtype=None, **_):
     return x if half else tf.cast(x, dtype)
 
 
-def _hard_sigmoid(x):
-    return tf.nn.relu6(x + 3.0) / 6.0
-
-
 def _hard_silu(x):
     return x * tf.nn.relu6(x + 3.0) / 6.0
-
-
-def _exponential(x):
-    return tf.exp(x)
 
 
 # By the class of the operation; settings that are an activation's have its defaults.
@@ -131,13 +123,13 @@ OPERATIONS = {
     'DepthwiseConv': _depthwise_conv,
     'Divide': _arithmetic(tf.divide, 1, symmetric=False),
     'Elu': lambda x, alpha=1.0: tf.nn.elu(x) if alpha == 1 else tf_keras.layers.ELU(alpha)(x),
-    'Exp': _exponential,
+    'Exp': tf.exp,
     'ExpandDims': lambda x, axis: tf.expand_dims(x, axis),
-    'Exponential': _exponential,
+    'Exponential': tf.exp,
     'Flip': lambda x, axis: tf.reverse(x, np.ravel(axis)),
     'Gelu': lambda x, approximate=False: tf.nn.gelu(x, approximate),
     'GetItem': lambda x, key: x[key],
-    'HardSigmoid': _hard_sigmoid,
+    'HardSigmoid': lambda x: tf.nn.relu6(x + 3.0) / 6.0,
     'HardSilu': _hard_silu,
     'HardSwish': _hard_silu,
     'HardTanh': lambda x: tf.clip_by_value(x, -1.0, 1.0),

@@ -1,4 +1,4 @@
-"""Op layers (`x + y`, `tf.nn.relu(x)`, slices ...) become layers that every later step knows.
+"""The one table of operations: op layers (`x + y`, `tf.nn.relu(x)`, slices ...) become layers.
 
 A handler has the parameters of the TensorFlow function that it stands for, behind `at`, the `Place`
 in the graph where it is.
@@ -24,7 +24,7 @@ _OPERATION_CLASSES = (
 
 
 def is_operation(layer: tf_keras.layers.Layer) -> bool:
-    """Whether the layer is a plain operation in a layer's clothes."""
+    """Whether the layer is an op layer: one that calls a TensorFlow function."""
     return type(layer).__name__ in _OPERATION_CLASSES and type(layer).__module__.startswith(
         'tf_keras.'
     )
@@ -55,7 +55,7 @@ def apply(
 def layer_as_operation(
     flat: object, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str
 ) -> Value | None:
-    """The value of a built-in layer that takes part in the patterns above; None for others."""
+    """The value of a built-in layer that is arithmetic or changes nothing; None for others."""
     at = Place(flat, path, layer)
     layers = tf_keras.layers
     if type(layer) is layers.Rescaling:
@@ -82,7 +82,12 @@ def _is_relu6(layer):
     return layer.max_value == 6 and not layer.negative_slope and not layer.threshold
 
 
+_ACTIVATIONS = """
+    math.sigmoid math.softplus math.tanh nn.elu nn.selu nn.sigmoid nn.softplus nn.softsign nn.tanh
+""".split()
+# By the name of the TensorFlow function; files may call no others.
 HANDLERS = {
+    **{name: arithmetic.activation(name.split('.')[1]) for name in _ACTIVATIONS},
     '__operators__.add': arithmetic.add,
     '__operators__.getitem': shapes.getitem,
     'add_n': arithmetic.add_n,
@@ -107,11 +112,8 @@ HANDLERS = {
     'math.reduce_max': shapes.reduce_max,
     'math.reduce_mean': shapes.reduce_mean,
     'math.reduce_sum': shapes.reduce_sum,
-    'math.sigmoid': arithmetic.activation('sigmoid'),
-    'math.softplus': arithmetic.activation('softplus'),
     'math.square': arithmetic.square,
     'math.subtract': arithmetic.subtract,
-    'math.tanh': arithmetic.activation('tanh'),
     'math.truediv': arithmetic.divide,
     'nn.avg_pool': shapes.pooling(tf_keras.layers.AveragePooling2D, 'avg_pool'),
     'nn.avg_pool2d': shapes.pooling(tf_keras.layers.AveragePooling2D, 'avg_pool'),
@@ -119,21 +121,15 @@ HANDLERS = {
     'nn.conv2d': shapes.conv2d,
     'nn.convolution': shapes.conv2d,
     'nn.depthwise_conv2d': shapes.depthwise_conv2d,
-    'nn.elu': arithmetic.activation('elu'),
     'nn.gelu': arithmetic.gelu,
     'nn.leaky_relu': arithmetic.leaky_relu,
     'nn.max_pool': shapes.pooling(tf_keras.layers.MaxPooling2D, 'max_pool'),
     'nn.max_pool2d': shapes.pooling(tf_keras.layers.MaxPooling2D, 'max_pool'),
     'nn.relu': arithmetic.relu,
     'nn.relu6': arithmetic.relu6,
-    'nn.selu': arithmetic.activation('selu'),
-    'nn.sigmoid': arithmetic.activation('sigmoid'),
     'nn.silu': arithmetic.silu,
     'nn.softmax': arithmetic.softmax,
-    'nn.softplus': arithmetic.activation('softplus'),
-    'nn.softsign': arithmetic.activation('softsign'),
     'nn.swish': arithmetic.silu,
-    'nn.tanh': arithmetic.activation('tanh'),
     'pad': shapes.pad,
     'reshape': shapes.reshape,
     'reverse': shapes.reverse,
