@@ -5,30 +5,14 @@ module included. Only Keras' own layers for images, and the plain operations tha
 knows, are let through.
 """
 
+import collections.abc
+
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
 
-_LAYERS = frozenset(
-    """
-    Activation ActivityRegularization AdaptiveAveragePooling2D AdaptiveMaxPooling2D Add
-    AlphaDropout AugMix Average AveragePooling1D AveragePooling2D AvgPool2D BatchNormalization
-    BatchNormalizationV1 BatchNormalizationV2 CenterCrop Concatenate Conv1D Conv2D
-    Conv2DTranspose Convolution2D Cropping2D Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout
-    ELU Flatten GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D
-    GlobalAvgPool2D GlobalMaxPool2D GlobalMaxPooling1D GlobalMaxPooling2D GroupNormalization
-    HardSigmoid HardSwish Identity InputLayer LayerNormalization LeakyReLU LogProbabilities
-    MaxPool2D MaxPooling1D MaxPooling2D Maximum Minimum MultiHeadAttention Multiply
-    Normalization PReLU Permute Pipeline RandAugment RandomBrightness RandomColorDegeneration
-    RandomColorJitter RandomContrast RandomCrop RandomElasticTransform RandomErasing RandomFlip
-    RandomGaussianBlur RandomGrayscale RandomHeight RandomHue RandomInvert RandomPerspective
-    RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear
-    RandomTranslation RandomWidth RandomZoom ReLU RepeatVector Rescaling Reshape Resizing
-    SelectChannels SeparableConv1D SeparableConv2D SlicingOpLambda Softmax SpatialDropout1D
-    SpatialDropout2D SpectralNormalization Subtract SyncBatchNormalization TFOpLambda
-    ThresholdedReLU TimeDistributed UnitNormalization UpSampling2D ZeroPadding2D
-    """.split()
-)
+_LAYERS = {name for name, layer_type in LAYER_TYPES.items() if layer_type.readable}
 _MODELS = frozenset(('Functional', 'Model', 'Sequential'))
 # Beside layers: dtype policies, tensors, shapes and slices in the arguments of layers.
 _VALUES = frozenset(
@@ -59,7 +43,13 @@ _FUNCTION_MODULES = ('activations', 'losses', 'metrics', 'nn', 'ops')
 _KERAS_PACKAGES = ('keras', 'tf_keras', 'tensorflow.keras', 'tensorflow.python.keras')
 
 
-def check_configuration(config, path, operations, allow_code=False, keras3=False):
+def check_configuration(
+    config: object,
+    path: object,
+    operations: collections.abc.Container[str],
+    allow_code: bool = False,
+    keras3: bool = False,
+) -> None:
     """Refuses configurations that name anything but Keras' own building blocks.
 
     Args:
@@ -86,7 +76,7 @@ def check_configuration(config, path, operations, allow_code=False, keras3=False
             pending.extend((value, layer) for value in part)
 
 
-def dicts_in(value):
+def dicts_in(value: object) -> collections.abc.Iterator[dict]:
     """All dicts in a parsed JSON value."""
     pending = [value]
     while pending:
