@@ -1,4 +1,4 @@
-"""What a model's first layers say of the pixels that it takes.
+"""A model's own preprocessing: what its first layers say of the pixels that it takes.
 
 Many models begin with their own preprocessing: Rescaling, Normalization, `x - c`, `x / c`. Together
 these compute scale x + offset. Of the three units that pixels come in, a unit is plausible if it
@@ -26,11 +26,7 @@ _BYTE_WIDTHS = (200.0, 300.0)
 _LOWER_END = 1e-3
 _MEANS = (0.05, 0.66)
 # These change no pixel.
-_PASSING = (
-    tf_keras.layers.Cropping2D,
-    tf_keras.layers.Resizing,
-    tf_keras.layers.ZeroPadding2D,
-)
+_PASSING = (tf_keras.layers.Cropping2D, tf_keras.layers.Resizing, tf_keras.layers.ZeroPadding2D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +43,11 @@ class FirstLayers:
     offset: np.ndarray
     by_constants: bool = True
 
-    def plausible_units(self):
-        """The names of the units, a list, that give what follows a usual range."""
+    def plausible_units(self) -> list[str]:
+        """The names of the units that give what follows a usual range."""
         return [unit for unit, (low, high) in UNITS.items() if self.is_plausible(low, high)]
 
-    def is_plausible(self, low, high):
+    def is_plausible(self, low: float | np.ndarray, high: float | np.ndarray) -> bool:
         """Whether inputs between low and high, numbers or [C], give what follows a usual range."""
         ends = np.stack([self.scale * low + self.offset, self.scale * high + self.offset])
         low, high = ends.min(axis=0), ends.max(axis=0)
@@ -61,7 +57,7 @@ class FirstLayers:
         placed = (np.abs(zero) <= _LOWER_END) | _between(zero, _MEANS)
         return bool(np.all(sized & placed))
 
-    def describe(self):
+    def describe(self) -> str:
         """The map and what it makes of each unit, for messages."""
         ranges = []
         for unit, (low, high) in UNITS.items():
@@ -70,7 +66,7 @@ class FirstLayers:
         return f'{_numbers(self.scale)} x + {_numbers(self.offset)}: {", ".join(ranges)}'
 
 
-def first_layers(model, channels):
+def first_layers(model: tf_keras.Model, channels: int) -> FirstLayers | None:
     """The map that a flat model's first layers compute.
 
     Args:
@@ -78,7 +74,7 @@ def first_layers(model, channels):
         channels: of its images.
 
     Returns:
-        A `FirstLayers`, or None where the model does not begin with such layers.
+        The map, or None where the model does not begin with such layers.
     """
     scale, offset, found = np.ones(channels), np.zeros(channels), False
     inner = set(map(id, model.layers))

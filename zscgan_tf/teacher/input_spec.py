@@ -1,4 +1,4 @@
-"""Input specification: image size, channels, and the bridge between pixels and a model's inputs.
+"""The input specification: image size, channels, and how pixels become a model's inputs.
 
 Generators, sources, files and grids speak *pixels* (float32 in [0, 1], NHWC); a teacher takes
 *inputs*. `InputSpec.to_inputs` and `InputSpec.to_pixels` are the only bridge between the two.
@@ -6,12 +6,18 @@ Generators, sources, files and grids speak *pixels* (float32 in [0, 1], NHWC); a
 
 import dataclasses
 import json
+import os
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.first_layers import UNIT_NAMES, first_layers
+
+FIELDS = ('image_size', 'channels', 'mean', 'std', 'bgr', 'preprocessing')
+_PIXEL_FIELDS = ('mean', 'std', 'bgr', 'preprocessing')
 
 # The `mode`s of tf_keras.applications' preprocess_input, raw (0...255) and unit ([0, 1]) pixels, as
 # (mean, std, bgr): inputs = (pixels - mean) / std, after the channels were turned around where bgr
@@ -23,8 +29,6 @@ PREPROCESSINGS = {
     'raw': (0.0, 1 / 255, False),
     'unit': (0.0, 1.0, False),
 }
-
-
 # Means and deviations of pixels in [0, 1] are below 1; those of pixels in 0...255 are not.
 _LARGEST = 2.0
 
@@ -76,7 +80,9 @@ class InputSpec:
         object.__setattr__(self, 'image_size', tuple(int(side) for side in self.image_size))
 
     @classmethod
-    def from_preprocessing(cls, image_size, channels, preprocessing):
+    def from_preprocessing(
+        cls, image_size: tuple[int, int], channels: int, preprocessing: str
+    ) -> 'InputSpec':
         """The specification of a named preprocessing, one of `PREPROCESSINGS`."""
         if preprocessing not in PREPROCESSINGS:
             raise UserError(
@@ -91,37 +97,37 @@ class InputSpec:
             )
         return cls(image_size, channels, mean, std, bgr)
 
-    def with_bgr(self, bgr):
+    def with_bgr(self, bgr: bool | None) -> 'InputSpec':
         """The same preprocessing of models that take BGR (or RGB) order; None: as it is."""
         if bgr is None or bool(bgr) == self.bgr:
             return self
         return dataclasses.replace(self, mean=self.mean[::-1], std=self.std[::-1], bgr=bool(bgr))
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return (*self.image_size, self.channels)
 
-    def to_inputs(self, pixels):
+    def to_inputs(self, pixels: tf.Tensor) -> tf.Tensor:
         """Pixels in [0, 1], [..., H, W, C], to what the teacher's first layer takes."""
         if self.bgr:
             pixels = tf.reverse(pixels, axis=[-1])
         mean, std = (tf.constant(v, pixels.dtype) for v in (self.mean, self.std))
         return (pixels - mean) / std
 
-    def to_pixels(self, inputs):
+    def to_pixels(self, inputs: tf.Tensor) -> tf.Tensor:
         """The inverse of `to_inputs`."""
         mean, std = (tf.constant(v, inputs.dtype) for v in (self.mean, self.std))
         pixels = inputs * std + mean
         return tf.reverse(pixels, axis=[-1]) if self.bgr else pixels
 
     @property
-    def input_range(self):
-        """(lowest, highest) legal value of each channel of the inputs: float32 arrays, [C]."""
+    def input_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """(lowest, highest) legal value of each channel of the inputs, float32, [C]."""
         mean, std = np.float32(self.mean), np.float32(self.std)
         return -mean / std, (1 - mean) / std
 
-    def describe(self):
+    def describe(self) -> str:
         """The preprocessing in one line, for summaries."""
         order = ', channels in BGR order' if self.bgr else ''
         height, width, channels = self.image_shape
@@ -137,7 +143,7 @@ class InputSpec:
             return f'pixels of 0...255 - {_short(255 * mean)}'
         return f'(pixels of 0...255 / 255 - {_short(mean)}) / {_short(std)}'
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, object]:
         """The JSON form: `image_size`, `channels`, `mean`, `std`, and `bgr` where it is set."""
         fields = {
             'image_size': list(self.image_size),
@@ -156,8 +162,8 @@ def _short(values):
     return str(values[0]) if len(set(values)) == 1 else str(values)
 
 
-def read_fields(path):
-    """The fields of an input specification's JSON file, as a dict; other keys are ignored.
+def read_fields(path: str | os.PathLike) -> dict[str, object]:
+    """The fields of an input specification's JSON file; other keys are ignored.
 
     Raises:
         UserError: the file is not a JSON object.
@@ -172,11 +178,7 @@ def read_fields(path):
     return {name: fields[name] for name in FIELDS if name in fields}
 
 
-FIELDS = ('image_size', 'channels', 'mean', 'std', 'bgr', 'preprocessing')
-_PIXEL_FIELDS = ('mean', 'std', 'bgr', 'preprocessing')
-
-
-def merge_fields(explicit, stored):
+def merge_fields(explicit: Mapping[str, object], stored: Mapping[str, object]) -> dict[str, object]:
     """Fields of an input specification, explicit ones before those of a JSON file.
 
     Raises:
@@ -197,7 +199,9 @@ def merge_fields(explicit, stored):
     return {**merged, **explicit}
 
 
-def resolve_image_shape(model_shape, fields, name):
+def resolve_image_shape(
+    model_shape: tuple[int | None, ...] | None, fields: Mapping[str, object], name: str
+) -> tuple[int, int, int]:
     """(height, width, channels) of the images that a model takes.
 
     Args:
@@ -241,7 +245,13 @@ def _sides(shape):
     return 'x'.join('?' if side is None else str(side) for side in shape)
 
 
-def resolve_input_spec(image_shape, fields, flat_model, name, stored=()):
+def resolve_input_spec(
+    image_shape: tuple[int, int, int],
+    fields: Mapping[str, object],
+    flat_model: tf_keras.Model,
+    name: str,
+    stored: Collection[str] = (),
+) -> InputSpec:
     """The `InputSpec` of a model.
 
     Args:

@@ -5,7 +5,10 @@ stored in them, and datasets put together from them. Keras writes none of these.
 """
 
 import math
+import os
+import pathlib
 import re
+from collections.abc import Iterable
 
 import h5py
 
@@ -16,7 +19,7 @@ from zscgan_tf.teacher.reading.sizes import check_unpacked
 _OLD_LAYERS = '_layer_checkpoint_dependencies'
 
 
-def check_hdf5(file, stored, path):
+def check_hdf5(file: h5py.File, stored: int, path: pathlib.Path) -> list[str]:
     """Refuses an HDF5 file that names other files, or whose tensors are larger than it can hold.
 
     Nothing is followed and no dataset is read.
@@ -30,7 +33,7 @@ def check_hdf5(file, stored, path):
         The names of all groups and datasets.
 
     Raises:
-        UserError: it does.
+        UserError: the file names others, or is too large in memory.
     """
     names, total = [], 0
     # Hard links may make circles.
@@ -68,7 +71,7 @@ def _names_other(path, what):
     )
 
 
-def in_todays_layout(source, names, target):
+def in_todays_layout(source: h5py.File, names: Iterable[str], target: str | os.PathLike) -> None:
     """Copies the weights of a `.keras` file with the groups named as Keras names them today.
 
     Keras 2.13 and 2.14 name the layers of a model `_layer_checkpoint_dependencies`, and 2.13
@@ -92,7 +95,7 @@ def in_todays_layout(source, names, target):
                 source.copy(source[name], group, name=renamed[-1])
 
 
-def is_of_todays_layout(names):
+def is_of_todays_layout(names: Iterable[str]) -> bool:
     """Whether the groups of a `.keras` file have the names that Keras gives them today."""
     return not any('\\' in name or _OLD_LAYERS in name for name in names)
 
