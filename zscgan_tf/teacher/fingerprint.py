@@ -12,15 +12,9 @@ from zscgan_tf.teacher.layers import SelectChannels
 
 
 def fingerprint(model: tf_keras.Model) -> str:
-    """SHA-256 over the structure and the weights of a flat model.
+    """SHA-256 over the structure and the weights of a flat model, 64 hexadecimal digits.
 
     Names of layers do not count: Keras numbers them by what else a process has built.
-
-    Args:
-        model: a flat model, see `flatten`.
-
-    Returns:
-        64 hexadecimal digits.
     """
     digest = hashlib.sha256()
     numbers, layers = {}, {}

@@ -49,8 +49,8 @@ class FirstLayers:
 
     def is_plausible(self, low: float | np.ndarray, high: float | np.ndarray) -> bool:
         """Whether inputs between low and high, numbers or [C], give what follows a usual range."""
-        ends = np.stack([self.scale * low + self.offset, self.scale * high + self.offset])
-        low, high = ends.min(axis=0), ends.max(axis=0)
+        limits = np.stack([self.scale * low + self.offset, self.scale * high + self.offset])
+        low, high = limits.min(axis=0), limits.max(axis=0)
         largest, width = np.maximum(-low, high), np.maximum(high - low, 1e-30)
         zero = -low / width
         sized = _between(largest, _LARGEST_VALUES) | _between(width, _BYTE_WIDTHS)
@@ -60,23 +60,20 @@ class FirstLayers:
     def describe(self) -> str:
         """The map and what it makes of each unit, for messages."""
         ranges = []
-        for unit, (low, high) in UNITS.items():
-            ends = np.concatenate([self.scale * low + self.offset, self.scale * high + self.offset])
-            ranges.append(f'{UNIT_NAMES[unit]} becomes {ends.min():.4g}...{ends.max():.4g}')
+        for unit, limits in UNITS.items():
+            values = np.outer(limits, self.scale) + self.offset
+            ranges.append(f'{UNIT_NAMES[unit]} becomes {values.min():.4g}...{values.max():.4g}')
         return f'{_numbers(self.scale)} x + {_numbers(self.offset)}: {", ".join(ranges)}'
 
 
 def first_layers(model: tf_keras.Model, channels: int) -> FirstLayers | None:
-    """The map that a flat model's first layers compute.
+    """The map that the first layers of a flat model compute; None where it begins with others.
 
     Args:
         model: a flat tf_keras model.
         channels: of its images.
-
-    Returns:
-        The map, or None where the model does not begin with such layers.
     """
-    scale, offset, found = np.ones(channels), np.zeros(channels), False
+    scale, offset, is_identity = np.ones(channels), np.zeros(channels), True
     inner = set(map(id, model.layers))
     layer = model.layers[0]
     while True:
@@ -99,10 +96,11 @@ def first_layers(model: tf_keras.Model, channels: int) -> FirstLayers | None:
         affine = [by_channel(values, channels) for values in affine]
         if any(values is None for values in affine):
             break
-        scale, offset, found = scale * affine[0], offset * affine[0] + affine[1], True
+        scale, offset = scale * affine[0], offset * affine[0] + affine[1]
+        is_identity = False
         if is_norm:
             return FirstLayers(scale, offset, by_constants=False)
-    return FirstLayers(scale, offset) if found else None
+    return None if is_identity else FirstLayers(scale, offset)
 
 
 def _standardization(layer):

@@ -20,14 +20,8 @@ layers = tf_keras.layers
 _RESHAPING = (layers.Reshape, layers.Flatten)
 # Arithmetic that may stand behind a softmax or sigmoid.
 _ELEMENTWISE = (
-    *_RESHAPING,
-    layers.Add,
-    layers.Average,
-    layers.Maximum,
-    layers.Minimum,
-    layers.ReLU,
-    layers.Rescaling,
-    layers.Subtract,
+    *(*_RESHAPING, layers.Add, layers.Average, layers.Maximum, layers.Minimum),
+    *(layers.ReLU, layers.Rescaling, layers.Subtract),
 )
 _WEIGHTED = (layers.BatchNormalization, layers.Conv2D, layers.Dense)
 _PROBED_IMAGES = 8
@@ -66,9 +60,9 @@ def split_head(
         )
     end, end_input, _ = _walk_back(model)
     gives_probabilities = True
-    if _is_activation(end, 'softmax') and classes > 1:
+    if _function_of(end) == 'softmax' and classes > 1:
         logits, head = _vector(end_input), 'softmax'
-    elif _is_activation(end, 'sigmoid'):
+    elif _function_of(end) == 'sigmoid':
         logits, head = _vector(end_input), 'sigmoid' if classes == 1 else 'labels'
     elif _gives_probabilities(model, end, input_spec):
         logits, head = _vector(model.output), 'probabilities'
@@ -95,9 +89,6 @@ def split_head(
 def split_end(teacher: Teacher) -> tuple[tf_keras.Model, str | None]:
     """A teacher's model without its last softmax or sigmoid.
 
-    Args:
-        teacher: a `Teacher`.
-
     Returns:
         The model, inputs -> what that function takes, in the shape of the teacher's output; and the
         function's name, or None where the teacher ends in logits.
@@ -113,7 +104,7 @@ def split_end(teacher: Teacher) -> tuple[tf_keras.Model, str | None]:
         )
     model = teacher.model
     end, x, reshaping = _walk_back(model)
-    name = next((n for n in ('softmax', 'sigmoid') if _is_activation(end, n)), None)
+    name = _function_of(end)
     if name is None:
         return model, None
     for layer in reversed(reshaping):
@@ -147,7 +138,7 @@ def _all_come_from_probabilities(model, passing):
         layer, inputs = _layer_and_inputs(pending.pop())
         if isinstance(layer, passing):
             pending.extend(inputs)
-        elif not (_is_activation(layer, 'softmax') or _is_activation(layer, 'sigmoid')):
+        elif _function_of(layer) is None:
             return False
     return True
 
@@ -196,22 +187,23 @@ def _check_logits(model, logits_model, head, input_spec, name):
         )
 
 
-def _is_activation(layer, name):
-    if isinstance(layer, tf_keras.layers.Activation):
-        return layer.activation is getattr(tf_keras.activations, name)
-    return name == 'softmax' and isinstance(layer, tf_keras.layers.Softmax)
+def _function_of(layer):
+    """'softmax' or 'sigmoid' of a layer that is one of these, None of others."""
+    if isinstance(layer, layers.Softmax):
+        return 'softmax'
+    activation = layer.activation if isinstance(layer, layers.Activation) else None
+    names = {tf_keras.activations.softmax: 'softmax', tf_keras.activations.sigmoid: 'sigmoid'}
+    return names.get(activation)
 
 
 def _vector(x):
     """The outputs as [B, K]."""
-    if x.shape.rank == 2:
-        return x
-    return tf_keras.layers.Flatten(name='logits_vector', dtype='float32')(x)
+    return x if x.shape.rank == 2 else layers.Flatten(name='logits_vector', dtype='float32')(x)
 
 
 def _two_classes(x, kernel, bias):
     """[B, 1] to [B, 2] by constants."""
-    layer = tf_keras.layers.Dense(2, name='two_classes', dtype='float32')
+    layer = layers.Dense(2, name='two_classes', dtype='float32')
     y = layer(x)
     layer.set_weights([np.float32(kernel), np.float32(bias)])
     return y

@@ -182,10 +182,10 @@ def _image_shape(model, label):
     return only_image_shape([tuple(shape) for shape in shapes], label) if shapes else None
 
 
-def _symbolic(model, ends):
+def _symbolic(model, role):
     """The symbolic `inputs` or `outputs` of a model, a list; none of a subclassed one."""
     try:
-        return list(getattr(model, ends) or ())
+        return list(getattr(model, role) or ())
     except AttributeError:  # Keras 3's subclassed models
         return []
 

@@ -19,12 +19,8 @@ from zscgan_tf.tflite.converter import make_converter, run_converter
 def check_convertible(teacher: Teacher, allow_float_ops: bool = False) -> None:
     """Refuses a teacher that TFLite's post-training quantization fails on.
 
-    Args:
-        teacher: a `Teacher`.
-        allow_float_ops: whether layers may stay in float.
-
     Raises:
-        UserError: with the name of the layer.
+        UserError: with the name of a layer that fails, or that stays in float and may not.
     """
     try:
         _convert(teacher.model, teacher.name, allow_float_ops)

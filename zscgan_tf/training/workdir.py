@@ -68,26 +68,26 @@ def claim(
     Raises:
         UserError: the workdir belongs to another teacher or configuration, or cannot be written.
     """
-    _claim(workdir, config)
-    remove_leftovers(workdir)
-    for name, text in (keep or {}).items():
-        write_atomically(pathlib.Path(workdir) / name, text.encode(), overwrite=True)
-
-
-def _claim(workdir, config):
     check_local(workdir)
-    path = pathlib.Path(workdir) / 'config.json'
+    folder = pathlib.Path(workdir)
     config = json.loads(json.dumps(config))
-    if not path.exists():
+    if (folder / 'config.json').exists():
+        _check_same(workdir, config)
+    else:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f'{name_of(workdir)} cannot be made ({error.strerror}): pass a folder that can be '
                 f'written.'
             ) from error
-        write_atomically(path, (json.dumps(config, indent=1) + '\n').encode())
-        return
+        write_atomically(folder / 'config.json', (json.dumps(config, indent=1) + '\n').encode())
+    remove_leftovers(workdir)
+    for name, text in (keep or {}).items():
+        write_atomically(folder / name, text.encode(), overwrite=True)
+
+
+def _check_same(workdir, config):
     stored = read(workdir)
     name, other = name_of(workdir), other_than(workdir)
     if stored.get('fingerprint') != config['fingerprint']:

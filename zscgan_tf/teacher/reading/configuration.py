@@ -42,13 +42,8 @@ _VALUES = frozenset(
     """.split()
 )
 # Keras' own things of which a name alone says enough; none of them runs what a file brings.
-_HARMLESS_MODULES = (
-    'constraints',
-    'initializers',
-    'losses',
-    'metrics',
-    'optimizers',
-    'regularizers',
+_HARMLESS_MODULES = frozenset(
+    'constraints initializers losses metrics optimizers regularizers'.split()
 )
 _LEGACY_HARMLESS = frozenset(
     """
@@ -192,18 +187,18 @@ def _foreign_function(function, where):
 
 def _is_known(name, module, registered):
     """Whether Keras or this project brings the class."""
-    if _is_keras(module) and any(part in _HARMLESS_MODULES for part in module.split('.')):
+    if _is_keras(module) and not _HARMLESS_MODULES.isdisjoint(module.split('.')):
         return True
     if _is_users(name, registered):
         return False
     name = name.rpartition('>')[2]
-    if module in ('', 'builtins'):
-        return name in _LAYERS | _MODELS | _VALUES | _LEGACY_HARMLESS
     if module.startswith('zscgan_tf.'):
         return name in _LAYERS
-    if not _is_keras(module):
-        return False
-    return name in _LAYERS | _MODELS | _VALUES or module.startswith('keras.src.ops.')
+    if module in ('', 'builtins'):
+        return name in _LAYERS | _MODELS | _VALUES | _LEGACY_HARMLESS
+    return _is_keras(module) and (
+        name in _LAYERS | _MODELS | _VALUES or module.startswith('keras.src.ops.')
+    )
 
 
 def _is_users(name, registered):

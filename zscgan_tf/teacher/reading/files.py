@@ -21,7 +21,7 @@ from tf_keras.protobuf import saved_metadata_pb2
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.reading.configuration import check_configuration, dicts_in
-from zscgan_tf.teacher.reading.hdf5 import check_hdf5, in_todays_layout, is_of_todays_layout
+from zscgan_tf.teacher.reading.hdf5 import check_hdf5, rename_groups
 from zscgan_tf.teacher.reading.inputs import check_takes_images
 from zscgan_tf.teacher.reading.sizes import bounded_weights, check_outputs, check_unpacked
 
@@ -159,10 +159,8 @@ def _unpacked_weights(archive, folder, path):
         shutil.copyfileobj(member, file, 2**20)
     with h5py.File(weights, 'r') as file:
         names = check_hdf5(file, packed.file_size, path)
-        if is_of_todays_layout(names):
-            return weights
-        in_todays_layout(file, names, folder / 'renamed.h5')
-    return folder / 'renamed.h5'
+        renamed = folder / 'renamed.h5'
+        return renamed if rename_groups(file, names, renamed) else weights
 
 
 def _member(archive, name):

@@ -5,10 +5,8 @@ stored in them, and datasets put together from them. Keras writes none of these.
 """
 
 import math
-import os
 import pathlib
 import re
-from collections.abc import Iterable
 
 import h5py
 
@@ -71,8 +69,8 @@ def _names_other(path, what):
     )
 
 
-def in_todays_layout(source: h5py.File, names: Iterable[str], target: str | os.PathLike) -> None:
-    """Copies the weights of a `.keras` file with the groups named as Keras names them today.
+def rename_groups(source: h5py.File, names: list[str], target: pathlib.Path) -> bool:
+    """Copies the weights of an old `.keras` file with its groups named as Keras names them today.
 
     Keras 2.13 and 2.14 name the layers of a model `_layer_checkpoint_dependencies`, and 2.13
     numbers those of one class with gaps. Keras 2 on Windows separates names by a backslash.
@@ -81,7 +79,12 @@ def in_todays_layout(source: h5py.File, names: Iterable[str], target: str | os.P
         source: the open `h5py.File`, checked.
         names: the names of its groups and datasets.
         target: path of the new file.
+
+    Returns:
+        Whether there is a new file: another is not needed where the names are today's.
     """
+    if not any('\\' in name or _OLD_LAYERS in name for name in names):
+        return False
     with h5py.File(target, 'w') as file:
         numbers = _numbers(names)
         for name in names:
@@ -93,11 +96,7 @@ def in_todays_layout(source: h5py.File, names: Iterable[str], target: str | os.P
             else:
                 group = file.require_group('/'.join(['', *renamed[:-1]]))
                 source.copy(source[name], group, name=renamed[-1])
-
-
-def is_of_todays_layout(names: Iterable[str]) -> bool:
-    """Whether the groups of a `.keras` file have the names that Keras gives them today."""
-    return not any('\\' in name or _OLD_LAYERS in name for name in names)
+    return True
 
 
 def _parts(name):
