@@ -10,12 +10,12 @@ import dataclasses
 import numpy as np
 import tf_keras
 
+from zscgan_tf.teacher.input_spec import UNIT_NAMES
 from zscgan_tf.teacher.layers import SelectChannels, affine_of, by_channel
 from zscgan_tf.teacher.tap import is_batch_norm
 
 # The legal range of a pixel by the preprocessing that gives it.
 UNITS = {'raw': (0.0, 255.0), 'unit': (0.0, 1.0), 'tf': (-1.0, 1.0)}
-UNIT_NAMES = {'raw': '0...255', 'unit': '[0, 1]', 'tf': '[-1, 1]'}
 
 # Largest values behind preprocessing: 0.5 of [-0.5, 0.5], 2.9 of SVHN's normalized images. A dark
 # channel has a small deviation, and so a large range.

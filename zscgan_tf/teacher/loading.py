@@ -22,14 +22,14 @@ from zscgan_tf.teacher.fingerprint import fingerprint
 from zscgan_tf.teacher.flattening.comparison import check_same
 from zscgan_tf.teacher.flattening.flatten import flatten
 from zscgan_tf.teacher.head import split_head
-from zscgan_tf.teacher.input_spec import (
+from zscgan_tf.teacher.input_fields import (
     FIELDS,
-    InputSpec,
     merge_fields,
     read_fields,
     resolve_image_shape,
     resolve_input_spec,
 )
+from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.reading.files import load_file
 from zscgan_tf.teacher.reading.inputs import only_image_shape
 from zscgan_tf.teacher.tap import batch_norm_inputs
