@@ -13,7 +13,8 @@ import tf_keras
 
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.input_spec import InputSpec, read_fields
+from zscgan_tf.teacher.input_fields import read_fields
+from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import calibration, converter
 from zscgan_tf.tflite.audit import audit

@@ -87,12 +87,12 @@ def audit_model(
     problems, float_ops, ops = [], [], collections.Counter()
     for number, part in enumerate(model.subgraphs):
         problems += _scale_problems(part)
-        ends = (set(), set()) if number else (set(graph.inputs), set(graph.outputs))
+        model_ends = (set(), set()) if number else (set(graph.inputs), set(graph.outputs))
         shapes = _constants(part)  # int32 tensors that no image can change
         for op in part.operators:
             name = op_name(model, op)
             ops[name] += 1
-            wrong = _wrong_types(name, op, part, shapes, *ends)
+            wrong = _wrong_types(name, op, part, shapes, *model_ends)
             if wrong:
                 where = f"{name} at layer '{layer_name(part, op)}' works on {', '.join(wrong)}"
                 (float_ops if 'float32' in wrong else problems).append((name, where))
@@ -119,12 +119,7 @@ def audit_model(
 
 
 def clipped_input_share(report: AuditReport, input_spec: InputSpec) -> float:
-    """Share of the legal input range that the input's scale clips, mean over channels, in [0, 1].
-
-    Args:
-        report: an `AuditReport`.
-        input_spec: the teacher's `InputSpec`.
-    """
+    """Share of the legal inputs that the input's scale clips, [0, 1], mean over channels."""
     if report.input.value_range is None:
         return 0.0
     lowest, highest = report.input.value_range

@@ -40,7 +40,7 @@ def convert(
     """Quantizes a teacher to full integers.
 
     Args:
-        teacher: a `Teacher`.
+        teacher: what is quantized.
         images: finite iterable of batches of pixels, [B, H, W, C] in [0, 1]; batches may differ
             in size, and are held one at a time.
         input_type, output_type: 'int8', 'uint8' or 'float32': what the file takes and returns;

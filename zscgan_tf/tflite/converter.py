@@ -49,12 +49,7 @@ def named(model: tf_keras.Model, name: str) -> tf_keras.Model:
 def make_integer_converter(
     model: tf_keras.Model, input_type: str = 'int8', output_type: str = 'int8'
 ) -> tf.lite.TFLiteConverter:
-    """A converter for a model whose fake quantization says all ranges.
-
-    Args:
-        model: a tf_keras model.
-        input_type, output_type: one of `TYPES`: what the file takes and returns.
-    """
+    """A converter for a model whose fake quantization says all ranges; see `make_converter`."""
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = TYPES[input_type]
@@ -71,7 +66,7 @@ def make_converter(
     """A converter for a float model; the samples that it is calibrated with are still missing.
 
     Args:
-        model: a tf_keras model.
+        model: a float tf_keras model.
         input_type, output_type: one of `TYPES`: what the file takes and returns.
         per_channel: a weight scale for each output channel, or one for each tensor.
     """

@@ -1,4 +1,4 @@
-"""Whether TFLite can quantize a teacher: known before its generator is trained, and by which layer.
+"""Convertibility: whether TFLite can quantize a teacher, before its generator is trained.
 
 The converter answers in words of its compiler, often without a layer's name. So where it fails,
 each kind of layer is converted by itself.
@@ -11,19 +11,16 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.graphs import nodes
+from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
 from zscgan_tf.tflite.converter import make_converter, run_converter
 
 
-def check_convertible(teacher, allow_float_ops=False):
+def check_convertible(teacher: Teacher, allow_float_ops: bool = False) -> None:
     """Refuses a teacher that TFLite's post-training quantization fails on.
 
-    Args:
-        teacher: a `Teacher`.
-        allow_float_ops: whether layers may stay in float.
-
     Raises:
-        UserError: with the name of the layer.
+        UserError: with the name of a layer that fails, or that stays in float and may not.
     """
     try:
         _convert(teacher.model, teacher.name, allow_float_ops)
@@ -31,7 +28,7 @@ def check_convertible(teacher, allow_float_ops=False):
         raise explained(teacher, allow_float_ops, error) from error
 
 
-def explained(teacher, allow_float_ops, error):
+def explained(teacher: Teacher, allow_float_ops: bool, error: UserError) -> UserError:
     """The `UserError` of a conversion that failed with one: of the layer that fails alone too."""
     layer = _layer_at_fault(teacher.model, allow_float_ops)
     if layer is None:

@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +20,7 @@ class Checkpoints:
         state: name -> what to save and restore (a model, an optimizer), all its variables built.
     """
 
-    def __init__(self, folder: pathlib.Path, state: dict[str, tf.Module]):
+    def __init__(self, folder: pathlib.Path, state: Mapping[str, object]):
         self._state = state
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._checkpoint = tf.train.Checkpoint(step=self._step, **state)

@@ -14,7 +14,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +34,7 @@ MAX_STEPS_PER_CALL = 100
 
 def run(
     step: Callable[..., dict[str, tf.Tensor]],
-    state: dict[str, tf.Module],
+    state: Mapping[str, object],
     steps: int,
     *,
     workdir: str | os.PathLike,
@@ -54,8 +54,8 @@ def run(
         step: a function of the step's number (a scalar int64 tensor, 0 in the first step), called
             in replica context, that updates the variables and returns a dict of scalar metrics,
             each the replica's share of the global value (they are summed over replicas).
-        state: dict of what to checkpoint (models, optimizers), made in the strategy's scope, all
-            its variables built.
+        state: name -> what to checkpoint (a model, an optimizer), made in the strategy's scope,
+            all its variables built.
         steps: number of steps of the whole run.
         workdir: folder for `checkpoints/`, `metrics.jsonl`, and TensorBoard's events.
         images_per_step: global batch size, for the progress bar.
@@ -141,12 +141,8 @@ def run(
     return means
 
 
-def restore(state: dict[str, tf.Module], workdir: str | os.PathLike) -> int:
-    """Restores a run's newest readable checkpoint, for use without training.
-
-    Args:
-        state: dict of what to restore, a part of what `run` was given.
-        workdir: the run's folder.
+def restore(state: Mapping[str, object], workdir: str | os.PathLike) -> int:
+    """Restores a part of a run's state from its newest readable checkpoint, without training.
 
     Returns:
         The number of steps done, 0 where there is no checkpoint.
@@ -199,12 +195,12 @@ class _Clock:
         """Takes note of a call: `count` steps in `seconds`, `done` steps in all."""
         self._calls += 1
         self._seconds += seconds
-        if self._calls == 1:  # this one compiled
-            self._seconds_per_step = seconds / count
-            return
         latest = seconds / count
-        old = self._seconds_per_step
-        self._seconds_per_step = latest if self._calls == 2 else 0.9 * old + 0.1 * latest
+        if self._calls > 2:  # the first call compiled
+            latest = 0.9 * self._seconds_per_step + 0.1 * latest
+        self._seconds_per_step = latest
+        if self._calls == 1:
+            return
         wanted = SECONDS_PER_CALL / max(self._seconds_per_step, 1e-9)
         self.steps_per_call = int(max(1, min(MAX_STEPS_PER_CALL, wanted)))
         if self._calls == 4:

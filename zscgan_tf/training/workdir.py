@@ -1,16 +1,13 @@
 """Workdirs: the folder that a run keeps, and whose teacher and options are in its `config.json`."""
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 
-from zscgan_tf.atomic_files import check_local, remove_leftovers, write_atomically
+from zscgan_tf.atomic_files import PathLike, check_local, remove_leftovers, write_atomically
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 from zscgan_tf.teacher.teacher import Teacher
-
-Path = str | os.PathLike
 
 
 class NamedFolder(str):
@@ -22,18 +19,18 @@ class NamedFolder(str):
         other: what to pass instead, as 'another --workdir'.
     """
 
-    def __new__(cls, path: Path, name: str, other: str):
+    def __new__(cls, path: PathLike, name: str, other: str):
         folder = super().__new__(cls, path)
         folder.name, folder.other = name, other
         return folder
 
 
-def name_of(workdir: Path) -> str:
+def name_of(workdir: PathLike) -> str:
     """What messages call a workdir."""
     return workdir.name if isinstance(workdir, NamedFolder) else str(workdir)
 
 
-def other_than(workdir: Path) -> str:
+def other_than(workdir: PathLike) -> str:
     """What messages tell to pass instead of a workdir."""
     return workdir.other if isinstance(workdir, NamedFolder) else 'another folder'
 
@@ -57,7 +54,7 @@ def kind_of(config: Mapping[str, object]) -> str:
 
 
 def claim(
-    workdir: Path, config: Mapping[str, object], keep: Mapping[str, str] | None = None
+    workdir: PathLike, config: Mapping[str, object], keep: Mapping[str, str] | None = None
 ) -> None:
     """Makes the workdir this configuration's, or checks that it already is, and keeps texts there.
 
@@ -71,26 +68,26 @@ def claim(
     Raises:
         UserError: the workdir belongs to another teacher or configuration, or cannot be written.
     """
-    _claim(workdir, config)
-    remove_leftovers(workdir)
-    for name, text in (keep or {}).items():
-        write_atomically(pathlib.Path(workdir) / name, text.encode(), overwrite=True)
-
-
-def _claim(workdir, config):
     check_local(workdir)
-    path = pathlib.Path(workdir) / 'config.json'
+    folder = pathlib.Path(workdir)
     config = json.loads(json.dumps(config))
-    if not path.exists():
+    if (folder / 'config.json').exists():
+        _check_same(workdir, config)
+    else:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f'{name_of(workdir)} cannot be made ({error.strerror}): pass a folder that can be '
                 f'written.'
             ) from error
-        write_atomically(path, (json.dumps(config, indent=1) + '\n').encode())
-        return
+        write_atomically(folder / 'config.json', (json.dumps(config, indent=1) + '\n').encode())
+    remove_leftovers(workdir)
+    for name, text in (keep or {}).items():
+        write_atomically(folder / name, text.encode(), overwrite=True)
+
+
+def _check_same(workdir, config):
     stored = read(workdir)
     name, other = name_of(workdir), other_than(workdir)
     if stored.get('fingerprint') != config['fingerprint']:
@@ -109,7 +106,7 @@ def _claim(workdir, config):
         )
 
 
-def read(workdir: Path) -> dict[str, object]:
+def read(workdir: PathLike) -> dict[str, object]:
     """The configuration that a workdir was made with.
 
     Raises:

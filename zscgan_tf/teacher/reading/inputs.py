@@ -1,10 +1,15 @@
-"""What a model takes, by Keras or by its file's configuration: images and nothing else."""
+"""Checks that a model takes images and nothing else, by Keras or by its file's configuration."""
+
+import pathlib
+from collections.abc import Sequence
 
 from zscgan_tf.errors import UserError
 
 
-def only_image_shape(inputs, label):
-    """(height, width, channels) of a model's only input.
+def only_image_shape(
+    inputs: Sequence[tuple[int | None, ...]], label: str
+) -> tuple[int | None, int | None, int | None]:
+    """(height, width, channels) of a model's only input, None where it is open.
 
     Args:
         inputs: the shapes of all its inputs, batch included.
@@ -24,7 +29,7 @@ def only_image_shape(inputs, label):
     return shape[1:]
 
 
-def check_takes_images(config, path):
+def check_takes_images(config: object, path: pathlib.Path) -> None:
     """Refuses the configuration of a model that takes no images.
 
     Of a model for texts this says more than the first of its layers that cannot be quantized. A

@@ -1,4 +1,4 @@
-"""How much memory a model file may ask for: compared with the machine and with the file itself.
+"""Limits on the memory that a model file asks for: that of the machine, and the file's own size.
 
 A few bytes of a configuration or of an archive can stand for any number of bytes in memory. What
 they stand for is worked out before it is allocated.
@@ -7,11 +7,18 @@ they stand for is worked out before it is allocated.
 import contextlib
 import math
 import os
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from zscgan_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
 
 # Trained weights are close to random bits and hardly compress; those of a network pruned to a few
 # per cent do so ten or twenty times. Zeros compress a thousand times.
@@ -20,12 +27,12 @@ _COMPRESSION = 100
 _SLACK = 16 * 2**20
 
 
-def machine_memory():
+def machine_memory() -> int:
     """Bytes of memory that this machine has."""
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
-def in_words(size):
+def in_words(size: float) -> str:
     """A number of bytes for people: '59.6 GB'."""
     for unit in ('bytes', 'kB', 'MB', 'GB', 'TB'):
         if size < 1024 or unit == 'TB':
@@ -34,7 +41,7 @@ def in_words(size):
         size /= 1024
 
 
-def check_unpacked(size, packed, what, path):
+def check_unpacked(size: int, packed: int, what: str, path: pathlib.Path) -> None:
     """Refuses what takes far more memory than the bytes it is stored in.
 
     Args:
@@ -60,7 +67,7 @@ def check_unpacked(size, packed, what, path):
 
 
 @contextlib.contextmanager
-def bounded_weights(stored, path):
+def bounded_weights(stored: int, path: pathlib.Path) -> Iterator[None]:
     """A context in which Keras cannot make weights that no file of this size holds.
 
     Args:
@@ -109,7 +116,7 @@ def _size(settings):
     return math.prod(tf.TensorShape(shape).as_list()) * tf.as_dtype(dtype).size
 
 
-def check_outputs(model, path):
+def check_outputs(model: 'tf_keras.Model | keras.Model', path: pathlib.Path) -> None:
     """Refuses a model with a layer whose output for one image does not fit the machine's memory."""
     memory = machine_memory()
     pending = [model]
