@@ -29,24 +29,25 @@ from zscgan_tf.teacher.graphs import call, rebuild
 MOVING_AVERAGE_DECAY = 0.99
 
 
-class WeightQuantizer(quantizers.Quantizer):
+class _Quantizer(quantizers.Quantizer):
+    """A quantizer whose configuration is its fields."""
+
+    def get_config(self):
+        return dict(vars(self))
+
+
+@dataclasses.dataclass(eq=False)
+class WeightQuantizer(_Quantizer):
     """Symmetric, a range for each output channel: the variable `<name>_max`, [channels].
 
     Depthwise kernels, [h, w, c, m], count c * m channels. Where activations' ranges are moving
     averages, a channel's range is its largest weight of the moment, as in tfmot.
     """
 
-    def __init__(
-        self,
-        bits: int,
-        depthwise: bool = False,
-        training: str = 'frozen',
-        export: bool = False,
-    ):
-        self.bits = bits
-        self.depthwise = depthwise
-        self.training = training
-        self.export = export
+    bits: int
+    depthwise: bool = False
+    training: str = 'frozen'
+    export: bool = False
 
     def build(
         self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
@@ -73,29 +74,15 @@ class WeightQuantizer(quantizers.Quantizer):
             kernel = fake.quantize_weights(kernel, weights['max'], self.bits)
         return tf.reshape(kernel, inputs.shape)
 
-    def get_config(self) -> dict[str, object]:
-        return {
-            'bits': self.bits,
-            'depthwise': self.depthwise,
-            'training': self.training,
-            'export': self.export,
-        }
 
-
-class ActivationQuantizer(quantizers.Quantizer):
+@dataclasses.dataclass(eq=False)
+class ActivationQuantizer(_Quantizer):
     """Asymmetric, one range a tensor: the variables `<name>_max` and, unless 0, `<name>_min`."""
 
-    def __init__(
-        self,
-        bits: int,
-        nonnegative: bool = False,
-        training: str = 'frozen',
-        export: bool = False,
-    ):
-        self.bits = bits
-        self.nonnegative = nonnegative
-        self.training = training
-        self.export = export
+    bits: int
+    nonnegative: bool = False
+    training: str = 'frozen'
+    export: bool = False
 
     def build(
         self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
@@ -133,23 +120,15 @@ class ActivationQuantizer(quantizers.Quantizer):
             seen = bound(ends[name](found[:, index]), 0)
             variable.assign_add((1 - MOVING_AVERAGE_DECAY) * (seen - variable))
 
-    def get_config(self) -> dict[str, object]:
-        return {
-            'bits': self.bits,
-            'nonnegative': self.nonnegative,
-            'training': self.training,
-            'export': self.export,
-        }
 
-
-class FixedQuantizer(quantizers.Quantizer):
+@dataclasses.dataclass(eq=False)
+class FixedQuantizer(_Quantizer):
     """On a range that the TFLite kernel fixes (sigmoid, softmax, tanh), or that is known."""
 
-    def __init__(self, low: float, high: float, bits: int = 8, export: bool = False):
-        self.low = low
-        self.high = high
-        self.bits = bits
-        self.export = export
+    low: float
+    high: float
+    bits: int = 8
+    export: bool = False
 
     def build(
         self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
@@ -162,9 +141,6 @@ class FixedQuantizer(quantizers.Quantizer):
         return tf.quantization.fake_quant_with_min_max_args(
             inputs, self.low, self.high, num_bits=self.bits
         )
-
-    def get_config(self) -> dict[str, object]:
-        return {'low': self.low, 'high': self.high, 'bits': self.bits, 'export': self.export}
 
 
 class LayerConfig(quantize_config.QuantizeConfig):
