@@ -231,9 +231,11 @@ class Options:
 
     def record(self) -> dict[str, object]:
         """All options by the names of their flags, as `config.json` holds them."""
-        values = {field: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            flag_of(field): value
-            for field, value in values.items()
-            if value != field.metadata['before']
-        }
+        return {flag_of(field): value for field, value in self.recorded()}
+
+    def recorded(self) -> collections.abc.Iterator[tuple[dataclasses.Field, object]]:
+        """The options that records hold: those that are not as all were before them."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.metadata['before']:
+                yield field, value

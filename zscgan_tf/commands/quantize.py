@@ -191,7 +191,7 @@ def _shared_results(teacher, file_options, student_options):
     images = record.pop('calibration_images')
     if student_options:
         record = {f.name: record[f.name] for f in dataclasses.fields(FileOptions)}
-        record |= {f'student_{name}': v for name, v in dataclasses.asdict(student_options).items()}
+        record |= {f'student_{f.name}': value for f, value in student_options.recorded()}
         images = student_options.range_images
     record |= {
         'source': FLAGS.source,

@@ -3,8 +3,9 @@
 import dataclasses
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.options import BITS, COUNT, SWITCH, Derived, Options, choice, option
+from zscgan_tf.options import BITS, COUNT, SHARE, SWITCH, Derived, Options, choice, option
 
+RANGE_DECAY = 0.99
 # What a student of stock tfmot is: it knows no other widths.
 TFMOT_STUDENT = {
     'weight_bits': 8,
@@ -55,11 +56,23 @@ class StudentOptions(Options):
         paper='moving_average',
         small='learned',
     )
+    range_decay: float = option(
+        SHARE,
+        'Share of the old range that a step of moving averages keeps.',
+        paper=RANGE_DECAY,
+        before=RANGE_DECAY,
+    )
 
     @classmethod
     def _completed(cls, values, given, preset, teacher) -> dict:
         if values['student'] == 'tfmot':
             values = values | _only_tfmot(TFMOT_STUDENT, given)
+        follows = values['student'] == 'folded' and values['range_training'] == 'moving_average'
+        if values['range_decay'] != RANGE_DECAY and not follows:
+            raise UserError(
+                f'--range_decay={values["range_decay"]} is for moving averages of a folded '
+                f'student: pass --range_training=moving_average, or leave it out.'
+            )
         if values['first_last_bits'] is None:
             values['first_last_bits'] = values['weight_bits']
         if values['wide_residuals'] and (
