@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.presets import check_scales, default_scales
+from zscgan_tf.generator_options import check_scales, default_scales
 from zscgan_tf.teacher.tap import batch_moments
 
 layers = tf_keras.layers

@@ -13,10 +13,10 @@ import tensorflow as tf
 from benchmarks import distillation as distilling
 from benchmarks import training
 from tests.tiny import tiny_teacher
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
 from zscgan_tf.generators import draw_noise
 from zscgan_tf.methods import distillation, zscgan
+from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.report import results
 from zscgan_tf.tflite import calibration
 from zscgan_tf.training.strategy import fold_seed
@@ -126,7 +126,7 @@ def test_the_float_student_takes_the_same_step_without_rounding(teacher):
     """Its first loss is the entropy of the teacher's answers, and it learns the same variables."""
     pixels = np.random.default_rng(0).uniform(size=(4, *teacher.input_spec.image_shape))
     pixels = tf.constant(pixels, tf.float32)
-    options = presets.resolve_distillation('paper', {'update_generator': False})
+    options = DistillationOptions.resolve('paper', {'update_generator': False})
     student = distilling._student(teacher, options, pixels)
     copy = distilling.float_student(student)
     losses = [
@@ -137,7 +137,7 @@ def test_the_float_student_takes_the_same_step_without_rounding(teacher):
     entropy = float(distillation.distillation_loss(logits, logits))
     assert float(losses[1]['distillation_loss']) == pytest.approx(entropy, rel=1e-4)
     assert float(losses[0]['distillation_loss']) == pytest.approx(entropy, rel=0.05)
-    trained = [distillation.trainable_variables(each) for each in (student, copy)]
+    trained = [each.trainable_variables() for each in (student, copy)]
     shapes = [sorted(tuple(v.shape) for v in each) for each in trained]
     assert shapes[0] == shapes[1]
 

@@ -8,17 +8,19 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.students import student_of
 from tests.tiny import tiny_teacher
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator
 from zscgan_tf.methods import distillation
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
+from zscgan_tf.student.calibration.calibrate import calibrate_student
 from zscgan_tf.student.calibration.error_compensation import compensate_errors
-from zscgan_tf.student.student import build_student, set_ranges
+from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import levels
 from zscgan_tf.training import loop
@@ -189,7 +191,7 @@ def test_resumed_is_bit_equal(tmp_path, not_exported, training):
 def test_ranges_of_weights_follow_them_where_activations_are_moving_averages():
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=8)
-    student = build_student(teacher, range_training='moving_average')
+    student = student_of(teacher, range_training='moving_average')
     set_ranges(student, lambda: [next(source.batches())[0]])
     student.model(next(source.batches())[0], training=True)
     for wrapper in student.model.layers:
@@ -205,7 +207,7 @@ def test_the_generator_is_updated_only_if_asked_for(tmp_path, not_exported):
     teacher = tiny_teacher()
     spec = teacher.input_spec
     generator = build_generator(spec.image_shape, 7, scales=1, channels=4, skip_channels=2)
-    options = presets.resolve('small', teacher, {'batch_size': 8})
+    options = GeneratorOptions.resolve('small', {'batch_size': 8}, teacher)
     source = GeneratorSource(generator, 7, 8, options=options)
     before = generator.get_weights()
     distill(tmp_path / 'fixed', teacher, source, 1)
@@ -306,8 +308,8 @@ def test_all_learned_ranges_are_trained_and_no_constant_kernel():
     x = layers.Average(name='average')([layers.ReLU()(x), layers.Conv2D(4, 1)(x)])
     model = tf_keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
     teacher = load_teacher(model, input_spec={'preprocessing': 'tf'})
-    student = build_student(teacher)
-    trained = {id(v) for v in distillation.trainable_variables(student)}
+    student = student_of(teacher)
+    trained = {id(v) for v in student.trainable_variables()}
     left = [id(v) for v in student.model.trainable_variables if id(v) not in trained]
     average = student.model.get_layer('quant_average')
     assert left == [id(kernel) for kernel, _, _ in average._weight_vars] and len(left) == 1
@@ -365,11 +367,12 @@ def test_the_step_compiles_with_xla(tmp_path, not_exported):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
 
 
-def test_ranges_alone_need_no_workdir():
+def test_a_calibration_is_its_parts_one_after_the_other():
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=16)
-    student = distillation.distill(teacher, source, None, steps=0, **SMALL)
-    again = build_student(teacher, weight_bits=4, activation_bits=4)
+    widths = {'weight_bits': 4, 'activation_bits': 4}
+    student = calibrate_student(teacher, source, range_images=16, **widths)
+    again = student_of(teacher, **widths)
     images = [next(source.batches())[0]]
     set_ranges(again, lambda: images)
     align_additions(again)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.methods.test_zscgan_losses import TINY, bns_of, pixels
 from tests.tiny import tiny_teacher
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator, draw_noise
 from zscgan_tf.methods import zscgan
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
@@ -109,7 +109,7 @@ def test_a_training_weighs_the_losses_by_its_options(sure_teacher, weight):
     """As by hand; Adam only sees how the weights relate."""
     options = {**TINY_OPTIONS, 'class_loss_weight': 1.0, 'bns_loss_weight': 0.1}
     options = {**options, 'entropy_loss_weight': 1.5, weight: 0.7}
-    options = presets.resolve('small', sure_teacher, options)
+    options = GeneratorOptions.resolve('small', options, sure_teacher)
     generator, _, step = zscgan.build_training(sure_teacher, options, seed=3)
     by_hand = tf_keras.models.clone_model(generator)
     by_hand.set_weights(generator.get_weights())
@@ -133,7 +133,7 @@ def test_a_training_weighs_the_losses_by_its_options(sure_teacher, weight):
 
 
 def test_a_generator_goes_on_at_a_tenth_of_its_rate_with_new_images(teacher):
-    options = presets.resolve('small', teacher, {**TINY_OPTIONS, 'learning_rate': 0.02})
+    options = GeneratorOptions.resolve('small', {**TINY_OPTIONS, 'learning_rate': 0.02}, teacher)
     generator, _, _ = zscgan.build_training(teacher, options, seed=0)
     optimizer, update = zscgan.continue_training(teacher, generator, options, 10, seed=0)
     rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10)]

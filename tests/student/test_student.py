@@ -8,17 +8,13 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
+from tests.students import student_of
 from tests.tiny import tiny_teacher
 from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
 from zscgan_tf.student.calibration import ranges
-from zscgan_tf.student.student import (
-    activation_quantizers,
-    as_logits,
-    build_student,
-    feature_layers,
-    set_ranges,
-)
+from zscgan_tf.student.calibration.ranges import set_ranges
+from zscgan_tf.student.student import as_logits, feature_layers
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
 from zscgan_tf.tflite import audit, levels, student_export
@@ -28,7 +24,7 @@ PIXELS = np.random.default_rng(0).uniform(size=(64, 8, 8, 3)).astype(np.float32)
 
 
 def make(teacher=None, **options):
-    student = build_student(teacher or tiny_teacher(), **options)
+    student = student_of(teacher or tiny_teacher(), **options)
     set_ranges(student, lambda: [PIXELS[:32], PIXELS[32:]])
     return student
 
@@ -213,10 +209,9 @@ def test_constants_are_not_what_a_width_applies_to():
 def test_ranges_of_logits_are_those_of_least_cross_entropy():
     """Of the file's last tensor, with sure answers among the images."""
     student = make(tiny_teacher(head='logits'), activation_bits=4, all_activations=True)
-    quantizer, variables = activation_quantizers(student)['top']
     logits = student.twin(student.input_spec.to_inputs(PIXELS)).numpy()
     expected = ranges.logits_range(logits, 4)
-    assert (variables['min'].numpy(), variables['max'].numpy()) == pytest.approx(expected)
+    assert student.ranges()['top'].ends() == pytest.approx(expected)
     histogram = ranges.Histogram()
     histogram.see_range(logits)
     histogram.count(logits)
@@ -330,4 +325,4 @@ def test_features_are_what_kernels_read():
 )
 def test_bits_out_of_range_are_refused(options):
     with pytest.raises(UserError, match='2 to 8'):
-        build_student(tiny_teacher(), **options)
+        student_of(tiny_teacher(), **options)

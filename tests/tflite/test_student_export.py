@@ -8,7 +8,6 @@ import tf_keras
 from tests.conftest import randomize
 from tests.student.test_student import PIXELS, convolved, ending, make, own_teacher, wrappers
 from zscgan_tf import evaluation
-from zscgan_tf.methods.distillation import trainable_variables
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import calibration, flatbuffer, student_export
 
@@ -60,7 +59,7 @@ def test_channels_that_flattening_moves_are_constants():
     bits = {w.layer.name: w.quantize_config.weights.bits for w in wrappers(student)}
     ends = [name for name, n in bits.items() if n == 8]
     assert len(ends) == 2 and 'top' in ends
-    trained = set(map(id, trainable_variables(student)))
+    trained = set(map(id, student.trainable_variables()))
     for wrapper in selecting:
         ((kernel, quantizer, variables),) = wrapper._weight_vars
         assert id(kernel) not in trained and id(variables['max']) not in trained

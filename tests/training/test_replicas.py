@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf import presets
+from tests.students import student_of
 from zscgan_tf.generators import ConditionalBatchNormalization, build_generator
 from zscgan_tf.methods import distillation, zscgan
-from zscgan_tf.student.student import build_student, set_ranges
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
 from zscgan_tf.training.strategy import make_strategy, replica_slice
 
@@ -154,12 +155,12 @@ def a_step(teacher, strategy, updates_generator):
     varied = not updates_generator
     options = {'feature_loss_weight': 2.0, 'temperature': 2.0, 'augment': varied, 'mix': varied}
     # With labels too, although those of blends mean nothing.
-    options = {**presets.resolve_distillation('small', options), 'soft_target_weight': 0.3}
+    options = {**DistillationOptions.resolve('small', options), 'soft_target_weight': 0.3}
     pixels = np.random.default_rng(0).uniform(size=(BATCH, 8, 8, 3)).astype(np.float32)
     pixels[BATCH // 2 :] *= 0.3
     with strategy.scope():
-        student = build_student(teacher, weight_bits=8, activation_bits=8)
-        variables = distillation.trainable_variables(student)
+        student = student_of(teacher, weight_bits=8, activation_bits=8)
+        variables = student.trainable_variables()
         optimizer = sgd(variables)
     set_ranges(student, lambda: [pixels])
     batch, update = (tf.constant(pixels), tf.constant(LABELS)), None

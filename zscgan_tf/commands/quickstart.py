@@ -29,6 +29,7 @@ STUDENT_BITS = (8, 4)
 def main():
     from zscgan_tf import pipeline
     from zscgan_tf.methods import distillation, zscgan
+    from zscgan_tf.report.summary import summary
     from zscgan_tf.sources.files import FileSource
     from zscgan_tf.sources.noise import NoiseSource
     from zscgan_tf.teacher.loading import load_teacher
@@ -93,7 +94,7 @@ def main():
             evaluate_on=real,
             overwrite=True,
         )
-    print(pipeline.summary(teacher, results['DF-PTQ (ZS-CGAN images)']))
+    print(summary(teacher, results['DF-PTQ (ZS-CGAN images)']))
     print()
     print(table(results))
     print(f'\ngenerated digits: {folder / "generator" / "classes.png"}')
@@ -131,13 +132,13 @@ def train_classifier(path, held_out, seed):
 
 def table(results):
     """Accuracy and agreement of each file on the digits that were held out."""
-    first = next(iter(results.values()))['real']
+    first = next(iter(results.values())).real
     lines = [
         f'{"on " + str(first["images"]) + " held-out digits":<28}{"accuracy":>10}{"agreement":>11}',
         f'{"float":<28}{first["float_accuracy"]:>8.2f} %{100:>9.2f} %',
     ]
     for name, result in results.items():
-        real = result['real']
+        real = result.real
         lines.append(f'{name:<28}{real["accuracy"]:>8.2f} %{real["agreement"]:>9.2f} %')
     return '\n'.join(lines)
 

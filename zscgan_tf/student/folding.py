@@ -13,12 +13,11 @@ convolution: TFLite converts kernels with a range a channel for convolutions onl
 import collections
 
 import numpy as np
-import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.student.rewriting import RULES, carried
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import nodes, rebuild
 from zscgan_tf.teacher.layers import by_channel
 
 layers = tf_keras.layers
@@ -52,16 +51,16 @@ def fold(model, name='the teacher'):
     readers = collections.Counter(id(x) for node in used for x in node.keras_inputs)
     readers[id(model.output)] += 1
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
-    values = {id(model.input): inputs}
-    for node in used:
-        (x,) = tf.nest.flatten(node.outputs)
-        y = RULES[type(node.layer)](graph, node, *(values[id(z)] for z in node.keras_inputs))
+
+    def rewritten(node, new_inputs):
+        x, y = node.outputs, RULES[type(node.layer)](graph, node, *new_inputs)
         if tuple(y.shape[1:]) != carried(x.shape):
             graph.refuse(node.layer, f'giving {tuple(x.shape[1:])} from such inputs')
         if readers[id(x)] > 1:
             graph.linear.pop(id(y), None)
-        values[id(x)] = y
-    output = values[id(model.output)]
+        return y
+
+    output = rebuild(model, {id(model.input): inputs}, rewritten)
     if model.output.shape.rank == 2:
         last = model.output._keras_history.layer
         output = graph.add(layers.Flatten, output, last, '_vector')

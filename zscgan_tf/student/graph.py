@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import call, nodes, rebuild
 from zscgan_tf.teacher.layers import ConstantChannel
 
 layers = tf_keras.layers
@@ -114,11 +114,12 @@ def with_copies(model):
     graph = Graph(model)
     names = {layer.name for layer in model.layers}
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
-    values, copies = {id(model.input): inputs}, {}
-    for node in nodes(model):
-        found = [copies.get((id(x), node.layer.name), values[id(x)]) for x in node.keras_inputs]
+    copies = {}
+
+    def copied(node, new_inputs):
+        pairs = zip(node.keras_inputs, new_inputs, strict=True)
         layer = type(node.layer).from_config(node.layer.get_config())
-        values[id(node.outputs)] = output = layer(found if len(found) > 1 else found[0])
+        output = call(layer, [copies.get((id(x), layer.name), new) for x, new in pairs])
         layer.set_weights(node.layer.get_weights())
         readers = graph.kernels_beside_others(node.layer)
         if readers and not graph.is_the_input(node.layer) and not fixed_range(node.layer):
@@ -128,8 +129,12 @@ def with_copies(model):
                 copy = layers.ReLU(name=name)(_copied(output, _unused(f'{name}_by', names)))
             else:
                 copy = _copied(output, name)
-            copies |= {(id(node.outputs), reader): copy for reader in readers}
-    return tf_keras.Model(inputs, values[id(model.output)], name=model.name)
+            copies.update({(id(node.outputs), reader): copy for reader in readers})
+        return output
+
+    return tf_keras.Model(
+        inputs, rebuild(model, {id(model.input): inputs}, copied), name=model.name
+    )
 
 
 def _copied(x, name):

@@ -10,8 +10,6 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from zscgan_tf.student.calibration.ranges import nudge
-
 # Ranges stay above these, so that no step is 0.
 SMALLEST_RANGE = 1e-6
 # What lies on the edge of a range counts as inside.
@@ -21,6 +19,42 @@ _EDGE = 1e-5
 def weight_levels(bits):
     """Positive levels of a symmetric weight grid: the integers are -Q ... Q."""
     return 2 ** (bits - 1) - 1
+
+
+def nudge(low, high, bits):
+    """A range moved so that zero is on its grid, in float32 as TensorFlow's fused op does it.
+
+    Args:
+        low, high: numbers or arrays, low < high.
+        bits: 2 to 8.
+
+    Returns:
+        (nudged low, nudged high, step), float32.
+    """
+    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    last = np.float32(2**bits - 1)
+    step = (high - low) / last
+    zero_point = np.floor(np.clip(-low / step, 0, last).astype(np.float64) + 0.5)
+    zero_point = zero_point.astype(np.float32)
+    return -zero_point * step, (last - zero_point) * step, step
+
+
+def quantize(values, low, high, bits):
+    """Values on the nudged grid of 2^bits levels: `tf.quantization.fake_quant_with_min_max_vars`.
+
+    Args:
+        values: array.
+        low, high: numbers, or arrays that broadcast with the values, low < high.
+        bits: 2 to 8.
+
+    Returns:
+        float32; halves are rounded up.
+    """
+    low, high, step = nudge(low, high, bits)
+    inverse = np.float32(1) / step
+    zero_point = np.floor(-low * inverse + np.float32(0.5))
+    shifted = np.clip(np.asarray(values, np.float32), low, high) - low
+    return np.floor(shifted * inverse - zero_point + np.float32(0.5)) * step
 
 
 def quantize_weights(kernel, maximum, bits):

@@ -8,6 +8,8 @@ A student is built twice with the same variables: to train, where a quantizer ro
 and to export, where it says the same in the 8 or 4 bits that TFLite knows (design, decision 10).
 """
 
+import dataclasses
+
 import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import (
@@ -22,7 +24,7 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
 
 from zscgan_tf.student import grids as fake
 from zscgan_tf.student.folding import kernel_name
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import call, rebuild
 
 MOVING_AVERAGE_DECAY = 0.99
 
@@ -231,20 +233,120 @@ def apply(model, configs, input_quantizer):
     """
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0])
     x = quantize_layer.QuantizeLayer(input_quantizer, name='quantize_input')(inputs)
-    values = {id(model.input): x}
     copies = []
-    for node in nodes(model):
-        layer = node.layer
-        copy = type(layer).from_config(layer.get_config())
-        annotated = quantize.quantize_annotate_layer(copy, configs[layer.name])
-        found = [values[id(x)] for x in node.keras_inputs]
-        values[id(node.outputs)] = annotated(found if len(found) > 1 else found[0])
-        copies.append((copy, layer))
-    annotated = tf_keras.Model(inputs, values[id(model.output)], name=model.name)
+
+    def annotate(node, inputs):
+        copy = type(node.layer).from_config(node.layer.get_config())
+        copies.append((copy, node.layer))
+        return call(quantize.quantize_annotate_layer(copy, configs[node.layer.name]), inputs)
+
+    output = rebuild(model, {id(model.input): x}, annotate)
+    annotated = tf_keras.Model(inputs, output, name=model.name)
     for copy, layer in copies:
         copy.set_weights(layer.get_weights())
     with tf_keras.utils.custom_object_scope(CUSTOM_OBJECTS):
         return quantize.quantize_apply(annotated, Scheme())
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel of a student that is quantized.
+
+    Attributes:
+        layer: the convolution that holds it; not trainable where it stands for constants.
+        inputs: the symbolic tensor that the convolution reads in the student.
+        variable: its float values: [h, w, in, out], of a depthwise convolution [h, w, C, m].
+        bits: its width.
+        maximum: a variable, the largest value on each output channel's grid: [out], or [C m].
+    """
+
+    layer: tf_keras.layers.Layer
+    inputs: object
+    variable: tf.Variable
+    bits: int
+    maximum: tf.Variable
+
+    def by_channel(self, values: tf.Tensor) -> tf.Tensor:
+        """Values of the kernel's shape with the output channels in the last axis."""
+        is_depthwise = isinstance(self.layer, tf_keras.layers.DepthwiseConv2D)
+        return tf.reshape(values, [*values.shape[:2], -1]) if is_depthwise else values
+
+    def rounded(self) -> tf.Tensor:
+        """The kernel on its grid, in its own shape."""
+        # As tensors: a custom gradient refuses a strategy's variables.
+        values = tf.convert_to_tensor(self.variable)
+        maximum = tf.convert_to_tensor(self.maximum)
+        values_on_grid = fake.quantize_weights(self.by_channel(values), maximum, self.bits)
+        return tf.reshape(values_on_grid, values.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The range of an activation tensor of a student.
+
+    Attributes:
+        bits: the tensor's width.
+        low, high: variables, the ends of the range; low is None where it is 0 for good.
+    """
+
+    bits: int
+    low: tf.Variable | None
+    high: tf.Variable
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether the tensor is never below 0."""
+        return self.low is None
+
+    def ends(self) -> tuple[float, float]:
+        """(low, high), low <= 0 <= high."""
+        return 0.0 if self.low is None else float(self.low.numpy()), float(self.high.numpy())
+
+    def assign(self, low: float, high: float) -> None:
+        """Sets the range; low is not used where it is 0 for good."""
+        self.high.assign(high)
+        if self.low is not None:
+            self.low.assign(low)
+
+
+def kernels(model: tf_keras.Model) -> list[Kernel]:
+    """The quantized kernels of a model that `apply` made, in its layers' order."""
+    return [
+        Kernel(wrapper.layer, wrapper.input, variable, quantizer.bits, found['max'])
+        for wrapper in model.layers
+        for variable, quantizer, found in getattr(wrapper, '_weight_vars', [])
+    ]
+
+
+def ranges(model: tf_keras.Model) -> dict[str, Range]:
+    """The ranges of activations that are set or learned, by the names of the float layers."""
+    found = {}
+    for wrapper in model.layers:
+        config, variables = (
+            getattr(wrapper, name, None) for name in ('quantize_config', '_output_quantizer_vars')
+        )
+        if config is not None and config.output is not None and variables:
+            found[wrapper.layer.name] = Range(
+                config.output.bits, variables.get('min'), variables['max']
+            )
+    return found
+
+
+def trainable_variables(model: tf_keras.Model) -> list[tf.Variable]:
+    """What training changes: weights, and ranges if they are learned; no constants' kernels."""
+    frozen = {
+        id(variable)
+        for wrapper in model.layers
+        if hasattr(wrapper, 'layer') and not wrapper.layer.trainable
+        # A kernel is the wrapper's own; the range of the output is learned like others.
+        for variable in (*wrapper.layer.weights, *(kernel for kernel, *_ in wrapper._weight_vars))
+    }
+    return [variable for variable in model.trainable_variables if id(variable) not in frozen]
+
+
+def wrapped(name: str) -> str:
+    """The name that tfmot gives the wrapper of a layer."""
+    return f'quant_{name}'
 
 
 def _now(variable):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf.teacher.flattening.flatten import nodes_in_order
+from zscgan_tf.teacher.graphs import nodes_in_order
 from zscgan_tf.teacher.layers import SelectChannels
 
 

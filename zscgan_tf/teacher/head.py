@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.graphs import node_of
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import LogProbabilities
 from zscgan_tf.teacher.teacher import Teacher
@@ -127,8 +128,8 @@ def _walk_back(model):
 
 
 def _layer_and_inputs(x):
-    layer, node_index, _ = x._keras_history
-    return layer, layer._inbound_nodes[node_index].keras_inputs
+    node = node_of(x)
+    return node.layer, node.keras_inputs
 
 
 def _all_come_from_probabilities(model, passing):

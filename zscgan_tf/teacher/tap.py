@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import nodes
 
 
 @dataclasses.dataclass(frozen=True)

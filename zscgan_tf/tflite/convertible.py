@@ -10,7 +10,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import nodes
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
 from zscgan_tf.tflite.converter import make_converter, run_converter

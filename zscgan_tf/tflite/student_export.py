@@ -1,8 +1,8 @@
 """A student becomes a `.tflite`: its fake quantization is all that the converter needs."""
 
+from zscgan_tf.student import scheme
 from zscgan_tf.student.graph import constants, first_and_last
-from zscgan_tf.student.student import export_model
-from zscgan_tf.student.tfmot_student import export_tfmot_model
+from zscgan_tf.student.student import export_model, with_head
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.tflite import audit, levels
 from zscgan_tf.tflite.converter import check_ends, make_integer_converter, named, run_converter
@@ -25,11 +25,10 @@ def export(student, inputs, *, input_type='int8', output_type='int8', output_hea
     data = convert(student, input_type=input_type, output_type=output_type, output_head=output_head)
     report = audit.audit(data, advice='or use --method=ptq')
     names = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
-    widths = {name: student.options[name] for name in names}
+    widths = {name: getattr(student.options, name) for name in names}
     if student.kind == 'folded':
-        # tfmot names the wrapper of a layer so.
-        widths['first_last'] = [f'quant_{name}' for name in first_and_last(student.twin)]
-        widths['constants'] = [f'quant_{name}' for name in constants(student.twin)]
+        widths['first_last'] = list(map(scheme.wrapped, first_and_last(student.twin)))
+        widths['constants'] = list(map(scheme.wrapped, constants(student.twin)))
     found = levels.check_levels(data, inputs, **widths)
     return data, report, found
 
@@ -51,7 +50,9 @@ def convert(student, *, input_type='int8', output_type='int8', output_head='mode
     """
     check_ends(input_type, output_type, output_head)
     head = split_end(student.teacher)[1] if output_head == 'model' else None
-    export = export_tfmot_model if student.kind == 'tfmot' else export_model
-    model = named(export(student, head), student.name)
-    converter = make_integer_converter(model, input_type, output_type)
+    if student.kind == 'tfmot':  # the converter takes it as it is
+        model = with_head(student.model, head)
+    else:
+        model = export_model(student, head)
+    converter = make_integer_converter(named(model, student.name), input_type, output_type)
     return run_converter(converter, f'the student of {student.teacher.name}')

@@ -132,11 +132,18 @@ def read(workdir: PathLike) -> dict[str, object]:
 
 
 def differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
-    """In words, what differs between two configurations of JSON values, sorted."""
+    """In words, what differs between two configurations of JSON values, sorted.
+
+    A switch that is off is the same as one that is missing: options come and go with versions.
+    """
+
+    def value(config, key):
+        return None if config.get(key) is False else config.get(key)  # 0 is no switch
+
     return sorted(
         f'{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}'
         for key in stored.keys() | wanted.keys()
-        if stored.get(key) != wanted.get(key)
+        if value(stored, key) != value(wanted, key)
     )
 
 

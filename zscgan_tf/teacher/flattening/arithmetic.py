@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.graphs import is_symbolic
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
 
 
@@ -67,11 +68,6 @@ class Place:
             f"{self.flat.model_name}: layer '{name}' is the operation {what}, which no Keras layer "
             f'stands for: rebuild the model with Keras layers.'
         )
-
-
-def is_symbolic(value):
-    """Whether the value is a tensor of a functional graph."""
-    return hasattr(value, '_keras_history')
 
 
 def settle(flat, pending):

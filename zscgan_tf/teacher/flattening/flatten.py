@@ -12,7 +12,8 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flattening import operations
-from zscgan_tf.teacher.flattening.arithmetic import Pending, is_symbolic, settle
+from zscgan_tf.teacher.flattening.arithmetic import Pending, settle
+from zscgan_tf.teacher.graphs import is_symbolic, nodes_in_order
 from zscgan_tf.teacher.layers import Reshape
 
 # Identity in inference, so the flat model does without them.
@@ -306,32 +307,6 @@ def _fresh(layer, name, linear):
     if linear:
         config['activation'] = 'linear'
     return layer_class.from_config(config)
-
-
-def nodes(model):
-    """The nodes of a flat functional model but its input's, each after those that it reads."""
-    levels = sorted(model._nodes_by_depth.items(), reverse=True)
-    return [node for _, level in levels for node in level if not node.is_input]
-
-
-def nodes_in_order(outputs, known):
-    """The nodes that `outputs` need, each after those it needs itself; depth first."""
-    order, seen = [], set()
-    pending = [(x, False) for x in reversed(tf.nest.flatten(outputs))]
-    while pending:
-        x, ready = pending.pop()
-        if not is_symbolic(x) or id(x) in known:
-            continue
-        layer, node_index, _ = x._keras_history
-        node = layer._inbound_nodes[node_index]
-        if ready:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            pending.append((x, True))
-            needed = tf.nest.flatten((node.call_args, node.call_kwargs))
-            pending.extend((y, False) for y in reversed(needed))
-    return order
 
 
 def _implementation(layer):

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import tf_keras
 
-from zscgan_tf.teacher.flattening.arithmetic import affine, is_symbolic, is_tensor
+from zscgan_tf.teacher.flattening.arithmetic import affine, is_tensor
+from zscgan_tf.teacher.graphs import is_symbolic, node_of
 from zscgan_tf.teacher.layers import Reshape, SelectChannels
 
 
@@ -44,8 +45,7 @@ def _reshape(at, x, target):
         return x
     # Of two reshapes in a row the second says it all.
     if is_symbolic(x) and isinstance(x._keras_history.layer, Reshape):
-        layer, node_index, _ = x._keras_history
-        return _reshape(at, layer._inbound_nodes[node_index].keras_inputs[0], target)
+        return _reshape(at, node_of(x).keras_inputs[0], target)
     return at.emit(Reshape, x, 'reshape', target_shape=tuple(target))
 
 
