@@ -124,10 +124,10 @@ def test_images_of_any_size_can_be_made(preset, size):
     generator = build_generator(
         (*size, 3),
         2,
-        scales=options['generator_scales'],
-        channels=options['generator_channels'],
-        noise_scales=options['noise_scales'],
-        output_stride=options['output_stride'],
+        scales=options.generator_scales,
+        channels=options.generator_channels,
+        noise_scales=options.noise_scales,
+        output_stride=options.output_stride,
     )
     noise = draw_noise(generator, 6, [0, 0])
     labels = tf.constant([0, 0, 0, 1, 1, 1])

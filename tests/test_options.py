@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from zscgan_tf import options
+from zscgan_tf.commands import flags_page
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions, default_scales
 from zscgan_tf.methods.distillation_options import DistillationOptions
@@ -310,3 +311,24 @@ def test_arguments_of_the_functions_that_train():
     ):
         with pytest.raises(UserError, match='--name='):
             options.check(kind, 'name', value)
+
+
+def test_the_page_of_flags_is_of_today():
+    assert flags_page.PAGE.read_text(encoding='utf-8') == flags_page.page()
+
+
+@dataclasses.dataclass(frozen=True)
+class Later(options.Options):
+    """Options of which the second came later, when all trainings had 0.5 there."""
+
+    first: int = options.option(options.COUNT, 'The first.', paper=1)
+    second: float = options.option(options.POSITIVE, 'The second.', paper=0.5, before=0.5)
+
+
+def test_records_from_before_an_option_mean_what_they_did():
+    assert Later.from_record({'first': 3}) == Later(3, 0.5)
+    assert Later(3, 0.5).record() == {'first': 3}
+    assert Later(3, 0.7).record() == {'first': 3, 'second': 0.7}
+    assert Later.from_record(Later(3, 0.7).record()) == Later(3, 0.7)
+    with pytest.raises(KeyError, match='first'):
+        Later.from_record({'second': 0.7})

@@ -242,9 +242,9 @@ def test_parameters_of_public_functions_are_annotated():
 
 # From the bottom to the top: a room imports from its own line and those above it.
 FLOORS = """
-    errors quiet atomic_files options generator_options
+    errors quiet atomic_files options
     teacher
-    generators sources training
+    generator_options generators sources training
     student
     tflite
     evaluation

@@ -97,7 +97,13 @@ _SAME = object()
 
 
 def option(
-    kind: Kind, help: str, *, paper: object, small: object = _SAME, flag: str | None = None
+    kind: Kind,
+    help: str,
+    *,
+    paper: object,
+    small: object = _SAME,
+    flag: str | None = None,
+    before: object = None,
 ) -> typing.Any:
     """The field of an option.
 
@@ -107,9 +113,13 @@ def option(
         paper: its value under the preset `paper`: a value or a `Derived`.
         small: its value under `small`; that of `paper` where nothing is said.
         flag: the flag's name where it is not the field's.
+        before: of an option that came later, the value that all had before. It stands for itself in
+            records, which leave it out, so that older workdirs go on.
     """
     presets = {'paper': paper, 'small': paper if small is _SAME else small}
-    return dataclasses.field(metadata={'kind': kind, 'help': help, 'flag': flag, **presets})
+    return dataclasses.field(
+        metadata={'kind': kind, 'help': help, 'flag': flag, 'before': before, **presets}
+    )
 
 
 def flag_of(field: dataclasses.Field) -> str:
@@ -214,8 +224,18 @@ class Options:
         Raises:
             KeyError: an option is missing.
         """
-        return cls(**{field.name: record[flag_of(field)] for field in dataclasses.fields(cls)})
+        values = {
+            flag_of(field): field.metadata['before']
+            for field in dataclasses.fields(cls)
+            if field.metadata['before'] is not None
+        } | record
+        return cls(**{field.name: values[flag_of(field)] for field in dataclasses.fields(cls)})
 
     def record(self) -> dict[str, object]:
         """All options by the names of their flags, as `config.json` holds them."""
-        return {flag_of(field): getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {field: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            flag_of(field): value
+            for field, value in values.items()
+            if value != field.metadata['before']
+        }

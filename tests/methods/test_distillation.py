@@ -13,7 +13,7 @@ from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator
-from zscgan_tf.methods import distillation
+from zscgan_tf.methods import augmentation, distillation
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.alignment import align_additions
@@ -87,7 +87,7 @@ def test_augmentation_flips_and_shifts():
     pixels = RNG.uniform(size=(3, 16, 16, 2)).astype(np.float32)
     # Numbers modulo 5 are shifts of -2 ... 2.
     draws = tf.constant([[2, 2, 0], [2, 2, 1], [4, 0, 0]])
-    same, flipped, shifted = distillation.augment(tf.constant(pixels), draws).numpy()
+    same, flipped, shifted = augmentation.augment(tf.constant(pixels), draws).numpy()
     np.testing.assert_array_equal(same, pixels[0])
     np.testing.assert_array_equal(flipped, pixels[1][:, ::-1])
     padded = np.pad(pixels[2], ((2, 2), (2, 2), (0, 0)), 'edge')
@@ -97,7 +97,7 @@ def test_augmentation_flips_and_shifts():
 def test_mixing_blends_neighbours():
     pixels = RNG.uniform(size=(5, 4, 4, 2)).astype(np.float32)
     draws = tf.constant([2**18, 7, 0, 7, 2**19])
-    found = distillation.mix(tf.constant(pixels), draws).numpy()
+    found = augmentation.mix(tf.constant(pixels), draws).numpy()
     a, b, c, d, last = pixels
     expected = [0.25 * a + 0.75 * b, 0.25 * b + 0.75 * a, d, c, last]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -106,7 +106,7 @@ def test_mixing_blends_neighbours():
 def test_blends_are_the_same_of_the_same_seed():
     pixels = RNG.uniform(size=(10, 4, 4, 2)).astype(np.float32)
     batches = [(pixels[:6], np.arange(6)), (pixels[6:], np.arange(4))]
-    first, again, other = (list(distillation.blends(batches, seed)) for seed in (3, 3, 4))
+    first, again, other = (list(augmentation.blends(batches, seed)) for seed in (3, 3, 4))
     assert all(labels is None for _, labels in first)
     first, again, other = ([x.numpy() for x, _ in found] for found in (first, again, other))
     for one, two, three in zip(first, again, other, strict=True):
@@ -208,7 +208,7 @@ def test_the_generator_is_updated_only_if_asked_for(tmp_path, not_exported):
     spec = teacher.input_spec
     generator = build_generator(spec.image_shape, 7, scales=1, channels=4, skip_channels=2)
     options = GeneratorOptions.resolve('small', {'batch_size': 8}, teacher)
-    source = GeneratorSource(generator, 7, 8, options=options)
+    source = GeneratorSource(generator, 7, 8, options=options.record())
     before = generator.get_weights()
     distill(tmp_path / 'fixed', teacher, source, 1)
     for one, two in zip(before, generator.get_weights(), strict=True):

@@ -117,12 +117,14 @@ def test_a_training_weighs_the_losses_by_its_options(sure_teacher, weight):
     variables = by_hand.trainable_variables
     update = zscgan.make_update(
         by_hand,
-        zscgan.make_optimizer(options['learning_rate'], options['steps'], variables),
+        zscgan.make_optimizer(options.learning_rate, options.steps, variables),
         *build_tap(sure_teacher.logits_model),
         sure_teacher.input_spec,
         batch_size=16,
         seed=3,
-        **{name: options[name] for name in options if name.endswith('_loss_weight')},
+        class_loss_weight=options.class_loss_weight,
+        bns_loss_weight=options.bns_loss_weight,
+        entropy_loss_weight=options.entropy_loss_weight,
     )
     for index in range(2):
         step(tf.constant(index, tf.int64))
@@ -135,7 +137,7 @@ def test_a_training_weighs_the_losses_by_its_options(sure_teacher, weight):
 def test_a_generator_goes_on_at_a_tenth_of_its_rate_with_new_images(teacher):
     options = GeneratorOptions.resolve('small', {**TINY_OPTIONS, 'learning_rate': 0.02}, teacher)
     generator, _, _ = zscgan.build_training(teacher, options, seed=0)
-    optimizer, update = zscgan.continue_training(teacher, generator, options, 10, seed=0)
+    optimizer, update = zscgan.continue_training(teacher, generator, options.record(), 10, seed=0)
     rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10)]
     assert rates == pytest.approx([0.002, 0.001, 0], abs=1e-9)
     before = generator.get_weights()

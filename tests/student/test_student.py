@@ -12,7 +12,7 @@ from tests.students import student_of
 from tests.tiny import tiny_teacher
 from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
-from zscgan_tf.student.calibration import ranges
+from zscgan_tf.student.calibration import range_estimators as ranges
 from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.student.student import as_logits, feature_layers
 from zscgan_tf.teacher.head import split_end

@@ -1,5 +1,6 @@
 """Two replicas with different halves of a batch give the losses and gradients of one device."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -155,7 +156,9 @@ def a_step(teacher, strategy, updates_generator):
     varied = not updates_generator
     options = {'feature_loss_weight': 2.0, 'temperature': 2.0, 'augment': varied, 'mix': varied}
     # With labels too, although those of blends mean nothing.
-    options = {**DistillationOptions.resolve('small', options), 'soft_target_weight': 0.3}
+    options = dataclasses.replace(
+        DistillationOptions.resolve('small', options), soft_target_weight=0.3
+    )
     pixels = np.random.default_rng(0).uniform(size=(BATCH, 8, 8, 3)).astype(np.float32)
     pixels[BATCH // 2 :] *= 0.3
     with strategy.scope():

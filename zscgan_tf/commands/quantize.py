@@ -175,7 +175,8 @@ def _student_options():
             raise UserError(f"--{flag} is for TFLite's calibration, not for a student: {instead}.")
     if FLAGS.method == 'qat':
         return DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
-    of_training = sorted(set(passed) - set(option_flags.passed_flags(CalibrationOptions)))
+    of_calibration = set(option_flags.passed_flags(CalibrationOptions)) - {'range_training'}
+    of_training = sorted(set(passed) - of_calibration)
     if of_training:
         raise UserError(
             f'--{of_training[0]} is for the training of a student: pass --method=qat, or leave it '

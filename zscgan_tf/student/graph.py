@@ -4,23 +4,14 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.teacher.graphs import call, nodes, rebuild
-from zscgan_tf.teacher.layers import ConstantChannel
+from zscgan_tf.teacher.layers import classes_with
 
 layers = tf_keras.layers
 
-# Layers that hand values on, each in its channel. (The int8 average rounds to its input's levels.)
-KEEPING_CHANNELS = (
-    layers.AveragePooling2D,
-    layers.MaxPooling2D,
-    layers.GlobalMaxPooling2D,
-    layers.ZeroPadding2D,
-    layers.Cropping2D,
-    layers.UpSampling2D,
-)
-# Layers that hand values on: their output has their input's range and levels.
-HANDING_ON = (*KEEPING_CHANNELS, ConstantChannel, layers.Reshape, layers.Flatten, layers.Permute)
+# Layers whose output has their input's range and levels.
+PRESERVING_RANGES = classes_with('preserves_ranges')
 # TFLite's converter fuses a ReLU into these.
-FUSED_WITH_RELU = (layers.Conv2D, layers.DepthwiseConv2D, layers.Add)
+FUSED_WITH_RELU = classes_with('fuses_relu')
 # What their int8 kernels give: scale 1/256 or 1/128.
 FIXED_RANGES = {'sigmoid': (0.0, 255 / 256), 'softmax': (0.0, 255 / 256), 'tanh': (-1.0, 127 / 128)}
 
@@ -42,7 +33,7 @@ class Graph:
 
     def is_quantized(self, layer):
         """Whether the output has a range of its own."""
-        if isinstance(layer, HANDING_ON):
+        if isinstance(layer, PRESERVING_RANGES):
             return False
         readers = self.readers[layer.name]
         fused = isinstance(layer, FUSED_WITH_RELU) and len(readers) == 1
@@ -51,7 +42,7 @@ class Graph:
     def feeds_kernel(self, layer):
         """Whether a convolution that is no constant reads the output, as it is or handed on."""
         return any(
-            _computes(reader) or isinstance(reader, HANDING_ON) and self.feeds_kernel(reader)
+            _computes(reader) or isinstance(reader, PRESERVING_RANGES) and self.feeds_kernel(reader)
             for reader in self.readers[layer.name]
         )
 
@@ -66,20 +57,20 @@ class Graph:
         return found if len(found) < len(readers) else []
 
     def _is_for_kernels(self, reader):
-        if not isinstance(reader, HANDING_ON):
+        if not isinstance(reader, PRESERVING_RANGES):
             return _computes(reader)
         behind = self.readers[reader.name]
         return bool(behind) and all(self._is_for_kernels(layer) for layer in behind)
 
     def origin(self, layer):
         """The layer whose range and levels the output has: itself, or what it hands on."""
-        while isinstance(layer, HANDING_ON):
+        while isinstance(layer, PRESERVING_RANGES):
             (layer,) = self.sources[layer.name]
         return layer
 
     def is_the_input(self, layer):
         """Whether the output is the model's input, but for constants and handing on."""
-        while isinstance(layer, HANDING_ON) or has_kernel(layer) and not layer.trainable:
+        while isinstance(layer, PRESERVING_RANGES) or has_kernel(layer) and not layer.trainable:
             (layer,) = self.sources[layer.name]
         return isinstance(layer, layers.InputLayer)
 
@@ -87,7 +78,7 @@ class Graph:
         """Whether no output is below 0, whatever the image."""
         if isinstance(layer, layers.ReLU) or activation_name(layer) in ('sigmoid', 'softmax'):
             return True
-        handed_on = HANDING_ON + (
+        handed_on = PRESERVING_RANGES + (
             layers.Add,
             layers.Multiply,
             layers.Concatenate,

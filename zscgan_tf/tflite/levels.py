@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
 from zscgan_tf.tflite.flatbuffer import (
     KERNEL_OPS,
     channel_axis,
@@ -27,14 +28,8 @@ from zscgan_tf.tflite.flatbuffer import (
 )
 from zscgan_tf.tflite.interpreter import quantize
 
-# What may stand between the model's input, which keeps 8 bits, and the first layer: the ops of
-# layers that hand their input's levels on (`student.graph.HANDING_ON`).
-PASSING_OPS = frozenset(
-    """
-    AVERAGE_POOL_2D MAX_POOL_2D MIRROR_PAD PAD PADV2 QUANTIZE REDUCE_MAX RESHAPE RESIZE_BILINEAR
-    RESIZE_NEAREST_NEIGHBOR SLICE STRIDED_SLICE TRANSPOSE
-    """.split()
-)
+# What may stand between the model's input, which keeps 8 bits, and the first layer.
+PASSING_OPS = {'QUANTIZE'}.union(*(row.tflite_ops.split() for row in LAYER_TYPES.values()))
 # Their kernels prescribe the output's scale.
 FIXED_SCALE_OPS = ('LOGISTIC', 'SOFTMAX', 'TANH')
 # They cut a tensor down to its levels: what only they read may have more.

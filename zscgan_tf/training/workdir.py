@@ -136,15 +136,15 @@ def differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> l
 
     A switch that is off is the same as one that is missing: options come and go with versions.
     """
-
-    def value(config, key):
-        return None if config.get(key) is False else config.get(key)  # 0 is no switch
-
     return sorted(
         f'{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}'
         for key in stored.keys() | wanted.keys()
-        if value(stored, key) != value(wanted, key)
+        if _without_off(stored.get(key)) != _without_off(wanted.get(key))
     )
+
+
+def _without_off(value):
+    return None if value is False else value
 
 
 def _short(value):

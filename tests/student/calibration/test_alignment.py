@@ -78,7 +78,7 @@ def test_an_aligned_addition_rounds_nothing():
     align_additions(student)
     assert {'two', 'shortcut'} <= exact(student)
     wider, shortcut, two = values(student, ('wider', 'shortcut', 'two'))
-    highest = limits(student)['two'][0]
+    highest = limits(student)['two'][1]
     np.testing.assert_allclose(two, np.clip(wider + shortcut, 0, highest), atol=1e-5)
     (one,) = values(student, ['one'])
     np.testing.assert_allclose(shortcut[..., 1:7], one[:, ::2, ::2], atol=1e-5)

@@ -12,27 +12,9 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flattening.operations import HANDLERS
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
 
-_LAYERS = frozenset(
-    """
-    Activation ActivityRegularization AdaptiveAveragePooling2D AdaptiveMaxPooling2D Add
-    AlphaDropout AugMix Average AveragePooling1D AveragePooling2D AvgPool2D BatchNormalization
-    BatchNormalizationV1 BatchNormalizationV2 CenterCrop Concatenate Conv1D Conv2D
-    Conv2DTranspose Convolution2D Cropping2D Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout
-    ELU Flatten GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D
-    GlobalAvgPool2D GlobalMaxPool2D GlobalMaxPooling1D GlobalMaxPooling2D GroupNormalization
-    HardSigmoid HardSwish Identity InputLayer LayerNormalization LeakyReLU LogProbabilities
-    MaxPool2D MaxPooling1D MaxPooling2D Maximum Minimum MultiHeadAttention Multiply
-    Normalization PReLU Permute Pipeline RandAugment RandomBrightness RandomColorDegeneration
-    RandomColorJitter RandomContrast RandomCrop RandomElasticTransform RandomErasing RandomFlip
-    RandomGaussianBlur RandomGrayscale RandomHeight RandomHue RandomInvert RandomPerspective
-    RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear
-    RandomTranslation RandomWidth RandomZoom ReLU RepeatVector Rescaling Reshape Resizing
-    SelectChannels SeparableConv1D SeparableConv2D SlicingOpLambda Softmax SpatialDropout1D
-    SpatialDropout2D SpectralNormalization Subtract SyncBatchNormalization TFOpLambda
-    ThresholdedReLU TimeDistributed UnitNormalization UpSampling2D ZeroPadding2D
-    """.split()
-)
+_LAYERS = {name for name, layer_type in LAYER_TYPES.items() if layer_type.readable}
 _MODELS = frozenset(('Functional', 'Model', 'Sequential'))
 # Beside layers: dtype policies, tensors, shapes and slices in the arguments of layers.
 _VALUES = frozenset(
