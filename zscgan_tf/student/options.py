@@ -3,7 +3,7 @@
 import dataclasses
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.options import BITS, COUNT, SWITCH, Derived, Options, choice, option
+from zscgan_tf.options import BITS, COUNT, SHARE, SWITCH, Derived, Options, choice, option
 
 # What a student of stock tfmot is: it knows no other widths.
 TFMOT_STUDENT = {
@@ -54,6 +54,12 @@ class StudentOptions(Options):
         'What happens to ranges in training.',
         paper='moving_average',
         small='learned',
+    )
+    range_decay: float = option(
+        SHARE,
+        'Share of the old range that a step of moving averages keeps.',
+        paper=0.99,
+        before=0.99,
     )
 
     @classmethod

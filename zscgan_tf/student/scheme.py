@@ -26,8 +26,6 @@ from zscgan_tf.student import grids as fake
 from zscgan_tf.student.folding import kernel_name
 from zscgan_tf.teacher.graphs import call, rebuild
 
-MOVING_AVERAGE_DECAY = 0.99
-
 
 class _Quantizer(quantizers.Quantizer):
     """A quantizer whose configuration is its fields."""
@@ -83,6 +81,7 @@ class ActivationQuantizer(_Quantizer):
     nonnegative: bool = False
     training: str = 'frozen'
     export: bool = False
+    decay: float = 0.0
 
     def build(
         self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
@@ -118,7 +117,7 @@ class ActivationQuantizer(_Quantizer):
         for index, (name, variable) in enumerate(weights.items()):
             bound = tf.maximum if name == 'max' else tf.minimum
             seen = bound(ends[name](found[:, index]), 0)
-            variable.assign_add((1 - MOVING_AVERAGE_DECAY) * (seen - variable))
+            variable.assign_add((1 - self.decay) * (seen - variable))
 
 
 @dataclasses.dataclass(eq=False)
