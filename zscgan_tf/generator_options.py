@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import typing
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.options import (
@@ -111,10 +110,7 @@ class GeneratorOptions(Options):
     )
 
     @classmethod
-    def completed(
-        cls, values: dict[str, typing.Any], given: dict[str, object], preset: str, teacher: object
-    ) -> dict[str, typing.Any]:
-        """See `Options.completed`: weights that train something, and scales that fit."""
+    def _completed(cls, values, given, preset, teacher) -> dict:
         if values['entropy_loss_weight'] and teacher.has_labels:
             raise UserError(
                 f'--entropy_loss_weight={values["entropy_loss_weight"]} is for classes, and '

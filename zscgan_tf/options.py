@@ -86,7 +86,7 @@ class Derived:
 
     Attributes:
         words: the rule, for documents.
-        of: a function of the `Teacher`; None where `Options.completed` knows the rule.
+        of: a function of the `Teacher`; None where `Options._completed` knows the rule.
     """
 
     words: str
@@ -199,12 +199,10 @@ class Options:
             if isinstance(value, Derived):
                 value = None if value.of is None or name in given else value.of(teacher)
             values[name] = value
-        return cls(**cls.completed({**values, **given}, given, preset, teacher))
+        return cls(**cls._completed({**values, **given}, given, preset, teacher))
 
     @classmethod
-    def completed(
-        cls, values: dict[str, typing.Any], given: dict[str, object], preset: str, teacher: object
-    ) -> dict[str, typing.Any]:
+    def _completed(cls, values, given, preset, teacher) -> dict:
         """The rules between options: refuses contradictions and fills in what others decide.
 
         Args:

@@ -291,8 +291,9 @@ def test_learned_ranges_are_trained_and_others_not():
     assert not any('_max' in v.name or '_min' in v.name for v in frozen.trainable_variables)
 
 
-def test_moving_averages_follow_the_images():
-    student = make(range_training='moving_average')
+@pytest.mark.parametrize('given, decay', [({}, 0.99), ({'range_decay': 0.75}, 0.75)])
+def test_moving_averages_follow_the_images(given, decay):
+    student = make(range_training='moving_average', **given)
     wrapper = next(w for w in student.model.layers if getattr(w, '_output_quantizer_vars', None))
     variable = wrapper._output_quantizer_vars['max']
     variable.assign(1000.0)
@@ -302,7 +303,7 @@ def test_moving_averages_follow_the_images():
     twin = tf_keras.Model(student.twin.input, output)
     student.model(student.input_spec.to_inputs(PIXELS), training=True)
     highest = float(tf.reduce_max(twin(student.input_spec.to_inputs(PIXELS))))
-    assert float(variable) == pytest.approx(0.99 * 1000 + 0.01 * highest, rel=1e-3)
+    assert float(variable) == pytest.approx(decay * 1000 + (1 - decay) * highest, rel=1e-3)
 
 
 def test_features_are_what_kernels_read():

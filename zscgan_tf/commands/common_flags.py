@@ -1,8 +1,12 @@
-"""Flags that several programs share, and what is made of them."""
+"""Flags that several programs share, and what is made of them.
+
+What needs TensorFlow is imported when it is used: `--help` is instant.
+"""
 
 import functools
 import os
 import sys
+import typing
 
 from absl import flags
 
@@ -11,6 +15,16 @@ from zscgan_tf.commands import option_flags
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.student.options import CalibrationOptions, StudentOptions
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from zscgan_tf.sources import Source
+    from zscgan_tf.sources.generator import GeneratorSource
+    from zscgan_tf.student.student import Student
+    from zscgan_tf.teacher.teacher import Teacher
+    from zscgan_tf.training.workdir import NamedFolder
 
 FLAGS = flags.FLAGS
 # What says how images become inputs, and what of a file is the teacher.
@@ -26,7 +40,7 @@ TEACHER_FLAGS = (
 )
 
 
-def define_teacher_flags():
+def define_teacher_flags() -> None:
     """The float classifier and its input specification."""
     flags.DEFINE_string(
         'teacher',
@@ -61,7 +75,7 @@ def define_teacher_flags():
     )
 
 
-def load_teacher(name='teacher'):
+def load_teacher(name: str = 'teacher') -> 'Teacher':
     """The teacher that the flag of this name tells, with the other flags of the teacher."""
     from zscgan_tf.teacher.loading import load_teacher as load
 
@@ -83,12 +97,12 @@ def load_teacher(name='teacher'):
     )
 
 
-def teacher_flags():
+def teacher_flags() -> list[str]:
     """The flags of the teacher that were passed, but for its file: a list for a command line."""
     return [FLAGS[name].serialize() for name in TEACHER_FLAGS if getattr(FLAGS, name)]
 
 
-def define_run_flags():
+def define_run_flags() -> None:
     """The run's folder and its seed."""
     flags.DEFINE_string(
         'workdir',
@@ -101,7 +115,7 @@ def define_run_flags():
     )
 
 
-def workdir(default_of=None):
+def workdir(default_of: str | None = None) -> 'NamedFolder':
     """The workdir of the flags, a `NamedFolder`.
 
     Args:
@@ -120,7 +134,7 @@ def workdir(default_of=None):
     return NamedFolder(path, name, 'another --output or --workdir')
 
 
-def define_raw_pixels_flag():
+def define_raw_pixels_flag() -> None:
     """--raw_pixels."""
     flags.DEFINE_boolean(
         'raw_pixels',
@@ -131,7 +145,7 @@ def define_raw_pixels_flag():
     )
 
 
-def with_raw_pixels(teacher):
+def with_raw_pixels(teacher: 'Teacher') -> 'Teacher':
     """The teacher that is quantized: with --raw_pixels one that takes them."""
     if not FLAGS.raw_pixels:
         return teacher
@@ -140,7 +154,7 @@ def with_raw_pixels(teacher):
     return raw_pixels(teacher)
 
 
-def define_generator_flags():
+def define_generator_flags() -> None:
     """What shapes the generator and its training, and how trainings run."""
     flags.DEFINE_enum(
         'preset',
@@ -162,7 +176,7 @@ def define_generator_flags():
     flags.DEFINE_integer('images_every', 500, 'Steps between grids of images.', lower_bound=1)
 
 
-def train_generator(teacher, folder):
+def train_generator(teacher: 'Teacher', folder: 'NamedFolder') -> 'GeneratorSource':
     """Trains, resumes or reuses the generator of the flags in a workdir; a `GeneratorSource`."""
     from zscgan_tf.methods import zscgan
 
@@ -175,12 +189,12 @@ def train_generator(teacher, folder):
     )
 
 
-def generator_options(teacher):
+def generator_options(teacher: 'Teacher') -> GeneratorOptions:
     """The `GeneratorOptions` of the flags."""
     return GeneratorOptions.resolve(FLAGS.preset, option_flags.passed(GeneratorOptions), teacher)
 
 
-def define_student_flags():
+def define_student_flags() -> None:
     """What shapes a quantized student and its distillation."""
     flags.DEFINE_string(
         'student_workdir',
@@ -191,14 +205,14 @@ def define_student_flags():
     option_flags.define(DistillationOptions)
 
 
-def check_student(teacher, student_options):
+def check_student(teacher: 'Teacher', student_options: CalibrationOptions) -> None:
     """Refuses, before any work, a teacher that no student can be made of."""
     from zscgan_tf.student.calibration.calibrate import build
 
     build(teacher, student_options)
 
 
-def distill(teacher, source, folder):
+def distill(teacher: 'Teacher', source: 'Source', folder: 'NamedFolder') -> 'Student':
     """Distils, resumes or reuses the student of the flags in a workdir."""
     from zscgan_tf.methods import distillation
 
@@ -225,14 +239,14 @@ def _training_arguments():
 
 
 @functools.cache
-def strategy():
+def strategy() -> 'tf.distribute.Strategy':
     """The strategy of the flags: a process makes one."""
     from zscgan_tf.training.strategy import make_strategy
 
     return make_strategy(FLAGS.strategy)
 
 
-def student_folder(folder, student_options):
+def student_folder(folder: 'NamedFolder', student_options: StudentOptions) -> 'NamedFolder':
     """The distillation's folder, a `NamedFolder`; `folder` is the generator's."""
     from zscgan_tf.training.workdir import NamedFolder
 
@@ -246,18 +260,18 @@ def student_folder(folder, student_options):
     return NamedFolder(path, where, f'a --student_workdir, or {folder.other}')
 
 
-def flags_text():
+def flags_text() -> str:
     """The flags of this run as a --flagfile."""
     lines = [flag.serialize() for flag in FLAGS.get_key_flags_for_module(sys.argv[0])]
     return ''.join(f'{line}\n' for line in sorted(lines) if line)
 
 
-def define_overwrite_flag():
+def define_overwrite_flag() -> None:
     """--overwrite."""
     flags.DEFINE_boolean('overwrite', False, 'Replace the output if it exists.')
 
 
-def require(name, what):
+def require(name: str, what: str) -> None:
     """Raises a UserError where a flag is missing."""
     if not getattr(FLAGS, name):
         raise UserError(f'--{name} is missing: pass {what}; see --help.')

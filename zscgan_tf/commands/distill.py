@@ -24,7 +24,7 @@ common_flags.define_student_flags()
 common_flags.define_raw_pixels_flag()
 
 
-def main():
+def main() -> None:
     from zscgan_tf.methods import zscgan
     from zscgan_tf.training import loop
 

@@ -36,7 +36,7 @@ flags.DEFINE_string('result_json', None, 'A file to write the result to.')
 FRESH_SEED = 1_000_003
 
 
-def main():
+def main() -> None:
     from zscgan_tf import atomic_files, evaluation
     from zscgan_tf.report.summary import evaluation_rows
     from zscgan_tf.sources import take

@@ -1,4 +1,4 @@
-"""Quantizes a trained Keras classifier to an integer .tflite, without its data.
+r"""Quantizes a trained Keras classifier to an integer .tflite, without its data.
 
 Trains a conditional generator against the model (or goes on with, or reuses, that of --workdir).
 Its images calibrate TFLite's post-training quantization, or with --method=qat distill the model
@@ -6,7 +6,7 @@ into a student of any width from 2 to 8 bits. Proves that the file is integer, a
 is.
 
   bin/quantize.py --teacher=model.h5 --output=model.tflite
-  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat \\
+  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat \
       --weight_bits=6 --activation_bits=6
 """
 
@@ -56,7 +56,7 @@ flags.DEFINE_string('evaluation_images', None, 'Images by class to evaluate on: 
 flags.DEFINE_string('result_json', None, "A file that this seed's result is added to.")
 
 
-def main():
+def main() -> int:
     from zscgan_tf import atomic_files, pipeline
     from zscgan_tf.report import results
     from zscgan_tf.report.summary import summary

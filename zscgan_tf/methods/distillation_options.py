@@ -1,7 +1,6 @@
 """The options of a distillation (DF-QAT)."""
 
 import dataclasses
-import typing
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.options import (
@@ -73,11 +72,8 @@ class DistillationOptions(CalibrationOptions):
     )
 
     @classmethod
-    def completed(
-        cls, values: dict[str, typing.Any], given: dict[str, object], preset: str, teacher: object
-    ) -> dict[str, typing.Any]:
-        """See `Options.completed`."""
-        values = super().completed(values, given, preset, teacher)
+    def _completed(cls, values, given, preset, teacher) -> dict:
+        values = super()._completed(values, given, preset, teacher)
         if values['range_training'] == 'moving_average':
             passed = 'range_training' in given
             moved = '--range_training=moving_average' if passed else f'--preset={preset}'

@@ -25,7 +25,7 @@ layers = tf_keras.layers
 _ZEROS = {'bias_initializer': 'zeros', 'use_bias': True}
 
 
-def fold(model, name='the teacher'):
+def fold(model: tf_keras.Model, name: str = 'the teacher') -> tf_keras.Model:
     """A float model that computes what a flat teacher computes, without batch norms.
 
     Layers that stay keep their names, activations, additions and pools among them; the output of
@@ -70,7 +70,7 @@ def fold(model, name='the teacher'):
     return folded
 
 
-def weight_layers(model):
+def weight_layers(model: tf_keras.Model) -> list[tf_keras.layers.Layer]:
     """The convolutions and depthwise convolutions of a folded model, in topological order.
 
     Those that stand for constants are among them; their `trainable` is False.
@@ -78,7 +78,7 @@ def weight_layers(model):
     return [x for x in model.layers if type(x) in (layers.Conv2D, layers.DepthwiseConv2D)]
 
 
-def kernel_name(layer):
+def kernel_name(layer: tf_keras.layers.Layer) -> str:
     """The name of the kernel of one of the `weight_layers`."""
     return 'depthwise_kernel' if isinstance(layer, layers.DepthwiseConv2D) else 'kernel'
 

@@ -23,7 +23,7 @@ class Graph:
         readers, sources: dicts of a layer's name -> list of the layers behind or in front of it.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: tf_keras.Model):
         self.readers = {layer.name: [] for layer in model.layers}
         self.sources = {layer.name: [] for layer in model.layers}
         for node in nodes(model):
@@ -31,7 +31,7 @@ class Graph:
                 self.readers[source.name].append(node.layer)
                 self.sources[node.layer.name].append(source)
 
-    def is_quantized(self, layer):
+    def is_quantized(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether the output has a range of its own."""
         if isinstance(layer, PRESERVING_RANGES):
             return False
@@ -39,14 +39,14 @@ class Graph:
         fused = isinstance(layer, FUSED_WITH_RELU) and len(readers) == 1
         return not (fused and isinstance(readers[0], layers.ReLU))
 
-    def feeds_kernel(self, layer):
+    def feeds_kernel(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether a convolution that is no constant reads the output, as it is or handed on."""
         return any(
             _computes(reader) or isinstance(reader, PRESERVING_RANGES) and self.feeds_kernel(reader)
             for reader in self.readers[layer.name]
         )
 
-    def kernels_beside_others(self, layer):
+    def kernels_beside_others(self, layer: tf_keras.layers.Layer) -> list[str]:
         """The readers of an output that hand it to convolutions alone, if there are other readers.
 
         Returns:
@@ -62,19 +62,19 @@ class Graph:
         behind = self.readers[reader.name]
         return bool(behind) and all(self._is_for_kernels(layer) for layer in behind)
 
-    def origin(self, layer):
+    def origin(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
         """The layer whose range and levels the output has: itself, or what it hands on."""
         while isinstance(layer, PRESERVING_RANGES):
             (layer,) = self.sources[layer.name]
         return layer
 
-    def is_the_input(self, layer):
+    def is_the_input(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether the output is the model's input, but for constants and handing on."""
         while isinstance(layer, PRESERVING_RANGES) or has_kernel(layer) and not layer.trainable:
             (layer,) = self.sources[layer.name]
         return isinstance(layer, layers.InputLayer)
 
-    def is_nonnegative(self, layer):
+    def is_nonnegative(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether no output is below 0, whatever the image."""
         if isinstance(layer, layers.ReLU) or activation_name(layer) in ('sigmoid', 'softmax'):
             return True
@@ -89,7 +89,7 @@ class Graph:
         )
 
 
-def with_copies(model):
+def with_copies(model: tf_keras.Model) -> tf_keras.Model:
     """A folded model whose convolutions read copies of what others read too.
 
     A copy has a range and a width of its own, so that additions, products and averages can read
@@ -142,7 +142,7 @@ def _unused(name, names):
     return name
 
 
-def first_and_last(model):
+def first_and_last(model: tf_keras.Model) -> list[str]:
     """The names of the first and the last layer of a folded model, for `--first_last_bits`.
 
     They are the outermost convolutions. One that stands for constants is none, nor is a 1x1
@@ -157,17 +157,17 @@ def first_and_last(model):
     return sorted({*found[:1], *found[-1:]})
 
 
-def constants(model):
+def constants(model: tf_keras.Model) -> list[str]:
     """The names of the convolutions of a folded model that stand for constants."""
     return [layer.name for layer in model.layers if has_kernel(layer) and not layer.trainable]
 
 
-def fixed_range(layer):
+def fixed_range(layer: tf_keras.layers.Layer) -> tuple[float, float] | None:
     """The range (low, high) that TFLite's kernel fixes for a layer's output, or None."""
     return FIXED_RANGES.get(activation_name(layer))
 
 
-def has_kernel(layer):
+def has_kernel(layer: tf_keras.layers.Layer) -> bool:
     """Whether a layer of a folded model is a convolution."""
     return isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
 
@@ -177,7 +177,7 @@ def _computes(layer):
     return has_kernel(layer) and layer.trainable
 
 
-def activation_name(layer):
+def activation_name(layer: tf_keras.layers.Layer) -> str | None:
     """The name of an activation layer's function, or None."""
     if isinstance(layer, layers.Softmax):
         return 'softmax'

@@ -1,10 +1,9 @@
 """The options of a quantized student: its widths, and how its ranges are set."""
 
 import dataclasses
-import typing
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.options import BITS, COUNT, SWITCH, Derived, Options, choice, option
+from zscgan_tf.options import BITS, COUNT, SHARE, SWITCH, Derived, Options, choice, option
 
 # What a student of stock tfmot is: it knows no other widths.
 TFMOT_STUDENT = {
@@ -56,12 +55,15 @@ class StudentOptions(Options):
         paper='moving_average',
         small='learned',
     )
+    range_decay: float = option(
+        SHARE,
+        'Share of the old range that a step of moving averages keeps.',
+        paper=0.99,
+        before=0.99,
+    )
 
     @classmethod
-    def completed(
-        cls, values: dict[str, typing.Any], given: dict[str, object], preset: str, teacher: object
-    ) -> dict[str, typing.Any]:
-        """See `Options.completed`."""
+    def _completed(cls, values, given, preset, teacher) -> dict:
         if values['student'] == 'tfmot':
             values = values | _only_tfmot(TFMOT_STUDENT, given)
         if values['first_last_bits'] is None:
@@ -100,11 +102,8 @@ class CalibrationOptions(StudentOptions):
     )
 
     @classmethod
-    def completed(
-        cls, values: dict[str, typing.Any], given: dict[str, object], preset: str, teacher: object
-    ) -> dict[str, typing.Any]:
-        """See `Options.completed`."""
-        values = super().completed(values, given, preset, teacher)
+    def _completed(cls, values, given, preset, teacher) -> dict:
+        values = super()._completed(values, given, preset, teacher)
         if values['student'] == 'tfmot':
             values = values | _only_tfmot(TFMOT_CALIBRATION, given)
         return values

@@ -26,23 +26,30 @@ from zscgan_tf.student import grids as fake
 from zscgan_tf.student.folding import kernel_name
 from zscgan_tf.teacher.graphs import call, rebuild
 
-MOVING_AVERAGE_DECAY = 0.99
+
+class _Quantizer(quantizers.Quantizer):
+    """A quantizer whose configuration is its fields."""
+
+    def get_config(self):
+        return dict(vars(self))
 
 
-class WeightQuantizer(quantizers.Quantizer):
+@dataclasses.dataclass(eq=False)
+class WeightQuantizer(_Quantizer):
     """Symmetric, a range for each output channel: the variable `<name>_max`, [channels].
 
     Depthwise kernels, [h, w, c, m], count c * m channels. Where activations' ranges are moving
     averages, a channel's range is its largest weight of the moment, as in tfmot.
     """
 
-    def __init__(self, bits, depthwise=False, training='frozen', export=False):
-        self.bits = bits
-        self.depthwise = depthwise
-        self.training = training
-        self.export = export
+    bits: int
+    depthwise: bool = False
+    training: str = 'frozen'
+    export: bool = False
 
-    def build(self, tensor_shape, name, layer):
+    def build(
+        self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
+    ) -> dict[str, tf.Variable]:
         channels = tensor_shape[-1] * (tensor_shape[-2] if self.depthwise else 1)
         return {
             'max': layer.add_weight(
@@ -65,25 +72,20 @@ class WeightQuantizer(quantizers.Quantizer):
             kernel = fake.quantize_weights(kernel, weights['max'], self.bits)
         return tf.reshape(kernel, inputs.shape)
 
-    def get_config(self):
-        return {
-            'bits': self.bits,
-            'depthwise': self.depthwise,
-            'training': self.training,
-            'export': self.export,
-        }
 
-
-class ActivationQuantizer(quantizers.Quantizer):
+@dataclasses.dataclass(eq=False)
+class ActivationQuantizer(_Quantizer):
     """Asymmetric, one range a tensor: the variables `<name>_max` and, unless 0, `<name>_min`."""
 
-    def __init__(self, bits, nonnegative=False, training='frozen', export=False):
-        self.bits = bits
-        self.nonnegative = nonnegative
-        self.training = training
-        self.export = export
+    bits: int
+    nonnegative: bool = False
+    training: str = 'frozen'
+    export: bool = False
+    decay: float = 0.0
 
-    def build(self, tensor_shape, name, layer):
+    def build(
+        self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
+    ) -> dict[str, tf.Variable]:
         learned = self.training == 'learned'
         found = {'max': layer.add_weight(f'{name}_max', [], initializer='ones', trainable=learned)}
         if not self.nonnegative:
@@ -115,27 +117,21 @@ class ActivationQuantizer(quantizers.Quantizer):
         for index, (name, variable) in enumerate(weights.items()):
             bound = tf.maximum if name == 'max' else tf.minimum
             seen = bound(ends[name](found[:, index]), 0)
-            variable.assign_add((1 - MOVING_AVERAGE_DECAY) * (seen - variable))
-
-    def get_config(self):
-        return {
-            'bits': self.bits,
-            'nonnegative': self.nonnegative,
-            'training': self.training,
-            'export': self.export,
-        }
+            variable.assign_add((1 - self.decay) * (seen - variable))
 
 
-class FixedQuantizer(quantizers.Quantizer):
+@dataclasses.dataclass(eq=False)
+class FixedQuantizer(_Quantizer):
     """On a range that the TFLite kernel fixes (sigmoid, softmax, tanh), or that is known."""
 
-    def __init__(self, low, high, bits=8, export=False):
-        self.low = low
-        self.high = high
-        self.bits = bits
-        self.export = export
+    low: float
+    high: float
+    bits: int = 8
+    export: bool = False
 
-    def build(self, tensor_shape, name, layer):
+    def build(
+        self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
+    ) -> dict[str, tf.Variable]:
         return {}
 
     def __call__(self, inputs, training, weights, **kwargs):
@@ -145,34 +141,37 @@ class FixedQuantizer(quantizers.Quantizer):
             inputs, self.low, self.high, num_bits=self.bits
         )
 
-    def get_config(self):
-        return {'low': self.low, 'high': self.high, 'bits': self.bits, 'export': self.export}
-
 
 class LayerConfig(quantize_config.QuantizeConfig):
     """What of a layer is quantized: its kernel, its output, both or nothing."""
 
-    def __init__(self, weights=None, output=None):
+    def __init__(
+        self,
+        weights: quantizers.Quantizer | None = None,
+        output: quantizers.Quantizer | None = None,
+    ):
         self.weights = weights
         self.output = output
 
-    def get_weights_and_quantizers(self, layer):
+    def get_weights_and_quantizers(self, layer: tf_keras.layers.Layer) -> list[tuple]:
         return [(_kernel(layer), self.weights)] if self.weights else []
 
-    def set_quantize_weights(self, layer, quantize_weights):
+    def set_quantize_weights(self, layer: tf_keras.layers.Layer, quantize_weights: list) -> None:
         if quantize_weights:
             setattr(layer, kernel_name(layer), quantize_weights[0])
 
-    def get_activations_and_quantizers(self, layer):
+    def get_activations_and_quantizers(self, layer: tf_keras.layers.Layer) -> list[tuple]:
         return []
 
-    def set_quantize_activations(self, layer, quantize_activations):
+    def set_quantize_activations(
+        self, layer: tf_keras.layers.Layer, quantize_activations: list
+    ) -> None:
         pass
 
-    def get_output_quantizers(self, layer):
+    def get_output_quantizers(self, layer: tf_keras.layers.Layer) -> list[quantizers.Quantizer]:
         return [self.output] if self.output else []
 
-    def get_config(self):
+    def get_config(self) -> dict[str, object]:
         serialize = tf_keras.utils.serialize_keras_object
         return {
             name: quantizer and serialize(quantizer)
@@ -180,7 +179,7 @@ class LayerConfig(quantize_config.QuantizeConfig):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, object]) -> 'LayerConfig':
         deserialize = tf_keras.utils.deserialize_keras_object
         with tf_keras.utils.custom_object_scope(CUSTOM_OBJECTS):
             return cls(**{name: value and deserialize(value) for name, value in config.items()})
@@ -204,10 +203,10 @@ class _Registry(quantize_registry.QuantizeRegistry):
 class Scheme(quantize_scheme.QuantizeScheme):
     """For `quantize_apply`: the layout as it is, and no default configs."""
 
-    def get_layout_transformer(self):
+    def get_layout_transformer(self) -> '_Layout':
         return _Layout()
 
-    def get_quantize_registry(self):
+    def get_quantize_registry(self) -> '_Registry':
         return _Registry()
 
 
@@ -220,7 +219,11 @@ CUSTOM_OBJECTS = {
 }
 
 
-def apply(model, configs, input_quantizer):
+def apply(
+    model: tf_keras.Model,
+    configs: dict[str, LayerConfig],
+    input_quantizer: quantizers.Quantizer,
+) -> tf_keras.Model:
     """The quantized copy of a folded model, by `tfmot.quantize_apply`.
 
     Args:

@@ -167,6 +167,7 @@ def _output_quantizer(layer, options, graph, export):
         nonnegative=graph.is_nonnegative(layer),
         training=options.range_training,
         export=export,
+        decay=options.range_decay,
     )
 
 

@@ -22,6 +22,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.graphs import call, nodes, rebuild
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import ConstantChannel, SelectChannels, affine_of, by_channel
+from zscgan_tf.teacher.teacher import Teacher
 
 layers = tf_keras.layers
 
@@ -32,7 +33,7 @@ RAW_PIXELS = 'raw_pixels_0_to_255'
 _NO_OFFSET = 1e-3
 
 
-def raw_pixels(teacher):
+def raw_pixels(teacher: Teacher) -> Teacher:
     """The same classifier, on pixels of 0...255 in RGB order less a whole number.
 
     Args:
@@ -60,12 +61,12 @@ def raw_pixels(teacher):
     return dataclasses.replace(teacher, input_spec=spec, **models)
 
 
-def takes_raw_pixels(model):
+def takes_raw_pixels(model: tf_keras.Model) -> bool:
     """Whether a tf_keras model is one of a `raw_pixels` teacher's."""
     return model.input_names[0] == RAW_PIXELS
 
 
-def raw_pixels_spec(input_spec, zero):
+def raw_pixels_spec(input_spec: InputSpec, zero: int) -> InputSpec:
     """An input specification for the same images: pixels of 0...255 in RGB order, less `zero`."""
     return InputSpec(input_spec.image_size, input_spec.channels, zero / 255, 1 / 255)
 

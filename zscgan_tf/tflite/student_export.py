@@ -1,14 +1,25 @@
 """A student becomes a `.tflite`: its fake quantization is all that the converter needs."""
 
+from collections.abc import Iterable
+
+import numpy as np
+
 from zscgan_tf.student import scheme
 from zscgan_tf.student.graph import constants, first_and_last
-from zscgan_tf.student.student import export_model, with_head
+from zscgan_tf.student.student import Student, export_model, with_head
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.tflite import audit, levels
 from zscgan_tf.tflite.converter import check_ends, make_integer_converter, named, run_converter
 
 
-def export(student, inputs, *, input_type='int8', output_type='int8', output_head='model'):
+def export(
+    student: Student,
+    inputs: Iterable[np.ndarray],
+    *,
+    input_type: str = 'int8',
+    output_type: str = 'int8',
+    output_head: str = 'model',
+) -> tuple[bytes, audit.AuditReport, levels.LevelsReport]:
     """Converts a student, and proves that the file is integer and holds its widths.
 
     Args:
@@ -33,7 +44,13 @@ def export(student, inputs, *, input_type='int8', output_type='int8', output_hea
     return data, report, found
 
 
-def convert(student, *, input_type='int8', output_type='int8', output_head='model'):
+def convert(
+    student: Student,
+    *,
+    input_type: str = 'int8',
+    output_type: str = 'int8',
+    output_head: str = 'model',
+) -> bytes:
     """Converts a student to full integers.
 
     Args:

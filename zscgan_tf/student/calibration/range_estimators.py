@@ -30,7 +30,7 @@ MARGIN = 1.1
 COUNTED_VALUES = 2**22
 
 
-def weight_ranges(kernel, bits, estimator, axis):
+def weight_ranges(kernel: np.ndarray, bits: int, estimator: str, axis: int) -> np.ndarray:
     """The largest absolute weight m that each output channel's grid represents.
 
     The grid is symmetric and narrow: step m / (2^(bits-1) - 1), as many levels on either side of
@@ -85,7 +85,7 @@ class Histogram:
         self.counts = np.zeros(BINS, np.int64)
         self.sums = np.zeros(BINS, np.float64)
 
-    def see_range(self, values):
+    def see_range(self, values: np.ndarray) -> None:
         """Widens the range to a batch of values; all of them are looked at.
 
         Raises:
@@ -99,7 +99,7 @@ class Histogram:
             )
         self.low, self.high = min(self.low, low), max(self.high, high)
 
-    def count(self, values):
+    def count(self, values: np.ndarray) -> None:
         """Counts a batch of values, [..., C]; what lies outside the range counts at its end.
 
         Of more than `COUNTED_VALUES` values each k-th one is counted, k prime to C, so that all
@@ -120,13 +120,15 @@ class Histogram:
         self.counts += np.bincount(places, minlength=BINS)
         self.sums += np.bincount(places, values, minlength=BINS)
 
-    def means_and_counts(self):
+    def means_and_counts(self) -> tuple[np.ndarray, np.ndarray]:
         """The filled bins: mean value and number of values, float64, [filled] each, ascending."""
         filled = self.counts > 0
         return self.sums[filled] / self.counts[filled], self.counts[filled].astype(np.float64)
 
 
-def activation_range(histogram, bits, estimator, nonnegative):
+def activation_range(
+    histogram: Histogram, bits: int, estimator: str, nonnegative: bool
+) -> tuple[float, float]:
     """The range that one activation tensor's grid of 2^bits levels covers.
 
     Args:
@@ -149,13 +151,13 @@ def activation_range(histogram, bits, estimator, nonnegative):
     return _least_error_range(low, high, values, counts, bits)
 
 
-def with_margin(low, high, histogram):
+def with_margin(low: float, high: float, histogram: Histogram) -> tuple[float, float]:
     """A range of least error, wider by `MARGIN`, but not beyond the extremes of all values."""
     low = min(low, max(MARGIN * low, histogram.low))
     return low, max(high, min(MARGIN * high, histogram.high))
 
 
-def logits_range(logits, bits, independent=False):
+def logits_range(logits: np.ndarray, bits: int, independent: bool = False) -> tuple[float, float]:
     """The range of the logits that costs least of eq. 4's cross-entropy.
 
     Which class comes first is decided by small differences, so a fine step matters more than how
