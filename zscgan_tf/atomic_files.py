@@ -24,8 +24,8 @@ def check_local(path: PathLike, name: str | None = None) -> None:
     # One slash is what pathlib leaves of two, and one letter is a drive.
     if re.match(r'[A-Za-z][A-Za-z0-9+.-]+:/', path):
         raise UserError(
-            f'{name or path}: remote paths are not supported: pass a local one, and copy what is '
-            f'read there before, or what is written from there afterwards.'
+            f'{name or path}: remote paths are not supported: pass a local one, and copy the files '
+            f'from or to the remote place yourself.'
         )
 
 

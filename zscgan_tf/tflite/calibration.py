@@ -17,7 +17,7 @@ import tqdm
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.head import split_end
-from zscgan_tf.teacher.input_spec import InputSpec
+from zscgan_tf.teacher.input_spec import InputSpec, check_pixels
 from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite.converter import check_ends, make_converter, named, run_converter
@@ -77,31 +77,6 @@ def slice_size(input_spec: InputSpec) -> int:
     """How many images the calibrator is given at once."""
     height, width = input_spec.image_size
     return max(8, POSITIONS // (height * width))
-
-
-def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.ndarray:
-    """A batch of pixels as float32 array, [B, H, W, C].
-
-    Raises:
-        UserError: the batch has another shape or type, or values that are not finite.
-    """
-    pixels = np.asarray(pixels)
-    shape = input_spec.image_shape
-    if pixels.ndim != 4 or pixels.shape[1:] != shape or not len(pixels):
-        raise UserError(
-            f'A batch of images has the shape {list(pixels.shape)}, but the teacher takes '
-            f'[batch, {", ".join(map(str, shape))}]: pass images of its size.'
-        )
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise UserError(
-            f'A batch of images holds {pixels.dtype}: pass pixels in [0, 1] as float32.'
-        )
-    if not np.all(np.isfinite(pixels)):
-        raise UserError(
-            'A batch of images holds values that are not finite: look at the source of the images '
-            '(a generator whose training diverged?).'
-        )
-    return pixels.astype(np.float32, copy=False)
 
 
 def _with_all_pixels(batches):

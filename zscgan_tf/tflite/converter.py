@@ -10,9 +10,8 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
+from zscgan_tf.tflite.options import FileOptions
 
-TYPES = {'int8': tf.int8, 'uint8': tf.uint8, 'float32': tf.float32}
-HEADS = ('model', 'logits')
 MESSAGE_LENGTH = 400
 
 
@@ -22,13 +21,8 @@ def check_ends(input_type: str, output_type: str, output_head: str) -> None:
     Raises:
         UserError: one is unknown.
     """
-    for flag, value, known in (
-        ('input_type', input_type, TYPES),
-        ('output_type', output_type, TYPES),
-        ('output_head', output_head, HEADS),
-    ):
-        if value not in known:
-            raise UserError(f'--{flag}={value} is unknown: pass one of {", ".join(known)}.')
+    names = {'input_type': input_type, 'output_type': output_type, 'output_head': output_head}
+    FileOptions.resolve('paper', names)
 
 
 def named(model: tf_keras.Model, name: str) -> tf_keras.Model:
@@ -52,8 +46,8 @@ def make_integer_converter(
     """A converter for a model whose fake quantization says all ranges; see `make_converter`."""
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = TYPES[input_type]
-    converter.inference_output_type = TYPES[output_type]
+    converter.inference_input_type = tf.as_dtype(input_type)
+    converter.inference_output_type = tf.as_dtype(output_type)
     return converter
 
 
@@ -67,7 +61,7 @@ def make_converter(
 
     Args:
         model: a float tf_keras model.
-        input_type, output_type: one of `TYPES`: what the file takes and returns.
+        input_type, output_type: what the file takes and returns, see `FileOptions`.
         per_channel: a weight scale for each output channel, or one for each tensor.
     """
     converter = make_integer_converter(model, input_type, output_type)

@@ -220,13 +220,13 @@ class _Clock:
 
 
 def _duration(seconds):
+    """A number of seconds for people: '1.6 hours'."""
     if seconds < 90:
         return f'{seconds:.0f} seconds'
     if seconds < 5400:
         return f'{seconds / 60:.0f} minutes'
-    if seconds < 48 * 3600:
-        return f'{seconds / 3600:.1f} hours'
-    return f'{seconds / 86400:.1f} days'
+    hours = seconds / 3600
+    return f'{hours:.1f} hours' if hours < 48 else f'{hours / 24:.1f} days'
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.student.student import Student, build_student
 from zscgan_tf.student.tfmot_student import build_tfmot_student, set_tfmot_ranges
+from zscgan_tf.teacher.input_spec import check_pixels
 from zscgan_tf.teacher.teacher import Teacher
-from zscgan_tf.tflite.calibration import check_pixels
 
 
 def calibrate(

@@ -5,6 +5,7 @@ they stand for is worked out before it is allocated.
 """
 
 import contextlib
+import itertools
 import math
 import os
 import pathlib
@@ -125,13 +126,12 @@ def check_outputs(model: 'tf_keras.Model | keras.Model', path: pathlib.Path) -> 
         pending.extend(layer for layer in inner.layers if hasattr(layer, 'layers'))
         # A Sequential of Keras 3 keeps its graph in a model of its own.
         graph = getattr(inner, '_functional', None) or inner
-        for nodes in getattr(graph, '_nodes_by_depth', {}).values():
-            for node in nodes:
-                for tensor in tf.nest.flatten(node.outputs):
-                    size = 4 * math.prod(n or 1 for n in tuple(tensor.shape))
-                    if size > memory:
-                        name = getattr(node, 'operation', None) or node.layer
-                        raise UserError(
-                            f"{path}: the output of layer '{name.name}' takes {in_words(size)} for "
-                            f"one image, more than this machine's memory of {in_words(memory)}."
-                        )
+        for node in itertools.chain(*getattr(graph, '_nodes_by_depth', {}).values()):
+            for tensor in tf.nest.flatten(node.outputs):
+                size = 4 * math.prod(n or 1 for n in tuple(tensor.shape))
+                if size > memory:
+                    layer = getattr(node, 'operation', None) or node.layer
+                    raise UserError(
+                        f"{path}: the output of layer '{layer.name}' takes {in_words(size)} for "
+                        f"one image, more than this machine's memory of {in_words(memory)}."
+                    )
