@@ -21,7 +21,7 @@ def nodes_in_order(outputs: object, known: collections.abc.Container) -> list:
     """The nodes that `outputs` need, each after those that it reads; depth first.
 
     Args:
-        outputs: a structure of symbolic tensors.
+        outputs: a structure of symbolic tensors, of tf_keras or Keras 3.
         known: ids of tensors at which the walk stops.
     """
     order, seen = [], set()
@@ -36,8 +36,7 @@ def nodes_in_order(outputs: object, known: collections.abc.Container) -> list:
         elif id(node) not in seen:
             seen.add(id(node))
             pending.append((x, True))
-            needed = tf.nest.flatten((node.call_args, node.call_kwargs))
-            pending.extend((y, False) for y in reversed(needed))
+            pending.extend((y, False) for y in reversed(tf.nest.flatten(called(node)[1:])))
     return order
 
 
@@ -45,6 +44,13 @@ def node_of(x: object) -> object:
     """The node that a symbolic tensor is an output of."""
     layer, node_index, _ = x._keras_history
     return layer._inbound_nodes[node_index]
+
+
+def called(node: object) -> tuple[object, tuple, dict]:
+    """The layer or operation that a node of either Keras calls, and its arguments."""
+    if hasattr(node, 'operation'):  # Keras 3
+        return node.operation, node.arguments.args, node.arguments.kwargs
+    return node.layer, tuple(node.call_args), node.call_kwargs
 
 
 def rebuild(

@@ -59,7 +59,7 @@ class Pending:
 class Place:
     """Where an operation stands: the flattener, the prefix of names, the original's layer.
 
-    New layers are called after what they compute, or `given_name` where the layer has that.
+    New layers are called after what they compute.
     """
 
     flat: object
@@ -67,7 +67,6 @@ class Place:
     layer: object
 
     def emit(self, layer_class: type, inputs: Value, kind: str, **config: object) -> tf.Tensor:
-        kind = getattr(self.layer, 'given_name', kind)
         name = f'{self.path}/{kind}' if self.path else kind
         return self.flat.emit(layer_class, inputs, name, **config)
 
@@ -251,6 +250,10 @@ def cast(at: Place, x: Value, dtype: Value) -> Value:
 
 def relu(at: Place, features: Value) -> Value:
     return at.emit(tf_keras.layers.ReLU, features, 'relu')
+
+
+def is_relu6(layer: tf_keras.layers.ReLU) -> bool:
+    return layer.max_value == 6 and not layer.negative_slope and not layer.threshold
 
 
 def relu6(at: Place, features: Value) -> Value:
