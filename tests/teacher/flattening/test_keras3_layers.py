@@ -210,6 +210,10 @@ def test_concatenate_along_height():
     check_function(lambda x: layers.Concatenate(axis=1)([x, layers.ReLU()(x)]))
 
 
+def test_layer_that_is_called_by_keyword():
+    assert kinds(check_function(lambda x: layers.Conv2D(4, 3)(inputs=x))) == ['Conv2D']
+
+
 IDENTITIES = [
     layers.Dropout(0.5),
     layers.SpatialDropout2D(0.5),
