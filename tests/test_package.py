@@ -174,17 +174,6 @@ def test_recipes_say_what_they_are(path):
 
 DOCUMENTS = [ROOT / f'{name}.md' for name in ('README', 'CONTRIBUTING', 'CHANGELOG')]
 DOCUMENTS += sorted((ROOT / 'docs').glob('*.md'))
-# Written about before they are merged.
-TO_COME = {
-    'docs/adding_a_layer.md',
-    'zscgan_tf/methods/distillation_options.py',
-    'zscgan_tf/generator_options.py',
-    'zscgan_tf/student/calibration/calibrate.py',
-    'zscgan_tf/student/options.py',
-    'zscgan_tf/teacher/layer_types.py',
-    'zscgan_tf/tflite/converter.py',
-    'zscgan_tf/tflite/options.py',
-}
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
@@ -194,7 +183,7 @@ def test_documents_name_files_that_exist(path):
     named = re.findall(r'`((?:zscgan_tf|benchmarks|bin|docs|flags|tests)/[\w./]+)[` ]', text)
     paths = [(path.parent / link).resolve() for link in links] + [ROOT / name for name in named]
     missing = {str(p.relative_to(ROOT)) for p in paths if not p.exists()}
-    assert missing <= TO_COME
+    assert not missing
 
 
 # Rooms whose public functions have no annotations yet; also in pyproject.toml.

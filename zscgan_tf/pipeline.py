@@ -122,7 +122,6 @@ def quantize_student(
     source: object,
     output: str,
     *,
-    used_images: int,
     check_images: int = 1000,
     evaluate_on: object = None,
     overwrite: bool = False,
@@ -132,9 +131,8 @@ def quantize_student(
 
     Args:
         student: a `Student` whose ranges are set, such as `distill` and `calibrate_student` return.
-        source: where its images came from.
+        source: where its images came from; those that made it are not asked for its agreement.
         output: the `.tflite` to write.
-        used_images: how many of the source's images set its ranges and trained it.
         check_images, evaluate_on, overwrite: see `quantize`.
         **options: any field of `FileOptions`.
 
@@ -145,6 +143,7 @@ def quantize_student(
     resolved = FileOptions.resolve('small', options)
     atomic_files.check_output(output, overwrite)
     teacher = student.teacher
+    used_images = student.options.used_images(source.batch_size)
     data, report, levels = student_export.export(
         student, _inputs(teacher, source, used_images), **resolved.record()
     )

@@ -94,7 +94,6 @@ def main() -> None:
             student,
             generator,
             folder / f'digits_w{bits}a{bits}.tflite',
-            used_images=512 + FLAGS.distillation_steps * generator.batch_size,
             evaluate_on=real,
             overwrite=True,
         )
