@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources.batches import with_progress
+from zscgan_tf.sources.batches import Batch, with_progress
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
 from zscgan_tf.tflite.interpreter import TfliteModel, latency
 
@@ -32,7 +32,7 @@ __all__ = ['TfliteModel', 'evaluate', 'latency', 'sizes']
 def evaluate(
     candidate: TfliteModel | Student | Teacher | None,
     teacher: Teacher,
-    batches: Iterable[tuple[np.ndarray | tf.Tensor, np.ndarray | tf.Tensor | None]],
+    batches: Iterable[Batch],
     *,
     total: int | None = None,
 ) -> dict[str, float]:
@@ -41,9 +41,8 @@ def evaluate(
     Args:
         candidate: what is evaluated; None for the teacher itself.
         teacher: the float model.
-        batches: (pixels [B, H, W, C] in [0, 1], labels [B] or None); one batch is held at a time.
-            With a teacher of independent labels the images' own labels are ignored: one class an
-            image says nothing of them.
+        batches: images, one batch at a time. With a teacher of independent labels the images' own
+            labels are ignored: one class an image says nothing of them.
         total: number of images, for the progress bar.
 
     Returns:

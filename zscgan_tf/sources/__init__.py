@@ -1,16 +1,11 @@
 """Sources: objects that make or read batches of images; `Source` says what all of them offer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from zscgan_tf.sources.batches import take, with_progress
+from zscgan_tf.sources.batches import Batch, take, with_progress
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-__all__ = ['Source', 'StoredSource', 'take', 'with_progress']
+__all__ = ['Batch', 'Source', 'StoredSource', 'take', 'with_progress']
 
 
 class Source(Protocol):
@@ -31,7 +26,7 @@ class Source(Protocol):
     num_classes: int | None
     description: dict[str, Any]
 
-    def batches(self, start: int = 0) -> Iterator[tuple[tf.Tensor, tf.Tensor | None]]:
+    def batches(self, start: int = 0) -> Iterator[Batch]:
         """Endless (pixels, labels) from batch number `start`.
 
         Pixels are float32 in [0, 1], [B, H, W, C]; labels are int32, [B], or None.
@@ -48,5 +43,5 @@ class StoredSource(Source, Protocol):
 
     image_count: int
 
-    def one_pass(self) -> Iterator[tuple[tf.Tensor, tf.Tensor | None]]:
+    def one_pass(self) -> Iterator[Batch]:
         """Every image once, in stored order; the last batch may be short."""

@@ -1,28 +1,21 @@
-"""Functions over batches of images: the first images, a progress bar, a check of pixels.
-
-A batch is (pixels [B, H, W, C], labels [B] or None), as sources give it, or pixels alone.
-"""
-
-from __future__ import annotations
+"""Functions over batches of images: the first images, a progress bar, a check of pixels."""
 
 from collections.abc import Iterable, Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
+import tensorflow as tf
 import tqdm
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.input_spec import InputSpec
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-    from zscgan_tf.teacher.input_spec import InputSpec
+# Pixels, float32 in [0, 1], [B, H, W, C], and labels, integers, [B], or None.
+Batch = tuple[np.ndarray | tf.Tensor, np.ndarray | tf.Tensor | None]
 
 
-def take(
-    batches: Iterable[tuple[tf.Tensor, tf.Tensor | None]], count: int
-) -> Iterator[tuple[tf.Tensor, tf.Tensor | None]]:
-    """The first `count` images of batches of (pixels, labels); the last batch may be short."""
+def take(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """The first `count` images of batches; the last batch may be short."""
     for pixels, labels in batches:
         size = min(count, len(pixels))
         yield pixels[:size], None if labels is None else labels[:size]
@@ -34,10 +27,10 @@ def take(
 def with_progress(
     batches: Iterable[Any], total: int | None, description: str, file: IO[str] | None = None
 ) -> Iterator[Any]:
-    """Yields batches, and moves a progress bar by the images of each when it has been used.
+    """Yields batches, and moves a progress bar by the images of each when they have been used.
 
     Args:
-        batches: arrays of B images, or tuples that begin with one.
+        batches: arrays of images, or tuples that begin with one, such as a `Batch`.
         total: number of images, or None.
         description: what stands beside the bar, which is shown on terminals only.
         file: where the bar is written; None for stderr.

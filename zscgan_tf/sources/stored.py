@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.sources import fitting, order
+from zscgan_tf.sources.batches import Batch
 from zscgan_tf.teacher.input_spec import InputSpec
 
 
@@ -41,13 +42,13 @@ class StoredImages:
         self._seed = seed
         self._short_side = fitting.check_short_side(resize_short_side, input_spec.image_size)
 
-    def batches(self, start: int = 0) -> Iterator[tuple[tf.Tensor, tf.Tensor | None]]:
+    def batches(self, start: int = 0) -> Iterator[Batch]:
         """See `Source.batches`."""
         return self._load(
             order.index_batches(self.image_count, self._labels, self.batch_size, self._seed, start)
         )
 
-    def one_pass(self) -> Iterator[tuple[tf.Tensor, tf.Tensor | None]]:
+    def one_pass(self) -> Iterator[Batch]:
         """See `StoredSource.one_pass`."""
         return self._load(order.consecutive_batches(self.image_count, self.batch_size))
 
