@@ -1,9 +1,34 @@
+import pathlib
+import re
+
 from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+# Read, not imported: the package's own requirements are not there yet.
+PACKAGE = (ROOT / 'zscgan_tf' / '__init__.py').read_text(encoding='utf-8')
 
 setup(
     name='zscgan-tf',
-    version='0.1.0',
-    description='Integer .tflite files from trained Keras classifiers, without any data',
+    version=re.search(r"^__version__ = '(.+)'$", PACKAGE, re.MULTILINE).group(1),
+    description='Quantizes trained Keras classifiers to integer .tflite files without their data',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    author='The zscgan_tf authors',
+    keywords='quantization data-free tflite litert keras tensorflow int8 zero-shot',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Environment :: Console',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3 :: Only',
+        'Programming Language :: Python :: 3.11',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
     packages=find_packages(include=['zscgan_tf', 'zscgan_tf.*']),
     python_requires='>=3.11',
     # Ranges around the versions that were run together, from training to the running .tflite.

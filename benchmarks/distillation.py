@@ -9,10 +9,13 @@ import time
 import tf_keras
 
 from benchmarks.training import compiled, interleaved, summarize
-from zscgan_tf import presets
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods import distillation, zscgan
+from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.sources.noise import NoiseSource
-from zscgan_tf.student.student import Student, build_student, set_ranges
+from zscgan_tf.student.calibration.ranges import set_ranges
+from zscgan_tf.student.options import StudentOptions
+from zscgan_tf.student.student import Student, build_student
 from zscgan_tf.tflite import audit, levels, student_export
 
 
@@ -24,14 +27,14 @@ def distillation_over_float_student(teacher, repeats, batch_size=128):
     copy of the twin: what is left is fake quantization.
     """
     pixels = _pixels(teacher, batch_size)
-    options = presets.resolve_distillation('paper', {'update_generator': False})
+    options = DistillationOptions.resolve('paper', {'update_generator': False})
     student = _student(teacher, options, pixels)
     steps = [
         compiled(_training(each, options)[1], pixels) for each in (student, float_student(student))
     ]
     seconds = interleaved(*steps, repeats=repeats)
     return summarize(
-        *seconds, 'ms', 1000, batch_size=batch_size, range_training=options['range_training']
+        *seconds, 'ms', 1000, batch_size=batch_size, range_training=options.range_training
     )
 
 
@@ -54,12 +57,12 @@ def combined_training(teacher, pixels):
         teacher: a `Teacher`.
         pixels: the batch, [B, H, W, C], that sets the student's ranges.
     """
-    options = presets.resolve_distillation('paper', {'update_generator': True})
+    options = DistillationOptions.resolve('paper', {'update_generator': True})
     student = _student(teacher, options, pixels)
-    generator_options = presets.resolve('small', teacher, {'batch_size': len(pixels)})
+    generator_options = GeneratorOptions.resolve('small', {'batch_size': len(pixels)}, teacher)
     generator = zscgan.build_training(teacher, generator_options, seed=0)[0]
     _, update = zscgan.continue_training(
-        teacher, generator, generator_options, options['steps'], seed=0
+        teacher, generator, generator_options.record(), options.steps, seed=0
     )
     optimizer, student_step = _training(student, options)
     combined = distillation.make_step(student, optimizer, options, generator_update=update)
@@ -72,8 +75,9 @@ def export_seconds(teacher, repeats, batch_size=16):
     Returns:
         A dict: `seconds` (the median), `repeats`.
     """
-    student = _student(teacher, {}, _pixels(teacher, batch_size))
-    bits = {name: student.options[name] for name in ('weight_bits', 'activation_bits')}
+    options = StudentOptions.resolve('small', {})
+    student = _student(teacher, options, _pixels(teacher, batch_size))
+    bits = {'weight_bits': options.weight_bits, 'activation_bits': options.activation_bits}
     found = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -96,14 +100,13 @@ def _pixels(teacher, batch_size):
 
 
 def _student(teacher, options, pixels):
-    """A student of some options of `presets` whose ranges are the batch's extremes."""
-    widths = {name: options[name] for name in presets.STUDENT_OPTIONS if name in options}
-    student = build_student(teacher, **widths)
+    """A student whose ranges are the batch's extremes."""
+    student = build_student(teacher, options)
     set_ranges(student, lambda: [pixels], 'minmax')
     return student
 
 
 def _training(student, options):
     """The optimizer of a student, and its step on images that it is given."""
-    optimizer = distillation.make_optimizer(options, distillation.trainable_variables(student))
+    optimizer = distillation.make_optimizer(options, student.trainable_variables())
     return optimizer, distillation.make_step(student, optimizer, options)

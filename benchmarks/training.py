@@ -18,8 +18,8 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import draw_noise
 from zscgan_tf.methods import zscgan
 from zscgan_tf.quiet import hidden_output
@@ -27,6 +27,7 @@ from zscgan_tf.sources import take
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.teacher.tap import batch_moments, build_tap
 from zscgan_tf.tflite import calibration
+from zscgan_tf.tflite.converter import make_converter, named
 from zscgan_tf.training import loop
 
 # Steps of the two sides of `loop_over_step` in a turn: a few calls of the loop's function.
@@ -114,7 +115,7 @@ def step_over_bare(teacher, repeats, batch_size=64):
     noise = draw_noise(generator, batch_size, tf.constant([0, 0]))
     labels = tf.range(batch_size) % teacher.num_classes
     seconds = interleaved(compiled(step), lambda: bare(noise, labels)[0].numpy(), repeats)
-    return summarize(*seconds, 'ms', 1000, batch_size=batch_size, dtype=options['compute_dtype'])
+    return summarize(*seconds, 'ms', 1000, batch_size=batch_size, dtype=options.compute_dtype)
 
 
 def loop_over_step(teacher, repeats, batch_size=64, steps_per_turn=STEPS_PER_TURN):
@@ -170,7 +171,7 @@ def bfloat16_speedup(teacher, repeats, batch_size=None):
         options = _options(teacher, batch_size=batch_size, compute_dtype=dtype)
         steps.append(compiled(zscgan.build_training(teacher, options, seed=0)[2]))
     seconds = interleaved(*steps, repeats=repeats)
-    return summarize(*seconds, 'ms', 1000, batch_size=options['batch_size'])
+    return summarize(*seconds, 'ms', 1000, batch_size=options.batch_size)
 
 
 def ptq_over_converter(teacher, repeats, images=10_000):
@@ -184,7 +185,7 @@ def ptq_over_converter(teacher, repeats, images=10_000):
     """
     options = _options(teacher)
     generator = zscgan.build_training(teacher, options, seed=0)[0]
-    source = GeneratorSource(generator, teacher.num_classes, options['batch_size'])
+    source = GeneratorSource(generator, teacher.num_classes, options.batch_size)
     inputs = np.concatenate(
         [teacher.input_spec.to_inputs(p).numpy() for p, _ in take(source.batches(), images)]
     )
@@ -200,7 +201,7 @@ def ptq_over_converter(teacher, repeats, images=10_000):
 def convert_in_memory(teacher, inputs):
     """What `calibration.convert` makes, by the converter alone, of inputs [N, H, W, C]."""
     size = calibration.slice_size(teacher.input_spec)
-    converter = calibration.make_converter(calibration.named(teacher.model, teacher.name))
+    converter = make_converter(named(teacher.model, teacher.name))
     converter.representative_dataset = lambda: (
         [inputs[i : i + size]] for i in range(0, len(inputs), size)
     )
@@ -290,12 +291,13 @@ def peak_memory(command):
 
 
 def _options(teacher, **overrides):
-    return presets.resolve('small', teacher, overrides)
+    return GeneratorOptions.resolve('small', overrides, teacher)
 
 
 def _bare_passes(teacher, generator, options):
     """A function of noise and labels: the gradients alone; see `step_over_bare`."""
-    tap, stored = build_tap(teacher.logits_model, options['compute_dtype'])
+    tap, stored = build_tap(teacher.logits_model, options.compute_dtype)
+    weights = options.record()
 
     @tf.function
     def passes(noise, labels):
@@ -307,7 +309,7 @@ def _bare_passes(teacher, generator, options):
                 'bns_loss_weight': zscgan.bns_loss([batch_moments(x) for x in inputs], stored),
                 'entropy_loss_weight': zscgan.entropy_loss(logits),
             }
-            loss = tf.add_n([options[name] * term for name, term in terms.items() if options[name]])
+            loss = tf.add_n([weights[name] * term for name, term in terms.items() if weights[name]])
         return tape.gradient(loss, generator.trainable_variables)
 
     return passes

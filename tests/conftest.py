@@ -63,9 +63,9 @@ def tap(teacher):
 @pytest.fixture(scope='session')
 def two_devices():
     """A strategy of two replicas."""
-    from zscgan_tf.training import loop
+    from zscgan_tf.training.strategy import make_strategy
 
-    strategy = loop.make_strategy('mirrored')
+    strategy = make_strategy('mirrored')
     assert strategy.num_replicas_in_sync == 2
     return strategy
 

@@ -10,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tests.tiny import tiny_teacher
 from zscgan_tf import evaluation, pipeline
 from zscgan_tf.methods import zscgan
+from zscgan_tf.report.summary import summary
 from zscgan_tf.sources.files import FileSource
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import audit
@@ -53,16 +54,16 @@ def test_from_a_file_to_an_integer_file(made, entropy_loss_weight, tmp_path):
     result = pipeline.quantize(
         teacher, source, output, calibration_images=20, check_images=12, evaluate_on=real
     )
-    assert result['fresh']['images'] == 12 and result['real']['images'] == 30
-    assert result['real']['float_accuracy'] == 100
-    assert 'ops are integer' in pipeline.summary(teacher, result)
+    assert result.fresh['images'] == 12 and result.real['images'] == 30
+    assert result.real['float_accuracy'] == 100
+    assert 'ops are integer' in summary(teacher, result)
 
     data = output.read_bytes()
     report = audit.audit(data)
     assert not report.float_ops and report.integer_op_count == report.op_count
     tflite = evaluation.TfliteModel(str(output))
     again = evaluation.evaluate(tflite, teacher, real.one_pass())
-    assert again == result['real']
+    assert again == result.real
 
     # By LiteRT alone, as the user's device runs it: what the model gave, but for rounding.
     interpreter = Interpreter(model_content=data)

@@ -10,11 +10,12 @@ import tf_keras
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.conftest import randomize
+from tests.students import student_of
 from tests.tiny import tiny_teacher
 from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import evaluate
-from zscgan_tf.student.student import build_student, set_ranges
+from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import calibration, interpreter
 from zscgan_tf.tflite.interpreter import TfliteModel, latency
@@ -261,7 +262,7 @@ def test_answers_that_are_not_finite(teacher):
 
 
 def test_a_student_against_its_teacher(teacher):
-    student = build_student(teacher, weight_bits=4, activation_bits=4)
+    student = student_of(teacher, weight_bits=4, activation_bits=4)
     images = pixels(40)
     set_ranges(student, lambda: [images])
     scores = student.model(inputs_of(teacher, images)).numpy()

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import (
     ConditionalBatchNormalization,
     Upsample,
@@ -18,6 +18,7 @@ from zscgan_tf.generators import (
     draw_noise,
     standard_normal,
 )
+from zscgan_tf.options import PRESETS
 from zscgan_tf.teacher.input_spec import InputSpec
 
 TINY = {'scales': 2, 'channels': 4, 'skip_channels': 2, 'z_channels': 3}
@@ -112,21 +113,21 @@ def test_activations_are_leaky():
         np.testing.assert_allclose(y, np.where(x > 0, x, 0.2 * x), rtol=1e-5)
 
 
-@pytest.mark.parametrize('preset', presets.PRESETS)
+@pytest.mark.parametrize('preset', PRESETS)
 @pytest.mark.parametrize('size', [(30, 1), (1, 30), (1, 1), (2, 2), (3, 3), (5, 7), (2, 40)])
 def test_images_of_any_size_can_be_made(preset, size):
     """Down to one pixel, and each depends on its label."""
     teacher = types.SimpleNamespace(
         input_spec=InputSpec(size, 3, 0.5, 0.5), num_classes=2, has_labels=False
     )
-    options = presets.resolve(preset, teacher, {'generator_channels': 4})
+    options = GeneratorOptions.resolve(preset, {'generator_channels': 4}, teacher)
     generator = build_generator(
         (*size, 3),
         2,
-        scales=options['generator_scales'],
-        channels=options['generator_channels'],
-        noise_scales=options['noise_scales'],
-        output_stride=options['output_stride'],
+        scales=options.generator_scales,
+        channels=options.generator_channels,
+        noise_scales=options.noise_scales,
+        output_stride=options.output_stride,
     )
     noise = draw_noise(generator, 6, [0, 0])
     labels = tf.constant([0, 0, 0, 1, 1, 1])

@@ -6,9 +6,13 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
-from zscgan_tf import pipeline, presets
+from zscgan_tf import pipeline
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods import distillation, zscgan
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.report.summary import summary
 from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.student.calibration.calibrate import calibrate_student
 from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers
@@ -30,22 +34,24 @@ def sigmoid_cross_entropy(p, z):
 
 
 def test_the_generator_is_asked_for_one_label(teacher):
-    options = presets.resolve('small', teacher, {**GENERATOR, 'steps': 5})
+    options = GeneratorOptions.resolve('small', {**GENERATOR, 'steps': 5}, teacher)
     generator, _, _ = zscgan.build_training(teacher, options, seed=0)
-    _, update = zscgan.continue_training(teacher, generator, options, 5, seed=0)
+    _, update = zscgan.continue_training(teacher, generator, options.record(), 5, seed=0)
     metrics, _, labels, logits = tf.function(update)(tf.constant(0, tf.int64))
     expected = sigmoid_cross_entropy(np.eye(LABELS)[labels.numpy()], logits.numpy())
     assert float(metrics['class_loss']) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_student_learns_every_label(teacher, tmp_path):
-    chosen = {'weight_bits': 4, 'activation_bits': 4, 'augment': False, 'mix': False}
-    options = presets.resolve_distillation('small', {**chosen, 'steps': 1})
+    widths = {'weight_bits': 4, 'activation_bits': 4}
+    options = DistillationOptions.resolve(
+        'small', {**widths, 'augment': False, 'mix': False, 'steps': 1}
+    )
     source = NoiseSource(teacher.input_spec, batch_size=16)
-    student = distillation.distill(teacher, source, None, steps=0, range_images=32, **chosen)
+    student = calibrate_student(teacher, source, range_images=32, **widths)
     pixels, _ = next(source.batches(start=5))
     own, expected = student.logits(pixels).numpy(), teacher.logits(pixels).numpy()
-    optimizer = distillation.make_optimizer(options, distillation.trainable_variables(student))
+    optimizer = distillation.make_optimizer(options, student.trainable_variables())
     step = distillation.make_step(student, optimizer, options)
     metrics = step(tf.constant(0, tf.int64), tf.constant(pixels))
     loss = sigmoid_cross_entropy(1 / (1 + np.exp(-expected)), own)
@@ -60,8 +66,6 @@ def test_the_summary_speaks_of_labels(teacher, tmp_path):
     result = pipeline.quantize(
         teacher, source, tmp_path / 'a.tflite', calibration_images=32, check_images=32
     )
-    text = pipeline.summary(teacher, result)
-    assert (
-        f'% of the labels on 32 fresh images of the source, {result["fresh"]["classes"]} of' in text
-    )
+    text = summary(teacher, result)
+    assert f'% of the labels on 32 fresh images of the source, {result.fresh["classes"]} of' in text
     assert f'of {LABELS} labels among them' in text and 'top-1' not in text

@@ -13,8 +13,9 @@ from tests.conftest import randomize
 from zscgan_tf.methods import distillation
 from zscgan_tf.sources import take
 from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.student.calibration.calibrate import calibrate_student
 from zscgan_tf.teacher.loading import load_teacher
-from zscgan_tf.tflite import calibration, student_export
+from zscgan_tf.tflite import calibration, converter, student_export
 
 
 @pytest.fixture(scope='module')
@@ -25,9 +26,6 @@ def teacher():
     x = layers.Dense(3, activation='softmax')(layers.GlobalAveragePooling2D()(x))
     model = randomize(tf_keras.Model(inputs, x, name='net(1)'))
     return load_teacher(model, input_spec={'mean': [0.5], 'std': [0.5]})
-
-
-RANGES_ALONE = {'steps': 0, 'range_images': 8, 'update_generator': False}
 
 
 def renumbered(teacher):
@@ -46,7 +44,7 @@ def calibrated(teacher, head):
 
 def distilled(teacher, head, **options):
     source = NoiseSource(teacher.input_spec, batch_size=8)
-    student = distillation.distill(teacher, source, None, **RANGES_ALONE, **options)
+    student = calibrate_student(teacher, source, range_images=8, **options)
     return student_export.convert(student, output_head=head)
 
 
@@ -84,7 +82,7 @@ def test_other_models_of_the_process_change_nothing(teacher, make, head):
     ],
 )
 def test_any_name_of_a_teacher_will_do(teacher, name, wanted):
-    model = calibration.named(teacher.model, name)
+    model = converter.named(teacher.model, name)
     assert model.name == wanted
     # TensorFlow takes it for a scope.
     tf.function(model).get_concrete_function(tf.TensorSpec([1, 6, 6, 1]))

@@ -13,6 +13,9 @@ import importlib
 
 from zscgan_tf import quiet
 
+__version__ = '0.1.0'
+
+# The public names, and the module that each comes from.
 _HOMES = {
     'DatasetSource': 'sources.dataset',
     'FileSource': 'sources.files',
@@ -22,13 +25,14 @@ _HOMES = {
     'TfliteModel': 'evaluation',
     'UserError': 'errors',
     'distill': 'methods.distillation',
+    'calibrate_student': 'student.calibration.calibrate',
     'evaluate': 'evaluation',
     'load_generator': 'methods.zscgan',
     'load_teacher': 'teacher.loading',
     'quantize': 'pipeline',
     'quantize_student': 'pipeline',
     'raw_pixels': 'teacher.raw_pixels',
-    'summary': 'pipeline',
+    'summary': 'report.summary',
     'train_generator': 'methods.zscgan',
     'write_folder': 'sources.writing',
     'write_npz': 'sources.writing',

@@ -1,4 +1,4 @@
-"""Writes a file whole or not at all."""
+"""Files that appear whole or not at all: written beside their place, and renamed."""
 
 import contextlib
 import os
@@ -7,8 +7,10 @@ import tempfile
 
 from zscgan_tf.errors import UserError
 
+PathLike = str | os.PathLike
 
-def check_local(path, name=None):
+
+def check_local(path: PathLike, name: str | None = None) -> None:
     """Refuses `gs://bucket/file` and the like, which Python takes for a local folder `gs:`.
 
     Args:
@@ -22,12 +24,12 @@ def check_local(path, name=None):
     # One slash is what pathlib leaves of two, and one letter is a drive.
     if re.match(r'[A-Za-z][A-Za-z0-9+.-]+:/', path):
         raise UserError(
-            f'{name or path}: remote paths are not supported: pass a local one, and copy what is '
-            f'read there before, or what is written from there afterwards.'
+            f'{name or path}: remote paths are not supported: pass a local one, and copy the files '
+            f'from or to the remote place yourself.'
         )
 
 
-def check_output(path, overwrite=False):
+def check_output(path: PathLike, overwrite: bool = False) -> None:
     """Refuses an output path that could not be written in the end; called before any work.
 
     What a killed process left of an earlier attempt at this file is removed.
@@ -61,12 +63,12 @@ def check_output(path, overwrite=False):
     remove_leftovers(os.path.dirname(target), os.path.basename(target))
 
 
-def partial_name(target):
+def partial_name(target: PathLike) -> str:
     """Where this process collects what becomes `target`."""
     return f'{target}.{os.getpid()}.partial'
 
 
-def remove_leftovers(folder, name=None):
+def remove_leftovers(folder: PathLike, name: str | None = None) -> None:
     """Removes the files that processes which are gone left unfinished in a folder.
 
     Args:
@@ -79,29 +81,24 @@ def remove_leftovers(folder, name=None):
                 os.remove(leftover.path)
 
 
-def leftovers(folder, name=None):
-    """What processes that are gone left unfinished in a folder: a list of directory entries."""
-    pattern = '.+' if name is None else re.escape(name)
-    found = []
+def leftovers(folder: PathLike, name: str | None = None) -> list[os.DirEntry]:
+    """What processes that are gone left unfinished in a folder."""
+    name = '.+' if name is None else re.escape(name)
+    pattern = re.compile(rf'{name}\.([0-9]{{1,9}})\.partial', re.DOTALL)
     with os.scandir(folder) as entries:
-        for entry in entries:
-            match = re.fullmatch(rf'{pattern}\.([0-9]{{1,9}})\.partial', entry.name, re.DOTALL)
-            if match and not _is_running(int(match[1])):
-                found.append(entry)
-    return found
+        matches = [(entry, pattern.fullmatch(entry.name)) for entry in entries]
+    return [entry for entry, match in matches if match and not _is_running(int(match[1]))]
 
 
 def _is_running(pid):
     try:
         os.kill(pid, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        pass
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # another error: it is somebody else's
     return True
 
 
-def write_atomically(path, data, overwrite=False):
+def write_atomically(path: PathLike, data: bytes, overwrite: bool = False) -> None:
     """Writes beside the target, flushes to disk, and renames.
 
     Args:

@@ -7,12 +7,13 @@ and in no other way.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.presets import check_scales, default_scales
+from zscgan_tf.generator_options import check_scales, default_scales
 from zscgan_tf.teacher.tap import batch_moments
 
 layers = tf_keras.layers
@@ -25,17 +26,17 @@ class ConditionalBatchNormalization(layers.Layer):
     (design: an image depends on its batch), so nothing is stored but the two tables.
     """
 
-    def __init__(self, num_classes, epsilon=1e-5, **kwargs):
+    def __init__(self, num_classes: int, epsilon: float = 1e-5, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.epsilon = epsilon
 
-    def build(self, input_shape):
+    def build(self, input_shape: list[tf.TensorShape]) -> None:
         shape = (self.num_classes, input_shape[0][-1])
         self.gamma = self.add_weight('gamma', shape, initializer='ones')
         self.beta = self.add_weight('beta', shape, initializer='zeros')
 
-    def call(self, inputs):
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """Normalizes x, [B, H, W, C], with the rows of labels, [B]."""
         x, labels = inputs
         gamma, beta = (tf.gather(table, labels) for table in (self.gamma, self.beta))
@@ -57,12 +58,8 @@ class ConditionalBatchNormalization(layers.Layer):
         centered = tf.cast(x, tf.float32) - mean
         return tf.cast(centered * tf.math.rsqrt(variance + self.epsilon), x.dtype)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            'num_classes': self.num_classes,
-            'epsilon': self.epsilon,
-        }
+    def get_config(self) -> dict[str, object]:
+        return {**super().get_config(), 'num_classes': self.num_classes, 'epsilon': self.epsilon}
 
 
 class Upsample(layers.Layer):
@@ -71,31 +68,31 @@ class Upsample(layers.Layer):
     By repeating: XLA does not compile the gradient of the resizing op.
     """
 
-    def __init__(self, size, **kwargs):
+    def __init__(self, size: tuple[int, int], **kwargs):
         super().__init__(**kwargs)
         self.size = tuple(size)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
         return x[:, : self.size[0], : self.size[1]]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, object]:
         return {**super().get_config(), 'size': self.size}
 
 
 def build_generator(
-    image_shape,
-    num_classes,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
     *,
-    scales=None,
-    channels=128,
-    skip_channels=4,
-    z_channels=32,
-    noise_scales=1,
-    output_stride=1,
-    dtype='float32',
-    seed=0,
-):
+    scales: int | None = None,
+    channels: int | Sequence[int] = 128,
+    skip_channels: int = 4,
+    z_channels: int = 32,
+    noise_scales: int = 1,
+    output_stride: int = 1,
+    dtype: str = 'float32',
+    seed: int = 0,
+) -> tf_keras.Model:
     """The generator as a functional tf_keras model.
 
     Args:
@@ -154,15 +151,8 @@ def build_generator(
 
     def plain_conv(x, filters, kernel_size, strides=1, use_bias=True):
         initializer = tf_keras.initializers.GlorotUniform(next(seeds))
-        return layers.Conv2D(
-            filters,
-            kernel_size,
-            strides,
-            padding='same',
-            use_bias=use_bias,
-            kernel_initializer=initializer,
-            dtype=policy,
-        )(x)
+        settings = {'padding': 'same', 'use_bias': use_bias, 'kernel_initializer': initializer}
+        return layers.Conv2D(filters, kernel_size, strides, **settings, dtype=policy)(x)
 
     def conv(x, filters, kernel_size, strides=1):
         return norm(plain_conv(x, filters, kernel_size, strides, use_bias=False))
@@ -192,8 +182,8 @@ def build_generator(
     return tf_keras.Model([*noise, labels], x, name='generator')
 
 
-def draw_noise(generator, batch_size, seed):
-    """z ~ N(0, 1) for a batch: the list of the generator's noise inputs.
+def draw_noise(generator: tf_keras.Model, batch_size: int, seed: tf.Tensor) -> list[tf.Tensor]:
+    """The generator's noise inputs for a batch, z ~ N(0, 1).
 
     Args:
         generator: the model of `build_generator`.
@@ -208,8 +198,8 @@ def draw_noise(generator, batch_size, seed):
     ]
 
 
-def standard_normal(shape, seed):
-    """N(0, 1) by the inverse of its distribution, from random integers.
+def standard_normal(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
+    """Random values of N(0, 1), float32, by the inverse of its distribution, from random integers.
 
     The same under XLA as without it, which `tf.random.stateless_normal` is not, even with the
     generator of random bits named.

@@ -1,4 +1,4 @@
-"""Hides what TensorFlow, Keras and LiteRT print in our calls: users read what the product says.
+"""Quiet: hides what TensorFlow, Keras and LiteRT print when this package calls them.
 
 What they print from C++, past Python's logging, goes to a file, and Ctrl-C is kept.
 
@@ -14,6 +14,8 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator
+from typing import BinaryIO, TextIO
 
 
 class Hidden:
@@ -23,11 +25,11 @@ class Hidden:
         stderr: a text stream to where stderr went before: for progress bars.
     """
 
-    def __init__(self, stderr, file):
+    def __init__(self, stderr: TextIO, file: BinaryIO):
         self.stderr = stderr
         self._file = file
 
-    def text(self):
+    def text(self) -> str:
         """Everything printed so far."""
         sys.stdout.flush()
         sys.stderr.flush()
@@ -36,11 +38,8 @@ class Hidden:
 
 
 @contextlib.contextmanager
-def hidden_output():
+def hidden_output() -> Iterator[Hidden]:
     """Sends file descriptors 1 and 2 into a temporary file, and back at the end; no warnings.
-
-    Yields:
-        A `Hidden`.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed meanwhile, even if what was called swallowed it.
@@ -69,7 +68,7 @@ def hidden_output():
         yield Hidden(stderr, file)
 
 
-def import_tensorflow():
+def import_tensorflow() -> None:
     """Imports TensorFlow, unless it is there already, without its greetings from C++."""
     if 'tensorflow' in sys.modules:
         return
@@ -82,14 +81,14 @@ def import_tensorflow():
 
 
 @contextlib.contextmanager
-def hidden_warnings():
+def hidden_warnings() -> Iterator[None]:
     """Drops Python's warnings; a decorator too."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
 
 
-def hide_logs():
+def hide_logs() -> None:
     """Drops what libraries log below an error while this package calls them.
 
     Such as TensorFlow's advice on functions that are traced again and again: a process that

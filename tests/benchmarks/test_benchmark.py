@@ -13,13 +13,13 @@ import tensorflow as tf
 from benchmarks import distillation as distilling
 from benchmarks import training
 from tests.tiny import tiny_teacher
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
 from zscgan_tf.generators import draw_noise
 from zscgan_tf.methods import distillation, zscgan
+from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.report import results
 from zscgan_tf.tflite import calibration
-from zscgan_tf.training import loop
+from zscgan_tf.training.strategy import fold_seed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -74,9 +74,9 @@ def test_bare_passes_return_the_gradients_of_the_step(teacher):
     options = training._options(teacher, batch_size=4, entropy_loss_weight=0.5)
     generator, optimizer, step = zscgan.build_training(teacher, options, seed=0)
     labels = tf.random.stateless_uniform(
-        [4], loop.fold_seed(0, 0, 0), maxval=7, dtype=tf.int32, alg='philox'
+        [4], fold_seed(0, 0, 0), maxval=7, dtype=tf.int32, alg='philox'
     )
-    noise = draw_noise(generator, 4, loop.fold_seed(0, 0, 1))
+    noise = draw_noise(generator, 4, fold_seed(0, 0, 1))
     bare = training._bare_passes(teacher, generator, options)(noise, labels)
     seen = []
     optimizer.apply_gradients = lambda pairs: seen.extend(gradient for gradient, _ in pairs)
@@ -126,7 +126,7 @@ def test_the_float_student_takes_the_same_step_without_rounding(teacher):
     """Its first loss is the entropy of the teacher's answers, and it learns the same variables."""
     pixels = np.random.default_rng(0).uniform(size=(4, *teacher.input_spec.image_shape))
     pixels = tf.constant(pixels, tf.float32)
-    options = presets.resolve_distillation('paper', {'update_generator': False})
+    options = DistillationOptions.resolve('paper', {'update_generator': False})
     student = distilling._student(teacher, options, pixels)
     copy = distilling.float_student(student)
     losses = [
@@ -137,7 +137,7 @@ def test_the_float_student_takes_the_same_step_without_rounding(teacher):
     entropy = float(distillation.distillation_loss(logits, logits))
     assert float(losses[1]['distillation_loss']) == pytest.approx(entropy, rel=1e-4)
     assert float(losses[0]['distillation_loss']) == pytest.approx(entropy, rel=0.05)
-    trained = [distillation.trainable_variables(each) for each in (student, copy)]
+    trained = [each.trainable_variables() for each in (student, copy)]
     shapes = [sorted(tuple(v.shape) for v in each) for each in trained]
     assert shapes[0] == shapes[1]
 

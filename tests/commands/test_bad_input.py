@@ -106,8 +106,8 @@ PIXELS = ['--mean=0.5', '--std=0.5']
         ([TINY, '--output=/proc/a.tflite'], ['/proc', 'pass another']),
         ([TINY, '--output=folder'], ['folder: is a folder: pass the name of a file']),
         ([TINY, '--output=text.h5'], ['text.h5: exists already: pass --overwrite']),
-        ([TINY, OUTPUT, '--workdir=text.h5/run'], ['--workdir=text.h5/run can not be made']),
-        ([TINY, OUTPUT, '--workdir=/proc/run'], ['--workdir=/proc/run can not be made']),
+        ([TINY, OUTPUT, '--workdir=text.h5/run'], ['--workdir=text.h5/run cannot be made']),
+        ([TINY, OUTPUT, '--workdir=/proc/run'], ['--workdir=/proc/run cannot be made']),
         ([TINY, OUTPUT, '--result_json=missing/a.json'], ['the folder missing does not exist']),
         ([TINY, OUTPUT, '--result_json=text.h5'], ['text.h5: not a result file']),
         # Teachers

@@ -87,6 +87,8 @@ def test_the_result_file(finished):
         'per_channel': True,
         'input_type': 'int8',
         'output_type': 'int8',
+        'allow_float_ops': False,
+        'raw_pixels': False,
     }
 
 

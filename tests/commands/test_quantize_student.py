@@ -27,16 +27,16 @@ STUDENT = [
     '--range_images=16',
 ]
 TINY = ['--teacher=tiny.h5', '--seed=2', *TRAINING]
-# Bad input that is not refused is at least soon done.
-NOISE = [
+SOURCE = [
     '--teacher=tiny.h5',
-    '--method=qat',
     '--source=noise_uniform',
     '--batch_size=8',
     '--check_images=10',
-    '--distillation_steps=2',
     '--range_images=16',
 ]
+# Bad input that is not refused is at least soon done.
+NOISE = [*SOURCE, '--method=qat', '--distillation_steps=2']
+RANGES_ALONE = [*SOURCE, '--method=ptq', '--range_estimator=mse']
 
 
 @pytest.fixture(scope='module')
@@ -176,10 +176,9 @@ def test_an_interrupted_distillation_goes_on_to_the_same_student(quantized, gene
 def test_an_interrupted_export_leaves_no_file(programs, during):
     result = programs.run(
         'quantize',
-        *NOISE,
+        *RANGES_ALONE,
         '--weight_bits=4',
         '--activation_bits=4',
-        '--distillation_steps=0',
         '--output=half.tflite',
         during=during,
     )
@@ -196,10 +195,9 @@ def test_a_student_that_disagrees_with_its_teacher(programs):
     """Two bits and no training: the file is written, and the summary and the status say so."""
     result = programs.run(
         'quantize',
-        *NOISE,
+        *RANGES_ALONE,
         '--weight_bits=2',
         '--activation_bits=2',
-        '--distillation_steps=0',
         '--check_images=200',
         '--range_estimator=minmax',
         '--noerror_compensation',
@@ -257,7 +255,7 @@ FILES = '--source=files'
             [FILES, '--images=labelled.npz', '--soft_target_weight=0.5', '--nomix'],
             ['Label 12 is not a class of the teacher tiny'],
         ),
-        (['--distillation_steps=-1'], ['--distillation_steps=-1 must be 0']),
+        (['--distillation_steps=0'], ['--distillation_steps=0 must be', '--method=ptq']),
         (['--distillation_learning_rate=0'], ['--distillation_learning_rate=0.0 must be positive']),
         (
             ['--update_generator'],
@@ -266,7 +264,7 @@ FILES = '--source=files'
         (['--method=ptq'], ['--range_images is for a student: pass --method=qat']),
         (
             ['--method=ptq', '--range_estimator=mse'],
-            ['--distillation_steps=2 trains a student: pass --method=qat'],
+            ['--distillation_steps is for the training of a student: pass --method=qat'],
         ),
         (
             ['--teacher=unsupported.h5', '--mean=0.5', '--std=0.5', '--source=zscgan'],
@@ -314,7 +312,7 @@ def times(folder):
             ['--temperature=2'],
             ['temperature 1.0, not 2.0', 'or a --student_workdir, or another --workdir.'],
         ),
-        ('distill', ['--distillation_steps=0'], ['leaves nothing to distill']),
+        ('distill', ['--distillation_steps=0'], ['--distillation_steps=0 must be', '--method=ptq']),
         ('distill', ['--workdir=missing'], ['--workdir=missing holds no run']),
         (
             'quantize',

@@ -8,20 +8,23 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.students import student_of
 from tests.tiny import tiny_teacher
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator
-from zscgan_tf.methods import distillation
+from zscgan_tf.methods import augmentation, distillation
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
+from zscgan_tf.student.calibration.calibrate import calibrate_student
 from zscgan_tf.student.calibration.error_compensation import compensate_errors
-from zscgan_tf.student.student import build_student, set_ranges
+from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import levels
 from zscgan_tf.training import loop
+from zscgan_tf.training.strategy import check_batch_size, make_strategy
 
 RNG = np.random.default_rng(0)
 SMALL = {'range_images': 16, 'weight_bits': 4, 'activation_bits': 4, 'learning_rate': 3e-3}
@@ -84,7 +87,7 @@ def test_augmentation_flips_and_shifts():
     pixels = RNG.uniform(size=(3, 16, 16, 2)).astype(np.float32)
     # Numbers modulo 5 are shifts of -2 ... 2.
     draws = tf.constant([[2, 2, 0], [2, 2, 1], [4, 0, 0]])
-    same, flipped, shifted = distillation.augment(tf.constant(pixels), draws).numpy()
+    same, flipped, shifted = augmentation.augment(tf.constant(pixels), draws).numpy()
     np.testing.assert_array_equal(same, pixels[0])
     np.testing.assert_array_equal(flipped, pixels[1][:, ::-1])
     padded = np.pad(pixels[2], ((2, 2), (2, 2), (0, 0)), 'edge')
@@ -94,7 +97,7 @@ def test_augmentation_flips_and_shifts():
 def test_mixing_blends_neighbours():
     pixels = RNG.uniform(size=(5, 4, 4, 2)).astype(np.float32)
     draws = tf.constant([2**18, 7, 0, 7, 2**19])
-    found = distillation.mix(tf.constant(pixels), draws).numpy()
+    found = augmentation.mix(tf.constant(pixels), draws).numpy()
     a, b, c, d, last = pixels
     expected = [0.25 * a + 0.75 * b, 0.25 * b + 0.75 * a, d, c, last]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -103,7 +106,7 @@ def test_mixing_blends_neighbours():
 def test_blends_are_the_same_of_the_same_seed():
     pixels = RNG.uniform(size=(10, 4, 4, 2)).astype(np.float32)
     batches = [(pixels[:6], np.arange(6)), (pixels[6:], np.arange(4))]
-    first, again, other = (list(distillation.blends(batches, seed)) for seed in (3, 3, 4))
+    first, again, other = (list(augmentation.blends(batches, seed)) for seed in (3, 3, 4))
     assert all(labels is None for _, labels in first)
     first, again, other = ([x.numpy() for x, _ in found] for found in (first, again, other))
     for one, two, three in zip(first, again, other, strict=True):
@@ -188,7 +191,7 @@ def test_resumed_is_bit_equal(tmp_path, not_exported, training):
 def test_ranges_of_weights_follow_them_where_activations_are_moving_averages():
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=8)
-    student = build_student(teacher, range_training='moving_average')
+    student = student_of(teacher, range_training='moving_average')
     set_ranges(student, lambda: [next(source.batches())[0]])
     student.model(next(source.batches())[0], training=True)
     for wrapper in student.model.layers:
@@ -204,8 +207,8 @@ def test_the_generator_is_updated_only_if_asked_for(tmp_path, not_exported):
     teacher = tiny_teacher()
     spec = teacher.input_spec
     generator = build_generator(spec.image_shape, 7, scales=1, channels=4, skip_channels=2)
-    options = presets.resolve('small', teacher, {'batch_size': 8})
-    source = GeneratorSource(generator, 7, 8, options=options)
+    options = GeneratorOptions.resolve('small', {'batch_size': 8}, teacher)
+    source = GeneratorSource(generator, 7, 8, options=options.record())
     before = generator.get_weights()
     distill(tmp_path / 'fixed', teacher, source, 1)
     for one, two in zip(before, generator.get_weights(), strict=True):
@@ -292,10 +295,10 @@ def test_a_student_of_other_images_is_not_reused(tmp_path, not_exported, monkeyp
 
 
 def test_pairs_to_blend_are_of_one_replica():
-    loop.check_batch_size(6, 2)
-    loop.check_batch_size(8, 2, multiple=2)
+    check_batch_size(6, 2)
+    check_batch_size(8, 2, multiple=2)
     with pytest.raises(UserError, match='6 images .* 2 replicas: .*--batch_size .* multiple of 4'):
-        loop.check_batch_size(6, 2, multiple=2)
+        check_batch_size(6, 2, multiple=2)
 
 
 def test_all_learned_ranges_are_trained_and_no_constant_kernel():
@@ -305,8 +308,8 @@ def test_all_learned_ranges_are_trained_and_no_constant_kernel():
     x = layers.Average(name='average')([layers.ReLU()(x), layers.Conv2D(4, 1)(x)])
     model = tf_keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
     teacher = load_teacher(model, input_spec={'preprocessing': 'tf'})
-    student = build_student(teacher)
-    trained = {id(v) for v in distillation.trainable_variables(student)}
+    student = student_of(teacher)
+    trained = {id(v) for v in student.trainable_variables()}
     left = [id(v) for v in student.model.trainable_variables if id(v) not in trained]
     average = student.model.get_layer('quant_average')
     assert left == [id(kernel) for kernel, _, _ in average._weight_vars] and len(left) == 1
@@ -330,7 +333,7 @@ def test_two_replicas_agree_with_one_device(two_devices, tmp_path, not_exported,
     options = {'range_images': 16, 'learning_rate': 3e-3, 'range_training': training, 'mix': True}
     options['align_additions'] = False
     students, losses = [], []
-    for name, strategy in (('one', loop.make_strategy('default')), ('two', two_devices)):
+    for name, strategy in (('one', make_strategy('default')), ('two', two_devices)):
         students.append(
             distillation.distill(
                 teacher, source, tmp_path / name, steps=3, strategy=strategy, **options
@@ -364,11 +367,12 @@ def test_the_step_compiles_with_xla(tmp_path, not_exported):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
 
 
-def test_ranges_alone_need_no_workdir():
+def test_a_calibration_is_its_parts_one_after_the_other():
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=16)
-    student = distillation.distill(teacher, source, None, steps=0, **SMALL)
-    again = build_student(teacher, weight_bits=4, activation_bits=4)
+    widths = {'weight_bits': 4, 'activation_bits': 4}
+    student = calibrate_student(teacher, source, range_images=16, **widths)
+    again = student_of(teacher, **widths)
     images = [next(source.batches())[0]]
     set_ranges(again, lambda: images)
     align_additions(again)

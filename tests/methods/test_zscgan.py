@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.methods.test_zscgan_losses import TINY, bns_of, pixels
 from tests.tiny import tiny_teacher
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator, draw_noise
 from zscgan_tf.methods import zscgan
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
@@ -109,7 +109,7 @@ def test_a_training_weighs_the_losses_by_its_options(sure_teacher, weight):
     """As by hand; Adam only sees how the weights relate."""
     options = {**TINY_OPTIONS, 'class_loss_weight': 1.0, 'bns_loss_weight': 0.1}
     options = {**options, 'entropy_loss_weight': 1.5, weight: 0.7}
-    options = presets.resolve('small', sure_teacher, options)
+    options = GeneratorOptions.resolve('small', options, sure_teacher)
     generator, _, step = zscgan.build_training(sure_teacher, options, seed=3)
     by_hand = tf_keras.models.clone_model(generator)
     by_hand.set_weights(generator.get_weights())
@@ -117,12 +117,14 @@ def test_a_training_weighs_the_losses_by_its_options(sure_teacher, weight):
     variables = by_hand.trainable_variables
     update = zscgan.make_update(
         by_hand,
-        zscgan.make_optimizer(options['learning_rate'], options['steps'], variables),
+        zscgan.make_optimizer(options.learning_rate, options.steps, variables),
         *build_tap(sure_teacher.logits_model),
         sure_teacher.input_spec,
         batch_size=16,
         seed=3,
-        **{name: options[name] for name in options if name.endswith('_loss_weight')},
+        class_loss_weight=options.class_loss_weight,
+        bns_loss_weight=options.bns_loss_weight,
+        entropy_loss_weight=options.entropy_loss_weight,
     )
     for index in range(2):
         step(tf.constant(index, tf.int64))
@@ -133,9 +135,9 @@ def test_a_training_weighs_the_losses_by_its_options(sure_teacher, weight):
 
 
 def test_a_generator_goes_on_at_a_tenth_of_its_rate_with_new_images(teacher):
-    options = presets.resolve('small', teacher, {**TINY_OPTIONS, 'learning_rate': 0.02})
+    options = GeneratorOptions.resolve('small', {**TINY_OPTIONS, 'learning_rate': 0.02}, teacher)
     generator, _, _ = zscgan.build_training(teacher, options, seed=0)
-    optimizer, update = zscgan.continue_training(teacher, generator, options, 10, seed=0)
+    optimizer, update = zscgan.continue_training(teacher, generator, options.record(), 10, seed=0)
     rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10)]
     assert rates == pytest.approx([0.002, 0.001, 0], abs=1e-9)
     before = generator.get_weights()
@@ -163,7 +165,7 @@ def test_optimizer_is_adam_with_a_cosine_to_zero():
 
 def drawn(generator, batch_size, index, seed=0, num_classes=5):
     """Labels and noise of one step, as the step's docstring says it draws them."""
-    from zscgan_tf.training.loop import fold_seed
+    from zscgan_tf.training.strategy import fold_seed
 
     labels = tf.random.stateless_uniform(
         [batch_size], fold_seed(seed, index, 0), 0, num_classes, tf.int32, alg='philox'
@@ -360,7 +362,7 @@ def test_batches_that_replicas_can_not_share(teacher, tmp_path):
         num_replicas_in_sync = 3
 
     with pytest.raises(
-        UserError, match='16 images a batch can not be shared by 3 replicas: pass a --batch'
+        UserError, match='16 images a batch cannot be shared by 3 replicas: pass a --batch'
     ):
         zscgan.train_generator(teacher, tmp_path, strategy=Three(), steps=2, **TINY_OPTIONS)
 

@@ -5,9 +5,10 @@ import pytest
 import tf_keras
 
 from tests.student.test_student import PARTS, PIXELS, convolved, ending, make, own_teacher
+from tests.students import student_of
 from tests.tensors import ops_of
 from zscgan_tf import evaluation
-from zscgan_tf.student.student import as_logits, build_student, feature_layers
+from zscgan_tf.student.student import as_logits, feature_layers
 from zscgan_tf.teacher.layers import HardSwish
 from zscgan_tf.tflite import student_export
 
@@ -39,10 +40,10 @@ def widths_of(student):
 
 def test_convolutions_read_copies_of_what_additions_read_too():
     teacher = own_teacher(residual)
-    as_before = widths_of(build_student(teacher, **W4A4))
+    as_before = widths_of(student_of(teacher, **W4A4))
     assert {as_before[name] for name in ('stem', 'inner', 'linear', 'sum_a')} == {4}
     assert as_before['branch'] == 8
-    student = build_student(teacher, wide_residuals=True, **W4A4)
+    student = student_of(teacher, wide_residuals=True, **W4A4)
     found = widths_of(student)
     for name in ('stem', 'linear', 'sum_a'):
         assert found[name] == 8 and found[f'{name}_read'] == 4

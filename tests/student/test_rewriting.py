@@ -1,10 +1,16 @@
 """Every layer becomes some that the student knows, and computes the same, or is refused."""
 
+import os
+
+os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.conftest import randomize
 from tests.student.test_folding import (
     assert_same,
     end,
@@ -14,9 +20,14 @@ from tests.student.test_folding import (
     names,
     random_moments,
 )
+from tests.students import student_of
+from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
+from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.student.folding import fold, weight_layers
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish, LogProbabilities
+from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.tflite import student_export
 
 layers = tf_keras.layers
 
@@ -103,6 +114,56 @@ def test_the_steps_of_a_hard_sigmoid():
     assert relu6.max_value == 6
     np.testing.assert_allclose(gate.depthwise_kernel, 1 / 6, rtol=1e-6)
     assert not np.any(gate.bias)
+
+
+@pytest.mark.parametrize('package, file', [(tf_keras, 'model.h5'), (keras, 'model.keras')])
+def test_prelu_in_an_integer_file(package, file, tmp_path):
+    """Against NumPy: from a file of either Keras to the answers of its `.tflite`."""
+    kinds, x = package.layers, package.Input((8, 8, 3))
+    y = kinds.BatchNormalization()(kinds.Conv2D(4, 3)(x))
+    body = package.Model(x, y)
+    y = kinds.GlobalAveragePooling2D()(kinds.PReLU(shared_axes=[1, 2], name='act')(y))
+    model = randomize(package.Model(x, kinds.Dense(5, name='end')(y)))
+    slopes = np.float32([0.0, 0.1, 0.5, -1.0])
+    model.get_layer('act').set_weights([slopes.reshape(1, 1, 4)])
+    model.save(tmp_path / file)
+    teacher = load_teacher(tmp_path / file, input_spec={'preprocessing': 'unit'})
+    pixels = np.random.default_rng(0).uniform(size=(64, 8, 8, 3)).astype(np.float32)
+    student = student_of(teacher)
+    set_ranges(student, lambda: [pixels[:32], pixels[32:]])
+    data, report, _ = student_export.export(student, [pixels])
+    y = np.asarray(body(pixels))
+    kernel, bias = model.get_layer('end').get_weights()
+    expected = np.where(y > 0, y, slopes * y).mean((1, 2)) @ kernel + bias
+    np.testing.assert_allclose(teacher.logits(pixels), expected, atol=1e-4 * expected.std())
+    assert not report.float_ops
+    error = evaluation.TfliteModel(data).scores(pixels) - expected
+    assert np.sqrt(np.mean(error**2)) < 0.03 * expected.std()
+
+
+@pytest.mark.parametrize('rank', [2, 4])
+def test_the_steps_of_a_prelu(rank):
+    def body(x):
+        y = layers.Conv2D(4, 3)(layers.BatchNormalization()(x))
+        y = layers.GlobalAveragePooling2D()(y) if rank == 2 else y
+        y = layers.PReLU('uniform', shared_axes=[1, 2] if rank == 4 else None, name='act')(y)
+        return layers.Dense(5)(y if rank == 2 else layers.GlobalAveragePooling2D()(y))
+
+    folded = folded_same(make(body), -9, 9)
+    assert type(folded.get_layer('act')) is layers.Add
+    assert not folded.get_layer('act_sloped').trainable
+
+
+class FixedDropout(layers.Dropout):
+    """As old EfficientNets have it."""
+
+    def _get_noise_shape(self, inputs):
+        return (None, 1, 1, 1)
+
+
+def test_what_does_nothing_in_inference_is_dropped_under_any_name():
+    folded = folded_same(make(lambda x: end(FixedDropout(0.5)(layers.Conv2D(4, 3)(x)))))
+    assert not any(isinstance(layer, layers.Dropout) for layer in folded.layers)
 
 
 # Other layers
@@ -200,7 +261,8 @@ def test_dense_layers_on_images():
     'layer, words',
     [
         (lambda: layers.Conv2DTranspose(4, 3, name='odd'), ['Conv2DTranspose']),
-        (lambda: layers.PReLU(name='odd'), ['PReLU']),
+        (lambda: layers.PReLU(name='odd'), ['PReLU', 'channel']),
+        (lambda: layers.ELU(name='odd'), ['ELU']),
         (lambda: layers.ReLU(3.0, name='odd'), ['ReLU', 'max_value']),
         (lambda: layers.ReLU(threshold=0.5, name='odd'), ['ReLU', 'threshold']),
         (lambda: layers.Activation('elu', name='odd'), ['Activation', "'elu'"]),

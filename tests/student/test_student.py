@@ -8,17 +8,13 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
+from tests.students import student_of
 from tests.tiny import tiny_teacher
 from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
-from zscgan_tf.student.calibration import ranges
-from zscgan_tf.student.student import (
-    activation_quantizers,
-    as_logits,
-    build_student,
-    feature_layers,
-    set_ranges,
-)
+from zscgan_tf.student.calibration import range_estimators as ranges
+from zscgan_tf.student.calibration.ranges import set_ranges
+from zscgan_tf.student.student import as_logits, feature_layers
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
 from zscgan_tf.tflite import audit, levels, student_export
@@ -28,7 +24,7 @@ PIXELS = np.random.default_rng(0).uniform(size=(64, 8, 8, 3)).astype(np.float32)
 
 
 def make(teacher=None, **options):
-    student = build_student(teacher or tiny_teacher(), **options)
+    student = student_of(teacher or tiny_teacher(), **options)
     set_ranges(student, lambda: [PIXELS[:32], PIXELS[32:]])
     return student
 
@@ -213,10 +209,9 @@ def test_constants_are_not_what_a_width_applies_to():
 def test_ranges_of_logits_are_those_of_least_cross_entropy():
     """Of the file's last tensor, with sure answers among the images."""
     student = make(tiny_teacher(head='logits'), activation_bits=4, all_activations=True)
-    quantizer, variables = activation_quantizers(student)['top']
     logits = student.twin(student.input_spec.to_inputs(PIXELS)).numpy()
     expected = ranges.logits_range(logits, 4)
-    assert (variables['min'].numpy(), variables['max'].numpy()) == pytest.approx(expected)
+    assert student.ranges()['top'].ends() == pytest.approx(expected)
     histogram = ranges.Histogram()
     histogram.see_range(logits)
     histogram.count(logits)
@@ -296,8 +291,9 @@ def test_learned_ranges_are_trained_and_others_not():
     assert not any('_max' in v.name or '_min' in v.name for v in frozen.trainable_variables)
 
 
-def test_moving_averages_follow_the_images():
-    student = make(range_training='moving_average')
+@pytest.mark.parametrize('given, decay', [({}, 0.99), ({'range_decay': 0.75}, 0.75)])
+def test_moving_averages_follow_the_images(given, decay):
+    student = make(range_training='moving_average', **given)
     wrapper = next(w for w in student.model.layers if getattr(w, '_output_quantizer_vars', None))
     variable = wrapper._output_quantizer_vars['max']
     variable.assign(1000.0)
@@ -307,7 +303,7 @@ def test_moving_averages_follow_the_images():
     twin = tf_keras.Model(student.twin.input, output)
     student.model(student.input_spec.to_inputs(PIXELS), training=True)
     highest = float(tf.reduce_max(twin(student.input_spec.to_inputs(PIXELS))))
-    assert float(variable) == pytest.approx(0.99 * 1000 + 0.01 * highest, rel=1e-3)
+    assert float(variable) == pytest.approx(decay * 1000 + (1 - decay) * highest, rel=1e-3)
 
 
 def test_features_are_what_kernels_read():
@@ -330,4 +326,4 @@ def test_features_are_what_kernels_read():
 )
 def test_bits_out_of_range_are_refused(options):
     with pytest.raises(UserError, match='2 to 8'):
-        build_student(tiny_teacher(), **options)
+        student_of(tiny_teacher(), **options)

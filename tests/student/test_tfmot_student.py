@@ -7,19 +7,23 @@ import tf_keras
 
 from tests.student.test_student import PIXELS, own_teacher, teacher_with_a_channel_of_zeros
 from tests.tiny import tiny_teacher
-from zscgan_tf import evaluation, presets
+from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods import distillation
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.options import PRESETS
 from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.student.options import StudentOptions
 from zscgan_tf.student.student import as_logits, feature_layers
 from zscgan_tf.student.tfmot_student import build_tfmot_student, set_tfmot_ranges
 from zscgan_tf.tflite import audit, levels, student_export
 
 layers = tf_keras.layers
+STOCK = StudentOptions.resolve('small', {'student': 'tfmot'})
 
 
 def make(teacher=None, estimator='mse'):
-    student = build_tfmot_student(teacher or tiny_teacher())
+    student = build_tfmot_student(teacher or tiny_teacher(), STOCK)
     set_tfmot_ranges(student, lambda: [PIXELS[:32], PIXELS[32:]], estimator)
     return student
 
@@ -32,7 +36,7 @@ def agreement(one, two):
 def test_it_answers_as_the_teacher_does_once_the_ranges_are_set(estimator):
     teacher = tiny_teacher()
     expected = teacher.logits(PIXELS).numpy()
-    student = build_tfmot_student(teacher)
+    student = build_tfmot_student(teacher, STOCK)
     inputs = teacher.input_spec.to_inputs(PIXELS)
     np.testing.assert_allclose(as_logits(student.twin(inputs)), expected, atol=1e-4)
     unset = np.abs(student.logits(PIXELS) - expected).mean()
@@ -89,7 +93,7 @@ def test_training_leaves_batch_norms_alone(tmp_path):
         trained = student.model.get_layer(f'quant_{norm.name}').layer
         for one, two in zip(trained.get_weights(), norm.get_weights(), strict=True):
             np.testing.assert_array_equal(one, two)
-    names = {v.name for v in distillation.trainable_variables(student)}
+    names = {v.name for v in student.trainable_variables()}
     assert not any('gamma' in name or 'beta' in name for name in names)
     assert sum('kernel' in name for name in names) == 4
     top = student.model.get_layer('quant_top')._weight_vars[0][0]
@@ -143,14 +147,14 @@ def test_models_that_tfmot_does_not_take_are_refused(build):
         return layers.Dense(4)(layers.GlobalAveragePooling2D()(build(x)))
 
     with pytest.raises(UserError, match='pass --student=folded') as raised:
-        build_tfmot_student(own_teacher(model))
+        build_tfmot_student(own_teacher(model), STOCK)
     assert '\n' not in str(raised.value) and len(str(raised.value)) < 300
 
 
-@pytest.mark.parametrize('preset', presets.PRESETS)
+@pytest.mark.parametrize('preset', PRESETS)
 def test_options(preset):
-    found = presets.resolve_distillation(preset, {'student': 'tfmot', 'weight_bits': 8})
-    assert found['range_training'] == 'moving_average' and found['first_last_bits'] == 8
+    found = DistillationOptions.resolve(preset, {'student': 'tfmot', 'weight_bits': 8})
+    assert found.range_training == 'moving_average' and found.first_last_bits == 8
     for name, value in {
         'weight_bits': 6,
         'activation_bits': 4,
@@ -160,6 +164,6 @@ def test_options(preset):
         'range_training': 'learned',
     }.items():
         with pytest.raises(UserError, match=f'--{name}={value} is not for --student=tfmot'):
-            presets.resolve_distillation(preset, {'student': 'tfmot', name: value})
+            DistillationOptions.resolve(preset, {'student': 'tfmot', name: value})
     with pytest.raises(UserError, match='--student=wild must be one of folded, tfmot'):
-        presets.resolve_distillation(preset, {'student': 'wild'})
+        DistillationOptions.resolve(preset, {'student': 'wild'})

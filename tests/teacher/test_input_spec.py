@@ -10,7 +10,8 @@ import tf_keras
 
 from tests.conftest import randomize
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.input_spec import InputSpec, merge_fields, read_fields, resolve_image_shape
+from zscgan_tf.teacher.input_fields import merge_fields, read_fields, resolve_image_shape
+from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers

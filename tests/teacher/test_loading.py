@@ -322,7 +322,7 @@ def test_unknown_fields_and_images_that_are_too_small_are_refused():
     model = _open_classifier()
     with pytest.raises(UserError, match='unknown field BGR of an input specification'):
         load_teacher(model, input_spec={'preprocessing': 'tf', 'BGR': True, 'image_size': [8, 8]})
-    with pytest.raises(UserError, match='can not take images of 2x2 .* another --image_size'):
+    with pytest.raises(UserError, match='cannot take images of 2x2 .* another --image_size'):
         load_teacher(model, input_spec={'preprocessing': 'tf', 'image_size': [2, 2]})
 
 

@@ -12,12 +12,14 @@ from tests.tiny import tiny_teacher
 from zscgan_tf import pipeline
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import evaluate
-from zscgan_tf.methods import distillation
+from zscgan_tf.report.summary import summary
 from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.student.calibration.calibrate import calibrate_student
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.raw_pixels import RAW_PIXELS, raw_pixels
 from zscgan_tf.tflite import calibration, interpreter
+from zscgan_tf.tflite.converter import make_converter, make_integer_converter
 from zscgan_tf.tflite.interpreter import TfliteModel
 
 layers = tf_keras.layers
@@ -163,21 +165,15 @@ def test_a_file_takes_bytes(tmp_path, bits, input_type, far_apart):
     if bits is None:
         result = pipeline.quantize(quantized, source, output, calibration_images=64, **options)
     else:
-        student = distillation.distill(
-            quantized,
-            source,
-            None,
-            steps=0,
-            range_images=64,
-            weight_bits=bits,
-            activation_bits=bits,
+        student = calibrate_student(
+            quantized, source, range_images=64, weight_bits=bits, activation_bits=bits
         )
         result = pipeline.quantize_student(student, source, output, used_images=64, **options)
-    assert result['takes_raw_pixels'] and result['clipped_input_share'] < 1e-6
+    assert result.takes_raw_pixels and result.clipped_input_share < 1e-6
     zero = round(255 * quantized.input_spec.mean[0])
     off = {'uint8': 0, 'int8': 128, 'float32': zero}[input_type]
     less = f', less {off}' if input_type != 'uint8' else ''
-    assert f'8x8x3, pixels of 0...255 in RGB order{less}: no' in pipeline.summary(quantized, result)
+    assert f'8x8x3, pixels of 0...255 in RGB order{less}: no' in summary(quantized, result)
 
     file = TfliteModel(output)
     assert file.zero_pixel == zero
@@ -198,10 +194,10 @@ def test_the_file_of_another_teacher_takes_its_inputs():
     # An input of this name alone does not make it bytes: its step is another, or it has none.
     inputs = tf_keras.Input((8, 8, 3), name=RAW_PIXELS)
     model = tf_keras.Model(inputs, teacher.model(inputs))
-    converter = calibration.make_converter(model)
+    converter = make_converter(model)
     converter.representative_dataset = lambda: [[PIXELS[:1, :8]]]
     assert TfliteModel(converter.convert()).zero_pixel is None
-    data = calibration.make_integer_converter(model, 'float32', 'float32').convert()
+    data = make_integer_converter(model, 'float32', 'float32').convert()
     assert TfliteModel(data).zero_pixel is None
 
 
@@ -252,11 +248,6 @@ def test_an_input_that_is_read_twice_is_refused():
 def test_fewer_bits_of_the_input_are_refused():
     teacher = raw_pixels(tiny_teacher())
     with pytest.raises(UserError, match='--all_activations'):
-        distillation.distill(
-            teacher,
-            NoiseSource(teacher.input_spec),
-            None,
-            steps=0,
-            activation_bits=4,
-            all_activations=True,
+        calibrate_student(
+            teacher, NoiseSource(teacher.input_spec), activation_bits=4, all_activations=True
         )

@@ -13,10 +13,12 @@ import tf_keras
 
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.input_spec import InputSpec, read_fields
+from zscgan_tf.teacher.input_fields import read_fields
+from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import calibration
-from zscgan_tf.tflite.audit import audit, read_model
+from zscgan_tf.tflite.audit import audit
+from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.interpreter import TfliteModel
 
 
@@ -236,15 +238,6 @@ def read_all(descriptor):
         pass
     os.close(descriptor)
     return b''.join(parts).decode()
-
-
-def test_what_matters_cuts():
-    text = 'a.py:1:1: error: bad op\n' + 'x' * 9999 + "\nerror: failed while converting: 'main'"
-    assert calibration.what_matters(text) == 'bad op'
-    assert calibration.what_matters('', '') == 'it gives no reason'
-    assert len(calibration.what_matters('y' * 9999)) == calibration.MESSAGE_LENGTH
-    printed = 'loc(callsite(fused["Sin:", callsite("model/odd/Sin@__inference_3"("a.py":1:1)'
-    assert calibration.what_matters(text, printed) == "layer 'model/odd/Sin': bad op"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What TFLite can not quantize is told by the layer's name, before anything is trained."""
+"""What TFLite cannot quantize is told by the layer's name, before anything is trained."""
 
 import pytest
 import tf_keras
@@ -21,7 +21,7 @@ def teacher_with(layer):
     return load_teacher(randomize(model), input_spec={'preprocessing': 'unit'})
 
 
-CAN_NOT = {
+CANNOT = {
     'Activation selu': lambda: layers.Activation('selu', name='odd'),
     'GroupNormalization': lambda: layers.GroupNormalization(2, name='odd'),
     'Activation elu': lambda: layers.Activation('elu', name='odd'),
@@ -30,13 +30,13 @@ CAN_NOT = {
 }
 
 
-@pytest.mark.parametrize('kind', CAN_NOT)
+@pytest.mark.parametrize('kind', CANNOT)
 def test_the_layer_is_named(kind):
-    teacher = teacher_with(CAN_NOT[kind]())
+    teacher = teacher_with(CANNOT[kind]())
     with pytest.raises(UserError) as error:
         check_convertible(teacher)
     message = str(error.value)
-    assert f"can not quantize layer 'odd' ({kind})" in message and '\n' not in message
+    assert f"cannot quantize layer 'odd' ({kind})" in message and '\n' not in message
     assert 'rebuild the model' in message and 'tfl.' not in message and 'MLIR' not in message
     # What is offered works.
     if 'allow_float_ops' in message:
@@ -44,7 +44,7 @@ def test_the_layer_is_named(kind):
 
 
 def test_from_python_too(tmp_path):
-    teacher = teacher_with(CAN_NOT['Activation elu']())
+    teacher = teacher_with(CANNOT['Activation elu']())
     source = NoiseSource(teacher.input_spec, batch_size=4)
     with pytest.raises(UserError, match="'odd' .Activation elu.*--allow_float_ops"):
         pipeline.quantize(teacher, source, tmp_path / 'a.tflite', calibration_images=4)

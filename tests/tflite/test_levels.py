@@ -6,7 +6,8 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.tflite.audit import KERNEL_OPS, audit, op_name, read_model
+from zscgan_tf.tflite.audit import audit
+from zscgan_tf.tflite.flatbuffer import KERNEL_OPS, op_name, read_model
 from zscgan_tf.tflite.levels import check_levels, kernel_integers
 
 layers = tf_keras.layers

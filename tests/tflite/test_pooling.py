@@ -6,9 +6,10 @@ import tf_keras
 
 from tests.student.test_folding import make
 from tests.student.test_student import PIXELS, own_teacher
+from tests.students import student_of
 from tests.tensors import answers
+from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.student.folding import fold
-from zscgan_tf.student.student import build_student, set_ranges
 from zscgan_tf.teacher.flattening.flatten import flatten
 from zscgan_tf.tflite import student_export
 
@@ -56,7 +57,7 @@ PLACES = [beside_a_larger_range, beside_its_input, added_and_at_the_end, of_uneq
 def test_the_file_answers_as_the_model(build):
     teacher = own_teacher(build)
     inputs = teacher.input_spec.to_inputs(PIXELS).numpy()
-    student = build_student(teacher)
+    student = student_of(teacher)
     set_ranges(student, lambda: [PIXELS])
     data, report, _ = student_export.export(student, [inputs])
     assert report.integer_op_count == report.op_count

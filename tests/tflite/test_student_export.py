@@ -8,9 +8,8 @@ import tf_keras
 from tests.conftest import randomize
 from tests.student.test_student import PIXELS, convolved, ending, make, own_teacher, wrappers
 from zscgan_tf import evaluation
-from zscgan_tf.methods.distillation import trainable_variables
 from zscgan_tf.teacher.loading import load_teacher
-from zscgan_tf.tflite import audit, calibration, student_export
+from zscgan_tf.tflite import calibration, flatbuffer, student_export
 
 layers = tf_keras.layers
 
@@ -30,13 +29,13 @@ def test_first_and_last_layer_are_convolutions(ends, others):
     expected = {'first_conv': ends, 'top': ends, 'input_norm': others, 'second_conv': others}
     assert bits == expected
     data, _, _ = student_export.export(student, [student.input_spec.to_inputs(PIXELS).numpy()])
-    model = audit.read_model(data)
+    model = flatbuffer.read_model(data)
     graph, found = model.subgraphs[0], {}
     for op in graph.operators:
-        if audit.op_name(model, op) in audit.KERNEL_OPS:
+        if flatbuffer.op_name(model, op) in flatbuffer.KERNEL_OPS:
             kernel = graph.tensors[op.inputs[1]]
             (name,) = [n for n in expected if f'quant_{n}/' in kernel.name.decode()]
-            found[name] = audit.type_name(kernel)
+            found[name] = flatbuffer.type_name(kernel)
     assert found == {name: f'int{n}' for name, n in expected.items()}
 
 
@@ -60,7 +59,7 @@ def test_channels_that_flattening_moves_are_constants():
     bits = {w.layer.name: w.quantize_config.weights.bits for w in wrappers(student)}
     ends = [name for name, n in bits.items() if n == 8]
     assert len(ends) == 2 and 'top' in ends
-    trained = set(map(id, trainable_variables(student)))
+    trained = set(map(id, student.trainable_variables()))
     for wrapper in selecting:
         ((kernel, quantizer, variables),) = wrapper._weight_vars
         assert id(kernel) not in trained and id(variables['max']) not in trained
@@ -122,8 +121,8 @@ def test_reshapes_of_constant_shape(body):
     expected = model(PIXELS).numpy()
     student, _, _ = student_export.export(make(teacher), [PIXELS])
     for data in (student, calibration.convert(teacher, [PIXELS])):
-        read = audit.read_model(data)
-        names = [audit.op_name(read, op) for op in read.subgraphs[0].operators]
+        read = flatbuffer.read_model(data)
+        names = [flatbuffer.op_name(read, op) for op in read.subgraphs[0].operators]
         assert not {'SHAPE', 'STRIDED_SLICE', 'PACK'} & set(names)
         assert names.count('RESHAPE') <= 3
         found = evaluation.TfliteModel(data).scores(PIXELS)
@@ -143,8 +142,8 @@ def test_logits_have_one_shape_whatever_the_method(head):
         calibration.convert(teacher, [PIXELS], output_head='logits'),
         student_export.convert(make(teacher), output_head='logits'),
     ):
-        read = audit.read_model(data)
+        read = flatbuffer.read_model(data)
         (output,) = read.subgraphs[0].outputs
-        assert read.subgraphs[0].tensors[output].shape.tolist() == [1, units]
+        assert read.subgraphs[0].tensors[output].shape == [1, units]
         error = evaluation.TfliteModel(data).outputs(PIXELS) - expected
         assert np.abs(error).max() < 0.05 * np.ptp(expected)

@@ -11,6 +11,7 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.training import loop
+from zscgan_tf.training.strategy import fold_seed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -28,7 +29,7 @@ class Walk:
         self.state = {'walk': self.module, 'optimizer': self.optimizer}
 
     def step(self, index):
-        seed = loop.fold_seed(0, index, 0)
+        seed = fold_seed(0, index, 0)
         noise = tf.random.stateless_uniform(self.weights.shape, seed, -9, 9, tf.int32, alg='philox')
         noise = tf.cast(noise, tf.float32)
         share = 1 / tf.distribute.get_replica_context().num_replicas_in_sync
@@ -159,17 +160,7 @@ def test_never_saves_weights_that_are_not_finite(tmp_path):
     assert saved_steps(tmp_path) == [5]
 
 
-# Strategies.
-
-
-def test_strategies_by_name():
-    assert loop.make_strategy('default') is tf.distribute.get_strategy()
-    mirrored = loop.make_strategy('mirrored')
-    assert isinstance(mirrored, tf.distribute.MirroredStrategy)
-    # Collective operations of two strategies in one process would be taken for each other's.
-    assert loop.make_strategy('mirrored') is mirrored
-    with pytest.raises(UserError, match='--strategy=many is unknown: pass one of default,'):
-        loop.make_strategy('many')
+# Strategies, XLA.
 
 
 def test_two_replicas_walk_as_one_device(two_devices, uninterrupted, tmp_path):
@@ -191,25 +182,3 @@ def test_xla_traces_the_step_once(uninterrupted, tmp_path):
     loop.run(step, walk.state, 20, workdir=tmp_path, images_per_step=1, jit_compile=True)
     assert len(traced) == 1
     np.testing.assert_allclose(walk.weights, uninterrupted, rtol=1e-4)
-
-
-def test_replica_slices_make_up_the_whole():
-    class Replica:
-        num_replicas_in_sync = 3
-
-        def __init__(self, index):
-            self.replica_id_in_sync_group = index
-
-    x = tf.range(12)
-    parts = [loop.replica_slice(x, Replica(i)) for i in range(3)]
-    np.testing.assert_array_equal(tf.concat(parts, 0), x)
-
-
-def test_seeds_differ_by_seed_step_and_stream():
-    seeds = {
-        tuple(loop.fold_seed(seed, tf.constant(index, tf.int64), stream).numpy())
-        for seed in range(3)
-        for index in range(3)
-        for stream in range(3)
-    }
-    assert len(seeds) == 27

@@ -1,5 +1,6 @@
 """Two replicas with different halves of a batch give the losses and gradients of one device."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf import presets
+from tests.students import student_of
 from zscgan_tf.generators import ConditionalBatchNormalization, build_generator
 from zscgan_tf.methods import distillation, zscgan
-from zscgan_tf.student.student import build_student, set_ranges
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
-from zscgan_tf.training import loop
+from zscgan_tf.training.strategy import make_strategy, replica_slice
 
 BATCH = 8
 
@@ -93,7 +95,7 @@ def test_a_loss_of_two_replicas_is_that_of_one_device(two_devices, name):
 
     def share_and_gradients():
         replicas = tf.distribute.get_replica_context()
-        parts = [loop.replica_slice(tf.constant(x), replicas) for x in arrays]
+        parts = [replica_slice(tf.constant(x), replicas) for x in arrays]
         followed = [part for part in parts if part.dtype == tf.float32]
         with tf.GradientTape() as tape:
             tape.watch(followed)
@@ -122,7 +124,7 @@ def test_bfloat16_far_from_zero_is_normalized_as_well_in_replicas(two_devices):
 
     def normalize():
         replicas = tf.distribute.get_replica_context()
-        part, labels = (loop.replica_slice(tensor, replicas) for tensor in (x, tf.constant(LABELS)))
+        part, labels = (replica_slice(tensor, replicas) for tensor in (x, tf.constant(LABELS)))
         return layer([part, labels])
 
     parts = two_devices.experimental_local_results(
@@ -154,12 +156,14 @@ def a_step(teacher, strategy, updates_generator):
     varied = not updates_generator
     options = {'feature_loss_weight': 2.0, 'temperature': 2.0, 'augment': varied, 'mix': varied}
     # With labels too, although those of blends mean nothing.
-    options = {**presets.resolve_distillation('small', options), 'soft_target_weight': 0.3}
+    options = dataclasses.replace(
+        DistillationOptions.resolve('small', options), soft_target_weight=0.3
+    )
     pixels = np.random.default_rng(0).uniform(size=(BATCH, 8, 8, 3)).astype(np.float32)
     pixels[BATCH // 2 :] *= 0.3
     with strategy.scope():
-        student = build_student(teacher, weight_bits=8, activation_bits=8)
-        variables = distillation.trainable_variables(student)
+        student = student_of(teacher, weight_bits=8, activation_bits=8)
+        variables = student.trainable_variables()
         optimizer = sgd(variables)
     set_ranges(student, lambda: [pixels])
     batch, update = (tf.constant(pixels), tf.constant(LABELS)), None
@@ -193,7 +197,7 @@ def test_a_step_of_two_replicas_is_that_of_one_device(two_devices, teacher, upda
     names = {'distillation_loss', 'feature_loss', 'agreement'}
     if updates_generator:
         names |= {'class_loss', 'bns_loss', 'entropy_loss', 'class_accuracy'}
-    one_device = loop.make_strategy('default')
+    one_device = make_strategy('default')
     expected, moves = a_step(teacher, one_device, updates_generator)
     metrics, found = a_step(teacher, two_devices, updates_generator)
     assert expected.keys() == names

@@ -111,7 +111,7 @@ def test_a_killed_process_resumes_to_the_bit(uninterrupted, tmp_path):
     check_log(tmp_path)
 
 
-# Checkpoints that are damaged, or can't be written.
+# Checkpoints that are damaged, or cannot be written.
 
 
 def truncate(path):

@@ -67,20 +67,20 @@ def test_a_teacher_that_was_renamed_is_the_same(tmp_path):
 
 def test_folders_that_can_not_be_made(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='can not be made .*: pass a folder that can be written'):
+    with pytest.raises(UserError, match='cannot be made .*: pass a folder that can be written'):
         workdir.claim(tmp_path / 'file' / 'run', CONFIG)
-    with pytest.raises(UserError, match='can not be made'):
+    with pytest.raises(UserError, match='cannot be made'):
         workdir.claim(tmp_path / 'file', CONFIG)
-    with pytest.raises(UserError, match='can not be made'):
+    with pytest.raises(UserError, match='cannot be made'):
         workdir.claim('/proc/run', CONFIG)
 
 
 @pytest.mark.parametrize(
     'text, words',
     [
-        ('{"teacher": ', 'can not be read'),
+        ('{"teacher": ', 'cannot be read'),
         ('[1, 2]', 'is no configuration'),
-        ('\udcff', 'can not be read'),
+        ('\udcff', 'cannot be read'),
     ],
 )
 def test_broken_configurations(tmp_path, text, words):

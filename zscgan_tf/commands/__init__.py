@@ -1,0 +1,1 @@
+"""The programs: for each one module with its flags and what it does."""

@@ -4,6 +4,7 @@ Exit status 0: done; 1: a mistake that the user can mend; 2: done, but the file 
 its teacher; 130: interrupted by Ctrl-C.
 """
 
+import collections.abc
 import errno
 import functools
 import logging as python_logging
@@ -11,25 +12,33 @@ import sys
 
 from absl import app, flags, logging
 
+from zscgan_tf import __version__
 from zscgan_tf.atomic_files import check_local
-from zscgan_tf.commands import common_flags, real_images
+from zscgan_tf.commands import common_flags, option_flags, real_images
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import import_tensorflow
 
 FLAGS = flags.FLAGS
+# The modules that define flags of several programs.
+SHARED = (common_flags, option_flags, real_images)
+# None, not False: a flag that was not passed is not kept among the flags of a run.
+flags.DEFINE_boolean('version', None, 'Print the version, and nothing else.')
 INTERRUPTED = 'interrupted: no output was written; the same command goes on with what is trained'
 
 
-def run(module, main):
+def run(module: str, main: collections.abc.Callable[[], int | None]) -> None:
     """Runs a program.
 
     Args:
         module: the name of the program's module; its docstring and flags are its help.
-        main: the program, a function without arguments.
+        main: the program; returns its exit status, None for 0.
+
+    Raises:
+        SystemExit: always, with the exit status.
     """
     # absl shows the flags and the docstring of the script that was started.
     sys.modules['__main__'].__doc__ = sys.modules[module].__doc__
-    for owner in (module, common_flags.__name__, real_images.__name__):
+    for owner in (module, __name__, *(shared.__name__ for shared in SHARED)):
         for flag in FLAGS.get_key_flags_for_module(owner):
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(functools.partial(_guarded, main), flags_parser=_parse)
@@ -41,6 +50,9 @@ def _parse(arguments):
     except (flags.Error, OSError) as error:
         _fail(str(error).replace('\n', ' ').removeprefix('ERROR:: '))
     except SystemExit:  # absl leaves --help with status 1
+        sys.exit(0)
+    if FLAGS.version:
+        print(f'zscgan_tf {__version__}')
         sys.exit(0)
     if rest:
         _fail(f'unexpected argument {rest[0]!r}: every value belongs to a --flag; see --help.')

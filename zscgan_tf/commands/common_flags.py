@@ -1,18 +1,46 @@
-"""Flags that several programs share, each defined once, and what is made of them."""
+"""Flags that several programs share, and what is made of them.
+
+What needs TensorFlow is imported when it is used: `--help` is instant.
+"""
 
 import functools
 import os
 import sys
+import typing
 
 from absl import flags
 
-from zscgan_tf import presets
+from zscgan_tf import options
+from zscgan_tf.commands import option_flags
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.student.options import CalibrationOptions, StudentOptions
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from zscgan_tf.sources import Source
+    from zscgan_tf.sources.generator import GeneratorSource
+    from zscgan_tf.student.student import Student
+    from zscgan_tf.teacher.teacher import Teacher
+    from zscgan_tf.training.workdir import NamedFolder
 
 FLAGS = flags.FLAGS
+# What says how images become inputs, and what of a file is the teacher.
+TEACHER_FLAGS = (
+    'allow_code',
+    'image_size',
+    'channels',
+    'mean',
+    'std',
+    'preprocessing',
+    'channel_order',
+    'output_layer',
+)
 
 
-def define_teacher_flags():
+def define_teacher_flags() -> None:
     """The float classifier and its input specification."""
     flags.DEFINE_string(
         'teacher',
@@ -47,7 +75,7 @@ def define_teacher_flags():
     )
 
 
-def load_teacher(name='teacher'):
+def load_teacher(name: str = 'teacher') -> 'Teacher':
     """The teacher that the flag of this name tells, with the other flags of the teacher."""
     from zscgan_tf.teacher.loading import load_teacher as load
 
@@ -55,8 +83,8 @@ def load_teacher(name='teacher'):
     fields = {
         'image_size': _image_size(),
         'channels': FLAGS.channels,
-        'mean': FLAGS.mean and _numbers('mean', float),
-        'std': FLAGS.std and _numbers('std', float),
+        'mean': FLAGS.mean and option_flags.parse_numbers('mean', float),
+        'std': FLAGS.std and option_flags.parse_numbers('std', float),
         'preprocessing': FLAGS.preprocessing,
         'bgr': FLAGS.channel_order and FLAGS.channel_order == 'bgr',
     }
@@ -69,22 +97,12 @@ def load_teacher(name='teacher'):
     )
 
 
-def teacher_flags():
+def teacher_flags() -> list[str]:
     """The flags of the teacher that were passed, but for its file: a list for a command line."""
-    names = (
-        'allow_code',
-        'image_size',
-        'channels',
-        'mean',
-        'std',
-        'preprocessing',
-        'channel_order',
-        'output_layer',
-    )
-    return [FLAGS[name].serialize() for name in names if getattr(FLAGS, name)]
+    return [FLAGS[name].serialize() for name in TEACHER_FLAGS if getattr(FLAGS, name)]
 
 
-def define_run_flags():
+def define_run_flags() -> None:
     """The run's folder and its seed."""
     flags.DEFINE_string(
         'workdir',
@@ -93,11 +111,11 @@ def define_run_flags():
         '"{seed}" stands for the seed.',
     )
     flags.DEFINE_integer(
-        'seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=presets.MAX_SEED
+        'seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=options.MAX_SEED
     )
 
 
-def workdir(default_of=None):
+def workdir(default_of: str | None = None) -> 'NamedFolder':
     """The workdir of the flags, a `NamedFolder`.
 
     Args:
@@ -116,7 +134,7 @@ def workdir(default_of=None):
     return NamedFolder(path, name, 'another --output or --workdir')
 
 
-def define_raw_pixels_flag():
+def define_raw_pixels_flag() -> None:
     """--raw_pixels."""
     flags.DEFINE_boolean(
         'raw_pixels',
@@ -127,7 +145,7 @@ def define_raw_pixels_flag():
     )
 
 
-def with_raw_pixels(teacher):
+def with_raw_pixels(teacher: 'Teacher') -> 'Teacher':
     """The teacher that is quantized: with --raw_pixels one that takes them."""
     if not FLAGS.raw_pixels:
         return teacher
@@ -136,43 +154,15 @@ def with_raw_pixels(teacher):
     return raw_pixels(teacher)
 
 
-def define_generator_flags():
-    """What shapes the generator and its training; see presets.py for the values."""
+def define_generator_flags() -> None:
+    """What shapes the generator and its training, and how trainings run."""
     flags.DEFINE_enum(
         'preset',
         'small',
-        presets.PRESETS,
+        options.PRESETS,
         'Default values of the flags below: small fits two cores, paper is section 3.',
     )
-    flags.DEFINE_integer('steps', None, 'Training steps (batches). Paper: 200,000.')
-    flags.DEFINE_integer('batch_size', None, 'Images a batch, over all replicas. Paper: 128.')
-    flags.DEFINE_float('learning_rate', None, "Adam's first rate; a cosine to 0. Paper: 1e-3.")
-    flags.DEFINE_float('class_loss_weight', None, 'Weight of the cross-entropy. Paper: 1.')
-    flags.DEFINE_float('bns_loss_weight', None, 'Weight of the BNS loss. Paper: 1.')
-    flags.DEFINE_float(
-        'entropy_loss_weight',
-        None,
-        "Weight of the entropy of the teacher's answers and of what a batch lacks to being of many "
-        'classes. Paper: 0.',
-    )
-    flags.DEFINE_list('generator_channels', None, 'Channels of all scales, or of each. Paper: 128.')
-    flags.DEFINE_integer(
-        'generator_scales',
-        None,
-        'How often the size is halved. Default: 5, fewer for small images.',
-    )
-    flags.DEFINE_integer('skip_channels', None, 'Channels of the skips, 0 for none. Paper: 4.')
-    flags.DEFINE_integer('z_channels', None, 'Channels of the noise map. Paper: 32.')
-    flags.DEFINE_integer('noise_scales', None, 'Scales at which noise enters. Paper: 1.')
-    flags.DEFINE_integer(
-        'output_stride', None, 'The generator works at 1/stride of the image size. Paper: 1.'
-    )
-    flags.DEFINE_enum(
-        'compute_dtype',
-        None,
-        presets.CHOICES['compute_dtype'],
-        'Type of the passes; moments are float32.',
-    )
+    option_flags.define(GeneratorOptions)
     flags.DEFINE_enum(
         'strategy',
         'default',
@@ -186,199 +176,102 @@ def define_generator_flags():
     flags.DEFINE_integer('images_every', 500, 'Steps between grids of images.', lower_bound=1)
 
 
-def train_generator(teacher, folder):
+def train_generator(teacher: 'Teacher', folder: 'NamedFolder') -> 'GeneratorSource':
     """Trains, resumes or reuses the generator of the flags in a workdir; a `GeneratorSource`."""
     from zscgan_tf.methods import zscgan
 
     return zscgan.train_generator(
         teacher,
         folder,
-        preset=FLAGS.preset,
-        seed=FLAGS.seed,
-        strategy=strategy(),
-        jit_compile=_jit_compile(),
-        checkpoint_every=FLAGS.checkpoint_every,
         images_every=FLAGS.images_every,
-        keep={'flags.cfg': flags_text()},
-        **_given_options(),
+        **_training_arguments(),
+        **option_flags.passed(GeneratorOptions),
     )
 
 
-def generator_options(teacher):
-    """All options of the training of the flags, as `presets.resolve` returns them."""
-    return presets.resolve(FLAGS.preset, teacher, _given_options())
+def generator_options(teacher: 'Teacher') -> GeneratorOptions:
+    """The `GeneratorOptions` of the flags."""
+    return GeneratorOptions.resolve(FLAGS.preset, option_flags.passed(GeneratorOptions), teacher)
 
 
-def passed_generator_flags():
-    """The names of the generator's options that were passed, a set."""
-    return {name for name, value in _given_options().items() if value is not None}
-
-
-def passed_generator_options(teacher):
-    """Those of `generator_options` whose flags were passed."""
-    options = generator_options(teacher)
-    return {name: options[name] for name in passed_generator_flags()}
-
-
-def _given_options():
-    options = {name: getattr(FLAGS, name) for name in presets.OPTIONS}
-    if FLAGS.generator_channels:
-        options['generator_channels'] = _numbers('generator_channels')
-    return options
-
-
-def define_student_flags():
-    """What shapes a quantized student and its distillation; see presets.py for the values."""
+def define_student_flags() -> None:
+    """What shapes a quantized student and its distillation."""
     flags.DEFINE_string(
         'student_workdir',
         None,
         'Folder of the distillation. Default: student_w<W>a<A> (student_tfmot) in --workdir. '
         '"{seed}" stands for the seed.',
     )
-    flags.DEFINE_enum(
-        'student',
-        None,
-        presets.CHOICES['student'],
-        'folded: batch norms folded, any width; tfmot: its quantize_model as it comes, 8 bits.',
-    )
-    flags.DEFINE_integer('weight_bits', None, 'Width of the weights, 2 to 8. Default: 8.')
-    flags.DEFINE_integer(
-        'activation_bits', None, 'Width of what convolutions read, 2 to 8. Default: 8.'
-    )
-    flags.DEFINE_integer(
-        'first_last_bits',
-        None,
-        "Width of the first and the last layer's weights. Default: --weight_bits.",
-    )
-    flags.DEFINE_boolean(
-        'all_activations',
-        None,
-        "Bring the model's input, the logits and what is only summed to --activation_bits too, not "
-        'only what convolutions read.',
-    )
-    flags.DEFINE_boolean(
-        'wide_residuals',
-        None,
-        'Keep what both convolutions and additions read at 8 bits; convolutions read a copy of '
-        '--activation_bits. Paper: no.',
-    )
-    flags.DEFINE_enum(
-        'range_estimator',
-        None,
-        presets.CHOICES['range_estimator'],
-        'How ranges are set before training. With --method=ptq: quantize with these ranges and no '
-        "training, instead of TFLite's calibration. Paper: minmax.",
-    )
-    flags.DEFINE_enum(
-        'range_training',
-        None,
-        presets.CHOICES['range_training'],
-        'What happens to ranges in training. Paper: moving_average.',
-    )
-    flags.DEFINE_integer('range_images', None, 'Images that set the ranges.')
-    flags.DEFINE_boolean(
-        'align_additions', None, 'One step for what is added, so that sums are exact. Paper: no.'
-    )
-    flags.DEFINE_boolean(
-        'error_compensation', None, 'Round kernels so that their errors cancel. Paper: no.'
-    )
-    flags.DEFINE_boolean(
-        'bias_correction', None, 'Take back what rounding kernels adds to channels. Paper: no.'
-    )
-    flags.DEFINE_integer('distillation_steps', None, 'Steps of the student. Paper: 50,000.')
-    flags.DEFINE_enum(
-        'distillation_optimizer',
-        None,
-        presets.CHOICES['optimizer'],
-        'Paper: sgd (Nesterov 0.9).',
-    )
-    flags.DEFINE_float(
-        'distillation_learning_rate', None, 'First rate; a cosine to 0. Paper: 1e-4.'
-    )
-    flags.DEFINE_float(
-        'soft_target_weight', None, 'λ of equation 3. Paper: 1 (eq. 4, soft targets only).'
-    )
-    flags.DEFINE_float('temperature', None, 'Of the soft targets. Paper: 1.')
-    flags.DEFINE_float(
-        'feature_loss_weight', None, 'Weight of the error of inner features. Paper: 0.'
-    )
-    flags.DEFINE_boolean('augment', None, 'Flip and shift the images. Paper: no.')
-    flags.DEFINE_boolean('mix', None, 'Blend pairs of images; for soft targets only. Paper: no.')
-    flags.DEFINE_boolean(
-        'update_generator', None, 'Train the generator on while the student learns. Paper: yes.'
-    )
+    option_flags.define(DistillationOptions)
 
 
-def distillation_options():
-    """The options of the distillation that were passed."""
-    flags_of = presets.DISTILLATION_FLAGS
-    names = {name: flags_of.get(name, name) for name in presets.DISTILLATION_OPTIONS}
-    return {name: getattr(FLAGS, flag) for name, flag in names.items()}
-
-
-def check_student(teacher, options):
+def check_student(teacher: 'Teacher', student_options: CalibrationOptions) -> None:
     """Refuses, before any work, a teacher that no student can be made of."""
-    from zscgan_tf.methods.distillation import build
+    from zscgan_tf.student.calibration.calibrate import build
 
-    build(teacher, options)
+    build(teacher, student_options)
 
 
-def distill(teacher, source, folder, options):
-    """Distils, resumes or reuses the student of these options; `folder` is the generator's."""
+def distill(teacher: 'Teacher', source: 'Source', folder: 'NamedFolder') -> 'Student':
+    """Distils, resumes or reuses the student of the flags in a workdir."""
     from zscgan_tf.methods import distillation
 
     return distillation.distill(
         teacher,
         source,
-        student_folder(folder, options),
-        preset=FLAGS.preset,
-        seed=FLAGS.seed,
-        strategy=strategy(),
-        jit_compile=_jit_compile(),
-        checkpoint_every=FLAGS.checkpoint_every,
-        keep={'flags.cfg': flags_text()},
-        **options,
+        folder,
+        **_training_arguments(),
+        **option_flags.passed(DistillationOptions),
     )
 
 
+def _training_arguments():
+    """What both trainings are called with, beside their options."""
+    jit_compile = FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
+    return {
+        'preset': FLAGS.preset,
+        'seed': FLAGS.seed,
+        'strategy': strategy(),
+        'jit_compile': jit_compile,
+        'checkpoint_every': FLAGS.checkpoint_every,
+        'keep': {'flags.cfg': flags_text()},
+    }
+
+
 @functools.cache
-def strategy():
+def strategy() -> 'tf.distribute.Strategy':
     """The strategy of the flags: a process makes one."""
-    from zscgan_tf.training import loop
+    from zscgan_tf.training.strategy import make_strategy
 
-    return loop.make_strategy(FLAGS.strategy)
-
-
-def _jit_compile():
-    return FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
+    return make_strategy(FLAGS.strategy)
 
 
-def student_folder(folder, options):
+def student_folder(folder: 'NamedFolder', student_options: StudentOptions) -> 'NamedFolder':
     """The distillation's folder, a `NamedFolder`; `folder` is the generator's."""
     from zscgan_tf.training.workdir import NamedFolder
 
     if FLAGS.student_workdir:
         path = FLAGS.student_workdir.replace('{seed}', str(FLAGS.seed))
         return NamedFolder(path, f'--student_workdir={path}', 'another --student_workdir')
-    name = f'student_w{options["weight_bits"]}a{options["activation_bits"]}'
-    name = 'student_tfmot' if options['student'] == 'tfmot' else name
+    name = f'student_w{student_options.weight_bits}a{student_options.activation_bits}'
+    name = 'student_tfmot' if student_options.student == 'tfmot' else name
     path = os.path.join(folder, name)
     where = f'{path}, the default in {folder.name.rstrip(",")},'
     return NamedFolder(path, where, f'a --student_workdir, or {folder.other}')
 
 
-def flags_text():
+def flags_text() -> str:
     """The flags of this run as a --flagfile."""
     lines = [flag.serialize() for flag in FLAGS.get_key_flags_for_module(sys.argv[0])]
     return ''.join(f'{line}\n' for line in sorted(lines) if line)
 
 
-def define_overwrite_flag():
+def define_overwrite_flag() -> None:
     """--overwrite."""
     flags.DEFINE_boolean('overwrite', False, 'Replace the output if it exists.')
 
 
-def require(name, what):
+def require(name: str, what: str) -> None:
     """Raises a UserError where a flag is missing."""
     if not getattr(FLAGS, name):
         raise UserError(f'--{name} is missing: pass {what}; see --help.')
@@ -387,16 +280,9 @@ def require(name, what):
 def _image_size():
     if FLAGS.image_size is None:
         return None
-    sides = _numbers('image_size')
+    sides = option_flags.parse_numbers('image_size')
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise UserError(
             f'--image_size={",".join(FLAGS.image_size)}: pass height,width in pixels, or one value.'
         )
     return sides * 2 if len(sides) == 1 else sides
-
-
-def _numbers(name, kind=int):
-    try:
-        return [kind(text) for text in getattr(FLAGS, name)]
-    except ValueError as error:
-        raise UserError(f'--{name}={",".join(getattr(FLAGS, name))}: not numbers.') from error

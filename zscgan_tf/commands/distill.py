@@ -10,9 +10,10 @@ import functools
 
 from absl import flags
 
-from zscgan_tf import presets
-from zscgan_tf.commands import app, common_flags
+from zscgan_tf.commands import app, common_flags, option_flags
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
+from zscgan_tf.methods.distillation_options import DistillationOptions
 
 FLAGS = flags.FLAGS
 
@@ -23,25 +24,20 @@ common_flags.define_student_flags()
 common_flags.define_raw_pixels_flag()
 
 
-def main():
+def main() -> None:
     from zscgan_tf.methods import zscgan
     from zscgan_tf.training import loop
 
     folder = common_flags.workdir()
-    options = presets.resolve_distillation(FLAGS.preset, common_flags.distillation_options())
-    if not options['steps']:
-        raise UserError(
-            '--distillation_steps=0 leaves nothing to distill: pass 1 or more, or bin/quantize.py '
-            '--method=qat, which sets ranges alone too.'
-        )
+    options = DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
     teacher = common_flags.load_teacher()
     quantized = common_flags.with_raw_pixels(teacher)
     common_flags.check_student(quantized, options)
     with common_flags.strategy().scope():
         source = zscgan.load_generator(teacher, folder, seed=FLAGS.seed)
     _check_generator(teacher, folder)
-    common_flags.distill(quantized, source, folder, options)
     own = common_flags.student_folder(folder, options)
+    common_flags.distill(quantized, source, own)
     last = loop.last_metrics(own)
     print(
         f'{own}: distilled (loss {last["distillation_loss"]:.4g}, agreement with the teacher '
@@ -54,7 +50,9 @@ def _check_generator(teacher, folder):
     from zscgan_tf.training import workdir
 
     config = workdir.read(folder)
-    wanted = {**config, **common_flags.passed_generator_options(teacher), 'seed': FLAGS.seed}
+    wanted = common_flags.generator_options(teacher).record()
+    passed = {name: wanted[name] for name in option_flags.passed_flags(GeneratorOptions)}
+    wanted = {**config, **passed, 'seed': FLAGS.seed}
     different = workdir.differences(config, wanted)
     if different:
         raise UserError(

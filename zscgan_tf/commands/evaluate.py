@@ -36,8 +36,9 @@ flags.DEFINE_string('result_json', None, 'A file to write the result to.')
 FRESH_SEED = 1_000_003
 
 
-def main():
-    from zscgan_tf import atomic_files, evaluation, pipeline
+def main() -> None:
+    from zscgan_tf import atomic_files, evaluation
+    from zscgan_tf.report.summary import evaluation_rows
     from zscgan_tf.sources import take
 
     if FLAGS.blend and (FLAGS.images or FLAGS.dataset):
@@ -68,11 +69,11 @@ def main():
         )
         batches = ((pixels, None) for pixels, _ in take(source.batches(), count))
         if FLAGS.blend:
-            from zscgan_tf.methods.distillation import blends
+            from zscgan_tf.methods.augmentation import blends
 
             batches, images = blends(batches, FLAGS.seed), f'blends of {images}'
     result = evaluation.evaluate(tflite, teacher, batches, total=count)
-    rows = pipeline.evaluation_rows(teacher, result, images)
+    rows = evaluation_rows(teacher, result, images)
     if tflite:
         sizes = evaluation.sizes(teacher, tflite)
         result |= {**sizes, 'latency_ms': evaluation.latency(tflite)}

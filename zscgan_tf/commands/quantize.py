@@ -1,4 +1,4 @@
-"""Quantizes a trained Keras classifier to an integer .tflite, without its data.
+r"""Quantizes a trained Keras classifier to an integer .tflite, without its data.
 
 Trains a conditional generator against the model (or goes on with, or reuses, that of --workdir).
 Its images calibrate TFLite's post-training quantization, or with --method=qat distill the model
@@ -6,18 +6,22 @@ into a student of any width from 2 to 8 bits. Proves that the file is integer, a
 is.
 
   bin/quantize.py --teacher=model.h5 --output=model.tflite
-  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat \\
+  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat \
       --weight_bits=6 --activation_bits=6
 """
 
+import dataclasses
 import functools
 import os
 
 from absl import flags
 
-from zscgan_tf import presets
-from zscgan_tf.commands import app, common_flags, real_images
+from zscgan_tf.commands import app, common_flags, option_flags, real_images
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.student.options import CalibrationOptions
+from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions
 
 FLAGS = flags.FLAGS
 
@@ -43,31 +47,19 @@ flags.DEFINE_enum(
     '--dataset with --calibration_split.',
 )
 flags.DEFINE_string('calibration_split', 'train', 'Split of --dataset for --source=dataset.')
-flags.DEFINE_integer(
-    'calibration_images', None, 'Images to calibrate with. Paper: 10,000.', lower_bound=1
-)
+option_flags.define(TfliteCalibrationOptions)
 flags.DEFINE_integer(
     'check_images', 1000, 'Fresh images of the source to measure agreement on.', lower_bound=1
 )
 flags.DEFINE_string('evaluation_split', None, 'Split of --dataset to evaluate on.')
 flags.DEFINE_string('evaluation_images', None, 'Images by class to evaluate on: .npz or folder.')
-flags.DEFINE_enum('input_type', 'int8', ['int8', 'uint8', 'float32'], "Type of the file's input.")
-flags.DEFINE_enum('output_type', 'int8', ['int8', 'uint8', 'float32'], 'Type of its output.')
-flags.DEFINE_boolean('per_channel', True, 'A weight scale for each channel, or for each tensor.')
-flags.DEFINE_enum(
-    'output_head',
-    'model',
-    ['model', 'logits'],
-    'model: the file ends as the model did; logits: its last softmax or sigmoid is left off, in '
-    'the same shape ([1, 1] of a single unit).',
-)
-flags.DEFINE_boolean('allow_float_ops', False, 'Keep in float what TFLite can not quantize.')
 flags.DEFINE_string('result_json', None, "A file that this seed's result is added to.")
 
 
-def main():
+def main() -> int:
     from zscgan_tf import atomic_files, pipeline
     from zscgan_tf.report import results
+    from zscgan_tf.report.summary import summary
 
     common_flags.require('output', 'the .tflite to write')
     output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
@@ -78,50 +70,60 @@ def main():
     if FLAGS.result_json:
         results.check(FLAGS.result_json)
     _check_unused()
-    distilled = _distillation_options()
+    student_options = _student_options()
     teacher = common_flags.load_teacher()
     quantized = common_flags.with_raw_pixels(teacher)
-    if distilled:
-        common_flags.check_student(quantized, distilled)
+    file_options = TfliteCalibrationOptions.resolve(
+        FLAGS.preset, option_flags.passed(TfliteCalibrationOptions), teacher
+    )
+    if student_options:
+        common_flags.check_student(quantized, student_options)
     elif FLAGS.source == 'zscgan':  # before the training of its generator
         from zscgan_tf.tflite.convertible import check_convertible
 
-        check_convertible(teacher, FLAGS.allow_float_ops)
+        check_convertible(teacher, file_options.allow_float_ops)
     evaluate_on = _evaluation_source(teacher)
     folder = common_flags.workdir(default_of=output)
-    common = _common_results(teacher, distilled)
+    shared_results = _shared_results(teacher, file_options, student_options)
     if FLAGS.result_json:
         evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
-        results.check(FLAGS.result_json, evaluated=evaluated, **common)
+        results.check(FLAGS.result_json, evaluated=evaluated, **shared_results)
     source = _source(teacher, folder)
-    shared = {
+    arguments = {
         'check_images': FLAGS.check_images,
         'evaluate_on': evaluate_on,
-        'input_type': FLAGS.input_type,
-        'output_type': FLAGS.output_type,
-        'output_head': FLAGS.output_head,
         'overwrite': FLAGS.overwrite,
     }
-    if distilled:
-        student = common_flags.distill(quantized, source, folder, distilled)
-        used = common['images'] + distilled['steps'] * source.batch_size
-        result = pipeline.quantize_student(student, source, output, used_images=used, **shared)
-    else:
-        result = pipeline.quantize(
-            quantized,
+    student_folder = None
+    if student_options:
+        used = student_options.range_images
+        if isinstance(student_options, DistillationOptions):
+            student_folder = common_flags.student_folder(folder, student_options)
+            student = common_flags.distill(quantized, source, student_folder)
+            used += student_options.steps * source.batch_size
+        else:
+            from zscgan_tf.student.calibration.calibrate import calibrate_student
+
+            student = calibrate_student(
+                quantized, source, preset=FLAGS.preset, **option_flags.passed(CalibrationOptions)
+            )
+        result = pipeline.quantize_student(
+            student,
             source,
             output,
-            calibration_images=common['images'],
-            per_channel=FLAGS.per_channel,
-            allow_float_ops=FLAGS.allow_float_ops,
-            **shared,
+            used_images=used,
+            **arguments,
+            **option_flags.passed(FileOptions),
         )
-    print(pipeline.summary(quantized, result))
+    else:
+        arguments |= option_flags.passed(TfliteCalibrationOptions)
+        result = pipeline.quantize(quantized, source, output, preset=FLAGS.preset, **arguments)
+    print(summary(quantized, result))
     if FLAGS.source == 'zscgan':
         print(f'{"images":<12} {os.path.join(folder, "classes.png")}')
     if FLAGS.result_json:
-        _add_result(result, folder, common, distilled)
-    return 2 if pipeline.disagrees(teacher, result) else 0
+        _add_result(result, folder, student_folder, shared_results)
+    return 2 if result.disagrees(teacher) else 0
 
 
 def _check_names(output):
@@ -145,7 +147,7 @@ def _check_unused():
             '--dataset out.'
         )
     if FLAGS.source != 'zscgan':
-        passed = common_flags.passed_generator_flags() - {'batch_size'}
+        passed = set(option_flags.passed_flags(GeneratorOptions)) - {'batch_size'}
         if passed:
             raise UserError(
                 f'--{min(passed)} is for a generator, and --source={FLAGS.source} has none: leave '
@@ -153,71 +155,68 @@ def _check_unused():
             )
 
 
-def _distillation_options():
-    """All options of the student; None where TFLite's own calibration quantizes."""
-    given = common_flags.distillation_options()
-    if FLAGS.method == 'qat' or FLAGS.range_estimator is not None:
-        for flag, instead in (
-            ('calibration_images', 'pass --range_images'),
-            ('per_channel', 'leave it out'),
-            ('allow_float_ops', 'leave it out'),
-        ):
-            if getattr(FLAGS, flag) != FLAGS[flag].default:
-                raise UserError(
-                    f"--{flag} is for TFLite's calibration, not for a student: {instead}."
-                )
-    if FLAGS.method == 'qat':
-        return presets.resolve_distillation(FLAGS.preset, given)
-    if FLAGS.range_estimator is not None:
-        if given['steps']:
-            raise UserError(
-                f'--distillation_steps={given["steps"]} trains a student: pass --method=qat.'
-            )
-        return presets.resolve_distillation(
-            FLAGS.preset, {**given, 'steps': 0, 'update_generator': False}
-        )
-    flags_of = presets.DISTILLATION_FLAGS
-    passed = [flags_of.get(name, name) for name, value in given.items() if value is not None]
+def _student_options():
+    """The options of the student; None where TFLite's own calibration quantizes."""
+    passed = option_flags.passed_flags(DistillationOptions)
     passed += ['student_workdir'] if FLAGS.student_workdir else []
-    if passed:
+    if FLAGS.method == 'ptq' and FLAGS.range_estimator is None:
+        if passed:
+            raise UserError(
+                f'--{passed[0]} is for a student: pass --method=qat, or --range_estimator=mse for '
+                f'ranges without training.'
+            )
+        return None
+    for flag, instead in (
+        ('calibration_images', 'pass --range_images'),
+        ('per_channel', 'leave it out'),
+        ('allow_float_ops', 'leave it out'),
+    ):
+        if getattr(FLAGS, flag) is not None:
+            raise UserError(f"--{flag} is for TFLite's calibration, not for a student: {instead}.")
+    if FLAGS.method == 'qat':
+        return DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
+    of_calibration = set(option_flags.passed_flags(CalibrationOptions)) - {'range_training'}
+    of_training = sorted(set(passed) - of_calibration)
+    if of_training:
         raise UserError(
-            f'--{passed[0]} is for a student: pass --method=qat, or --range_estimator=mse for '
-            f'ranges without training.'
+            f'--{of_training[0]} is for the training of a student: pass --method=qat, or leave it '
+            f'out.'
         )
-    return None
+    return CalibrationOptions.resolve(FLAGS.preset, option_flags.passed(CalibrationOptions))
 
 
-def _common_results(teacher, distilled):
+def _shared_results(teacher, file_options, student_options):
     """What the results of all seeds have in common: images, steps, and what shaped them."""
-    names = ['source', 'output_head', 'input_type', 'output_type']
-    options = {name: getattr(FLAGS, name) for name in names}
-    options['input_spec'] = teacher.input_spec.to_dict()
-    if FLAGS.raw_pixels:
-        options['raw_pixels'] = True
-    generator = common_flags.generator_options(teacher)
-    steps = 0
+    record = file_options.record()
+    images = record.pop('calibration_images')
+    if student_options:
+        record = {f.name: record[f.name] for f in dataclasses.fields(FileOptions)}
+        record |= {f'student_{f.name}': value for f, value in student_options.recorded()}
+        images = student_options.range_images
+    record |= {
+        'source': FLAGS.source,
+        'input_spec': teacher.input_spec.to_dict(),
+        'raw_pixels': FLAGS.raw_pixels,
+    }
+    generator, steps = common_flags.generator_options(teacher), 0
     if FLAGS.source == 'zscgan':
-        options |= generator
-        steps = generator['steps']
+        record |= generator.record()
+        steps = generator.steps
     else:
-        options['batch_size'] = generator['batch_size']
+        record['batch_size'] = generator.batch_size
     if FLAGS.source == 'dataset':
-        options |= {'dataset': FLAGS.dataset, 'calibration_split': FLAGS.calibration_split}
+        record |= {'dataset': FLAGS.dataset, 'calibration_split': FLAGS.calibration_split}
     if FLAGS.source == 'files':
-        options['files'] = FLAGS.images
-    if distilled:
-        options |= {f'student_{name}': value for name, value in distilled.items()}
-        steps = distilled['steps'] or steps
-        return {'images': distilled['range_images'], 'steps': steps, 'options': options}
-    count = FLAGS.calibration_images or presets.calibration_images(FLAGS.preset, teacher)
-    options['per_channel'] = FLAGS.per_channel
-    return {'images': count, 'steps': steps, 'options': options}
+        record['files'] = FLAGS.images
+    if isinstance(student_options, DistillationOptions):
+        steps = student_options.steps
+    return {'images': images, 'steps': steps, 'options': record}
 
 
 def _source(teacher, folder):
     if FLAGS.source == 'zscgan':
         return common_flags.train_generator(teacher, folder)
-    batch_size = common_flags.generator_options(teacher)['batch_size']
+    batch_size = common_flags.generator_options(teacher).batch_size
     if FLAGS.source.startswith('noise_'):
         from zscgan_tf.sources.noise import NoiseSource
 
@@ -248,29 +247,28 @@ def _evaluation_source(teacher):
     return None
 
 
-def _add_result(result, folder, common, distilled):
+def _add_result(result, folder, student_folder, shared_results):
     from zscgan_tf.report import results
     from zscgan_tf.training import loop
 
-    real = dict(result['real'] or {})
+    real = dict(result.real or {})
     metrics = {
         name: real[name] for name in ('accuracy', 'agreement', 'top5', 'ties') if name in real
     }
-    if result['fresh']:
-        metrics['fresh_agreement'] = result['fresh']['agreement']
+    if result.fresh:
+        metrics['fresh_agreement'] = result.fresh['agreement']
     if 'accuracy' in metrics:
-        common = {'float_accuracy': round(real['float_accuracy'], 4), **common}
+        shared_results = {'float_accuracy': round(real['float_accuracy'], 4), **shared_results}
     log = loop.last_metrics(folder) if FLAGS.source == 'zscgan' else {}
     minutes = log.get('seconds', 0) / 60
     metrics |= {name: log[name] for name in ('class_loss', 'bns_loss') if name in log}
-    if distilled and result['student_agreement'] is not None:
-        metrics['student_agreement'] = result['student_agreement']
-    if distilled and distilled['steps']:
+    if result.student_agreement is not None:
+        metrics['student_agreement'] = result.student_agreement
+    if student_folder:
         if log:
             metrics['generator_minutes'] = minutes
-        own = loop.last_metrics(common_flags.student_folder(folder, distilled))
-        minutes = own.get('seconds', 0) / 60
-    results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **common)
+        minutes = loop.last_metrics(student_folder).get('seconds', 0) / 60
+    results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **shared_results)
 
 
 run = functools.partial(app.run, __name__, main)

@@ -8,12 +8,16 @@ twice distilling a student; the other half says in the end how good the quantize
 import functools
 import pathlib
 import shutil
+import typing
 
 import numpy as np
 from absl import flags
 
 from zscgan_tf.commands import app
 from zscgan_tf.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from zscgan_tf.pipeline import Quantized
 
 FLAGS = flags.FLAGS
 
@@ -26,9 +30,10 @@ flags.DEFINE_integer('distillation_steps', 400, 'Training steps of either studen
 STUDENT_BITS = (8, 4)
 
 
-def main():
+def main() -> None:
     from zscgan_tf import pipeline
     from zscgan_tf.methods import distillation, zscgan
+    from zscgan_tf.report.summary import summary
     from zscgan_tf.sources.files import FileSource
     from zscgan_tf.sources.noise import NoiseSource
     from zscgan_tf.teacher.loading import load_teacher
@@ -93,7 +98,7 @@ def main():
             evaluate_on=real,
             overwrite=True,
         )
-    print(pipeline.summary(teacher, results['DF-PTQ (ZS-CGAN images)']))
+    print(summary(teacher, results['DF-PTQ (ZS-CGAN images)']))
     print()
     print(table(results))
     print(f'\ngenerated digits: {folder / "generator" / "classes.png"}')
@@ -104,7 +109,7 @@ def _student_name(bits):
     return f'student_w{bits}a{bits}'
 
 
-def train_classifier(path, held_out, seed):
+def train_classifier(path: pathlib.Path, held_out: pathlib.Path, seed: int) -> None:
     """Trains the float classifier on half of the digits and writes the other half beside it."""
     import tf_keras
     from sklearn.datasets import load_digits
@@ -129,15 +134,15 @@ def train_classifier(path, held_out, seed):
     np.savez(held_out, images=images[test], labels=labels[test])
 
 
-def table(results):
+def table(results: dict[str, 'Quantized']) -> str:
     """Accuracy and agreement of each file on the digits that were held out."""
-    first = next(iter(results.values()))['real']
+    first = next(iter(results.values())).real
     lines = [
         f'{"on " + str(first["images"]) + " held-out digits":<28}{"accuracy":>10}{"agreement":>11}',
         f'{"float":<28}{first["float_accuracy"]:>8.2f} %{100:>9.2f} %',
     ]
     for name, result in results.items():
-        real = result['real']
+        real = result.real
         lines.append(f'{name:<28}{real["accuracy"]:>8.2f} %{real["agreement"]:>9.2f} %')
     return '\n'.join(lines)
 

@@ -1,11 +1,18 @@
 """Flags of real images, and the sources that they name."""
 
+import typing
+
 from absl import flags
+
+if typing.TYPE_CHECKING:
+    from zscgan_tf.sources.dataset import DatasetSource
+    from zscgan_tf.sources.files import FileSource
+    from zscgan_tf.teacher.teacher import Teacher
 
 FLAGS = flags.FLAGS
 
 
-def define_flags():
+def define_flags() -> None:
     """Real images: for evaluation, and for the data-dependent --source=dataset|files."""
     flags.DEFINE_string('dataset', None, 'A tfds dataset that was prepared, such as cifar10.')
     flags.DEFINE_string('data_dir', None, 'The folder of tfds datasets. Default: that of tfds.')
@@ -19,14 +26,14 @@ def define_flags():
     )
 
 
-def in_path(path, teacher, batch_size=100):
+def in_path(path: str, teacher: 'Teacher', batch_size: int = 100) -> 'FileSource':
     """The source of an .npz file or a folder of images."""
     from zscgan_tf.sources.files import FileSource
 
     return FileSource(path, teacher.input_spec, batch_size, FLAGS.seed, FLAGS.resize_short_side)
 
 
-def of_split(split, teacher, batch_size=100):
+def of_split(split: str, teacher: 'Teacher', batch_size: int = 100) -> 'DatasetSource':
     """The source of a split of --dataset."""
     from zscgan_tf.sources.dataset import DatasetSource
 

@@ -21,7 +21,7 @@ flags.DEFINE_integer(
 )
 
 
-def main():
+def main() -> None:
     from zscgan_tf import atomic_files
     from zscgan_tf.methods import zscgan
     from zscgan_tf.sources import writing

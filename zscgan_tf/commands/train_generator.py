@@ -18,7 +18,7 @@ common_flags.define_run_flags()
 common_flags.define_generator_flags()
 
 
-def main():
+def main() -> None:
     from zscgan_tf.training import loop
 
     folder = common_flags.workdir()

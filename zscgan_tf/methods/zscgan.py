@@ -1,23 +1,32 @@
 """ZS-CGAN: zero-shot learning of a conditional generator (paper, section 2.2, eq. 2)."""
 
+import collections.abc
+import dataclasses
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf import presets
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator, draw_noise
+from zscgan_tf.options import COUNT, SEED, check
 from zscgan_tf.report.figures import write_grid
 from zscgan_tf.sources.generator import GeneratorSource
-from zscgan_tf.teacher.tap import batch_moments, build_tap
+from zscgan_tf.teacher.input_spec import InputSpec
+from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
+from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.training import loop
 from zscgan_tf.training import workdir as workdirs
+from zscgan_tf.training.strategy import check_batch_size, fold_seed, replica_slice
 
 GRID_CLASSES, GRID_IMAGES = 10, 8
 
 
-def gaussian_kl(mean, variance, stored_mean, stored_variance):
+def gaussian_kl(
+    mean: tf.Tensor, variance: tf.Tensor, stored_mean: tf.Tensor, stored_variance: tf.Tensor
+) -> tf.Tensor:
     """KL divergence of N(mean, variance) from N(stored_mean, stored_variance), elementwise.
 
     The D_N of section 2.2: ((μ̂ - μ)² + σ̂²) / 2σ² - log(σ̂ / σ) - 1/2.
@@ -27,7 +36,7 @@ def gaussian_kl(mean, variance, stored_mean, stored_variance):
     return 0.5 * (distance + ratio - tf.math.log(ratio) - 1)
 
 
-def bns_loss(moments, stored):
+def bns_loss(moments: list[tuple[tf.Tensor, tf.Tensor]], stored: list[StoredMoments]) -> tf.Tensor:
     """L_BNS of eq. 2: the KL divergence summed over batch norms and channels.
 
     Batch norm's own ε is added to both variances, as batch norm does itself: dead channels
@@ -45,7 +54,7 @@ def bns_loss(moments, stored):
     )
 
 
-def class_loss(labels, logits, independent=False):
+def class_loss(labels: tf.Tensor, logits: tf.Tensor, independent: bool = False) -> tf.Tensor:
     """The cross-entropy of eq. 2, H(y, T(G(z, y))), mean over the batch.
 
     Args:
@@ -62,8 +71,10 @@ def class_loss(labels, logits, independent=False):
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
-def entropy_loss(logits, replicas=None):
-    """How unsure the teacher is of each image, and what a batch lacks to being of many classes.
+def entropy_loss(
+    logits: tf.Tensor, replicas: tf.distribute.ReplicaContext | None = None
+) -> tf.Tensor:
+    """The teacher's uncertainty of each image, and the batch's shortfall of class diversity.
 
     Not in the paper; instance and batch entropies as in [14]. In a short training a thousand
     classes are not learned: the class loss is then lowest where the teacher is unsure of all of
@@ -90,19 +101,19 @@ def entropy_loss(logits, replicas=None):
 
 
 def make_update(
-    generator,
-    optimizer,
-    tap,
-    stored,
-    input_spec,
+    generator: tf_keras.Model,
+    optimizer: tf_keras.optimizers.Optimizer,
+    tap: tf_keras.Model,
+    stored: list[StoredMoments],
+    input_spec: InputSpec,
     *,
-    batch_size,
-    class_loss_weight=1.0,
-    bns_loss_weight=1.0,
-    entropy_loss_weight=0.0,
-    independent=False,
-    seed=0,
-):
+    batch_size: int,
+    class_loss_weight: float = 1.0,
+    bns_loss_weight: float = 1.0,
+    entropy_loss_weight: float = 0.0,
+    independent: bool = False,
+    seed: int = 0,
+) -> collections.abc.Callable[[tf.Tensor], tuple]:
     """The update of eq. 2: one batch of new images, and a step of the generator on their losses.
 
     Labels are drawn uniformly (the paper's p(y)) and z from N(0, 1), for the global batch from the
@@ -131,13 +142,13 @@ def make_update(
         replicas = tf.distribute.get_replica_context()
         labels = tf.random.stateless_uniform(
             [batch_size],
-            loop.fold_seed(seed, index, 0),
+            fold_seed(seed, index, 0),
             maxval=num_classes,
             dtype=tf.int32,
             alg='philox',
         )
-        noise = draw_noise(generator, batch_size, loop.fold_seed(seed, index, 1))
-        labels, *noise = (loop.replica_slice(t, replicas) for t in (labels, *noise))
+        noise = draw_noise(generator, batch_size, fold_seed(seed, index, 1))
+        labels, *noise = (replica_slice(t, replicas) for t in (labels, *noise))
         with tf.GradientTape() as tape:
             pixels = generator([*noise, labels], training=True)
             logits, *inputs = tap(input_spec.to_inputs(pixels), training=False)
@@ -169,7 +180,9 @@ def make_update(
     return update
 
 
-def make_optimizer(learning_rate, steps, variables):
+def make_optimizer(
+    learning_rate: float, steps: int, variables: list[tf.Variable]
+) -> tf_keras.optimizers.Optimizer:
     """Adam with β1 0.5 and a cosine from `learning_rate` to zero (paper, section 3), built."""
     schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     optimizer = tf_keras.optimizers.Adam(schedule, beta_1=0.5)
@@ -177,23 +190,31 @@ def make_optimizer(learning_rate, steps, variables):
     return optimizer
 
 
-def build_training(teacher, options, seed):
+def build_training(
+    teacher: Teacher, options: GeneratorOptions, seed: int
+) -> tuple[tf_keras.Model, tf_keras.optimizers.Optimizer, collections.abc.Callable]:
     """What a training is made of; called in the strategy's scope.
 
     Args:
         teacher: a `Teacher`.
-        options: dict, as `presets.resolve` returns it.
+        options: of the generator and its training.
         seed: of the first weights, labels and noise.
 
     Returns:
         The generator, its optimizer, and the step that `loop.run` takes.
     """
     generator = _build(teacher, options, seed)
-    optimizer, update = _update_of(generator, teacher, options, options['steps'], seed)
+    optimizer, update = _update_of(generator, teacher, options, options.steps, seed)
     return generator, optimizer, lambda index: update(index)[0]
 
 
-def continue_training(teacher, generator, options, steps, seed):
+def continue_training(
+    teacher: Teacher,
+    generator: tf_keras.Model,
+    options: dict[str, object],
+    steps: int,
+    seed: int,
+) -> tuple[tf_keras.optimizers.Optimizer, collections.abc.Callable]:
     """The update of a trained generator that goes on learning while a student is distilled.
 
     The paper does not say at which rate: the cosine begins anew, at a tenth of the first rate.
@@ -201,31 +222,32 @@ def continue_training(teacher, generator, options, steps, seed):
     Args:
         teacher: a `Teacher`.
         generator: the model of a `GeneratorSource`.
-        options: what it was trained with, as `presets.resolve` returns it.
+        options: what it was trained with, as a `GeneratorSource` keeps it.
         steps: of the distillation.
         seed: of labels and noise.
 
     Returns:
         The optimizer and the update of `make_update`.
     """
-    options = {**options, 'learning_rate': options['learning_rate'] / 10}
+    trained = GeneratorOptions.from_record(options)
+    options = dataclasses.replace(trained, learning_rate=trained.learning_rate / 10)
     # Another stream than the training's.
     return _update_of(generator, teacher, options, steps, seed + 1_000_003)
 
 
 def train_generator(
-    teacher,
-    workdir,
+    teacher: Teacher,
+    workdir: str,
     *,
-    preset='small',
-    seed=0,
-    strategy=None,
-    jit_compile=False,
-    checkpoint_every=500,
-    images_every=500,
-    keep=None,
-    **options,
-):
+    preset: str = 'small',
+    seed: int = 0,
+    strategy: tf.distribute.Strategy | None = None,
+    jit_compile: bool = False,
+    checkpoint_every: int = 500,
+    images_every: int = 500,
+    keep: dict[str, str] | None = None,
+    **options: object,
+) -> GeneratorSource:
     """Trains a conditional generator against a teacher, without data (eq. 2).
 
     A workdir that holds such a training goes on where it stopped; a finished one is reused.
@@ -239,7 +261,7 @@ def train_generator(
         jit_compile: compile the step with XLA.
         checkpoint_every, images_every: steps between two checkpoints, two grids.
         keep: dict of name -> text of files to keep in the workdir, such as a program's flags.
-        **options: any of `presets.OPTIONS`, in place of the preset's value.
+        **options: any field of `GeneratorOptions`, in place of the preset's value.
 
     Returns:
         A `GeneratorSource` of the trained generator.
@@ -249,17 +271,17 @@ def train_generator(
             finite.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    options = presets.resolve(preset, teacher, options)
-    seed = presets.checked('seed', seed)
-    checkpoint_every = presets.checked('checkpoint_every', checkpoint_every)
-    images_every = presets.checked('images_every', images_every)
-    batch_size, steps = options['batch_size'], options['steps']
-    loop.check_batch_size(batch_size, strategy.num_replicas_in_sync)
+    resolved = GeneratorOptions.resolve(preset, options, teacher)
+    seed = check(SEED, 'seed', seed)
+    checkpoint_every = check(COUNT, 'checkpoint_every', checkpoint_every)
+    images_every = check(COUNT, 'images_every', images_every)
+    batch_size = resolved.batch_size
+    check_batch_size(batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
-        generator, optimizer, step = build_training(teacher, options, seed)
+        generator, optimizer, step = build_training(teacher, resolved, seed)
     # Claimed when all options are known to be right.
-    workdirs.claim(workdir, workdirs.config_of(teacher, options, seed), keep)
-    source = GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
+    workdirs.claim(workdir, workdirs.config_of(teacher, resolved.record(), seed), keep)
+    source = GeneratorSource(generator, teacher.num_classes, batch_size, seed, resolved.record())
 
     def write_images(done):
         labels, pixels = class_grid(source, teacher.num_classes)
@@ -269,7 +291,7 @@ def train_generator(
     loop.run(
         step,
         {'generator': generator, 'optimizer': optimizer},
-        steps,
+        resolved.steps,
         workdir=workdir,
         images_per_step=batch_size,
         strategy=strategy,
@@ -278,12 +300,14 @@ def train_generator(
         write_images=write_images,
         images_every=images_every,
         name='generator',
-        advice=_advice(options),
+        advice=_advice(resolved),
     )
     return source
 
 
-def load_generator(teacher, workdir, *, batch_size=None, seed=0):
+def load_generator(
+    teacher: Teacher, workdir: str, *, batch_size: int | None = None, seed: int = 0
+) -> GeneratorSource:
     """The trained generator of a workdir, as a `GeneratorSource`.
 
     Args:
@@ -310,23 +334,24 @@ def load_generator(teacher, workdir, *, batch_size=None, seed=0):
         raise UserError(
             f'{name} holds a student, not a generator: pass the folder of the generator.'
         )
-    if not {*presets.OPTIONS, 'seed'} <= config.keys():
-        raise UserError(f'{name}: its config.json is not complete: train again.')
-    generator = _build(teacher, config, config['seed'])
+    try:
+        options, first_seed = GeneratorOptions.from_record(config), config['seed']
+    except KeyError as error:
+        raise UserError(f'{name}: its config.json is not complete: train again.') from error
+    generator = _build(teacher, options, first_seed)
     done = loop.restore({'generator': generator}, workdir)
-    if done < config['steps']:
+    if done < options.steps:
         raise UserError(
-            f'{name}: its generator was trained for {done} of {config["steps"]} '
+            f'{name}: its generator was trained for {done} of {options.steps} '
             f'steps: run the training again to finish it.'
         )
-    options = {name: config[name] for name in presets.OPTIONS}
     if batch_size is None:
-        batch_size = config['batch_size']
-    batch_size = presets.checked('batch_size', batch_size)
-    return GeneratorSource(generator, teacher.num_classes, batch_size, seed, options)
+        batch_size = options.batch_size
+    batch_size = check(COUNT, 'batch_size', batch_size)
+    return GeneratorSource(generator, teacher.num_classes, batch_size, seed, options.record())
 
 
-def class_grid(source, num_classes):
+def class_grid(source: GeneratorSource, num_classes: int) -> tuple[list[int], np.ndarray]:
     """Images for a grid, a row a class: up to ten classes, spread evenly, of eight images.
 
     Args:
@@ -343,18 +368,18 @@ def class_grid(source, num_classes):
 
 def _update_of(generator, teacher, options, steps, seed):
     """The optimizer and the update of a generator."""
-    optimizer = make_optimizer(options['learning_rate'], steps, generator.trainable_variables)
-    tap, stored = build_tap(teacher.logits_model, options['compute_dtype'])
+    optimizer = make_optimizer(options.learning_rate, steps, generator.trainable_variables)
+    tap, stored = build_tap(teacher.logits_model, options.compute_dtype)
     update = make_update(
         generator,
         optimizer,
         tap,
         stored,
         teacher.input_spec,
-        batch_size=options['batch_size'],
-        class_loss_weight=options['class_loss_weight'],
-        bns_loss_weight=options['bns_loss_weight'],
-        entropy_loss_weight=options['entropy_loss_weight'],
+        batch_size=options.batch_size,
+        class_loss_weight=options.class_loss_weight,
+        bns_loss_weight=options.bns_loss_weight,
+        entropy_loss_weight=options.entropy_loss_weight,
         independent=teacher.has_labels,
         seed=seed,
     )
@@ -363,7 +388,7 @@ def _update_of(generator, teacher, options, steps, seed):
 
 def _advice(options):
     """What to try where a loss is not finite."""
-    float32 = ', or float32 as the compute_dtype,' if options['compute_dtype'] != 'float32' else ''
+    float32 = ', or float32 as the compute_dtype,' if options.compute_dtype != 'float32' else ''
     return f'a lower learning_rate{float32} in another folder'
 
 
@@ -371,12 +396,12 @@ def _build(teacher, options, seed):
     return build_generator(
         teacher.input_spec.image_shape,
         teacher.num_classes,
-        scales=options['generator_scales'],
-        channels=options['generator_channels'],
-        skip_channels=options['skip_channels'],
-        z_channels=options['z_channels'],
-        noise_scales=options['noise_scales'],
-        output_stride=options['output_stride'],
-        dtype=options['compute_dtype'],
+        scales=options.generator_scales,
+        channels=options.generator_channels,
+        skip_channels=options.skip_channels,
+        z_channels=options.z_channels,
+        noise_scales=options.noise_scales,
+        output_stride=options.output_stride,
+        dtype=options.compute_dtype,
         seed=seed,
     )

@@ -13,12 +13,11 @@ convolution: TFLite converts kernels with a range a channel for convolutions onl
 import collections
 
 import numpy as np
-import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.student.rewriting import RULES, carried
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import nodes, rebuild
 from zscgan_tf.teacher.layers import by_channel
 
 layers = tf_keras.layers
@@ -26,7 +25,7 @@ layers = tf_keras.layers
 _ZEROS = {'bias_initializer': 'zeros', 'use_bias': True}
 
 
-def fold(model, name='the teacher'):
+def fold(model: tf_keras.Model, name: str = 'the teacher') -> tf_keras.Model:
     """A float model that computes what a flat teacher computes, without batch norms.
 
     Layers that stay keep their names, activations, additions and pools among them; the output of
@@ -52,16 +51,16 @@ def fold(model, name='the teacher'):
     readers = collections.Counter(id(x) for node in used for x in node.keras_inputs)
     readers[id(model.output)] += 1
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
-    values = {id(model.input): inputs}
-    for node in used:
-        (x,) = tf.nest.flatten(node.outputs)
-        y = RULES[type(node.layer)](graph, node, *(values[id(z)] for z in node.keras_inputs))
+
+    def rewritten(node, new_inputs):
+        x, y = node.outputs, RULES[type(node.layer)](graph, node, *new_inputs)
         if tuple(y.shape[1:]) != carried(x.shape):
             graph.refuse(node.layer, f'giving {tuple(x.shape[1:])} from such inputs')
         if readers[id(x)] > 1:
             graph.linear.pop(id(y), None)
-        values[id(x)] = y
-    output = values[id(model.output)]
+        return y
+
+    output = rebuild(model, {id(model.input): inputs}, rewritten)
     if model.output.shape.rank == 2:
         last = model.output._keras_history.layer
         output = graph.add(layers.Flatten, output, last, '_vector')
@@ -71,7 +70,7 @@ def fold(model, name='the teacher'):
     return folded
 
 
-def weight_layers(model):
+def weight_layers(model: tf_keras.Model) -> list[tf_keras.layers.Layer]:
     """The convolutions and depthwise convolutions of a folded model, in topological order.
 
     Those that stand for constants are among them; their `trainable` is False.
@@ -79,7 +78,7 @@ def weight_layers(model):
     return [x for x in model.layers if type(x) in (layers.Conv2D, layers.DepthwiseConv2D)]
 
 
-def kernel_name(layer):
+def kernel_name(layer: tf_keras.layers.Layer) -> str:
     """The name of the kernel of one of the `weight_layers`."""
     return 'depthwise_kernel' if isinstance(layer, layers.DepthwiseConv2D) else 'kernel'
 

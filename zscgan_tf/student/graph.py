@@ -3,24 +3,15 @@
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf.teacher.flattening.flatten import nodes
-from zscgan_tf.teacher.layers import ConstantChannel
+from zscgan_tf.teacher.graphs import call, nodes, rebuild
+from zscgan_tf.teacher.layers import classes_with
 
 layers = tf_keras.layers
 
-# Layers that hand values on, each in its channel. (The int8 average rounds to its input's levels.)
-KEEPING_CHANNELS = (
-    layers.AveragePooling2D,
-    layers.MaxPooling2D,
-    layers.GlobalMaxPooling2D,
-    layers.ZeroPadding2D,
-    layers.Cropping2D,
-    layers.UpSampling2D,
-)
-# Layers that hand values on: their output has their input's range and levels.
-HANDING_ON = (*KEEPING_CHANNELS, ConstantChannel, layers.Reshape, layers.Flatten, layers.Permute)
+# Layers whose output has their input's range and levels.
+PRESERVING_RANGES = classes_with('preserves_ranges')
 # TFLite's converter fuses a ReLU into these.
-FUSED_WITH_RELU = (layers.Conv2D, layers.DepthwiseConv2D, layers.Add)
+FUSED_WITH_RELU = classes_with('fuses_relu')
 # What their int8 kernels give: scale 1/256 or 1/128.
 FIXED_RANGES = {'sigmoid': (0.0, 255 / 256), 'softmax': (0.0, 255 / 256), 'tanh': (-1.0, 127 / 128)}
 
@@ -32,7 +23,7 @@ class Graph:
         readers, sources: dicts of a layer's name -> list of the layers behind or in front of it.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: tf_keras.Model):
         self.readers = {layer.name: [] for layer in model.layers}
         self.sources = {layer.name: [] for layer in model.layers}
         for node in nodes(model):
@@ -40,22 +31,22 @@ class Graph:
                 self.readers[source.name].append(node.layer)
                 self.sources[node.layer.name].append(source)
 
-    def is_quantized(self, layer):
+    def is_quantized(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether the output has a range of its own."""
-        if isinstance(layer, HANDING_ON):
+        if isinstance(layer, PRESERVING_RANGES):
             return False
         readers = self.readers[layer.name]
         fused = isinstance(layer, FUSED_WITH_RELU) and len(readers) == 1
         return not (fused and isinstance(readers[0], layers.ReLU))
 
-    def feeds_kernel(self, layer):
+    def feeds_kernel(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether a convolution that is no constant reads the output, as it is or handed on."""
         return any(
-            _computes(reader) or isinstance(reader, HANDING_ON) and self.feeds_kernel(reader)
+            _computes(reader) or isinstance(reader, PRESERVING_RANGES) and self.feeds_kernel(reader)
             for reader in self.readers[layer.name]
         )
 
-    def kernels_beside_others(self, layer):
+    def kernels_beside_others(self, layer: tf_keras.layers.Layer) -> list[str]:
         """The readers of an output that hand it to convolutions alone, if there are other readers.
 
         Returns:
@@ -66,28 +57,28 @@ class Graph:
         return found if len(found) < len(readers) else []
 
     def _is_for_kernels(self, reader):
-        if not isinstance(reader, HANDING_ON):
+        if not isinstance(reader, PRESERVING_RANGES):
             return _computes(reader)
         behind = self.readers[reader.name]
         return bool(behind) and all(self._is_for_kernels(layer) for layer in behind)
 
-    def origin(self, layer):
+    def origin(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
         """The layer whose range and levels the output has: itself, or what it hands on."""
-        while isinstance(layer, HANDING_ON):
+        while isinstance(layer, PRESERVING_RANGES):
             (layer,) = self.sources[layer.name]
         return layer
 
-    def is_the_input(self, layer):
+    def is_the_input(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether the output is the model's input, but for constants and handing on."""
-        while isinstance(layer, HANDING_ON) or has_kernel(layer) and not layer.trainable:
+        while isinstance(layer, PRESERVING_RANGES) or has_kernel(layer) and not layer.trainable:
             (layer,) = self.sources[layer.name]
         return isinstance(layer, layers.InputLayer)
 
-    def is_nonnegative(self, layer):
+    def is_nonnegative(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether no output is below 0, whatever the image."""
         if isinstance(layer, layers.ReLU) or activation_name(layer) in ('sigmoid', 'softmax'):
             return True
-        handed_on = HANDING_ON + (
+        handed_on = PRESERVING_RANGES + (
             layers.Add,
             layers.Multiply,
             layers.Concatenate,
@@ -98,7 +89,7 @@ class Graph:
         )
 
 
-def with_copies(model):
+def with_copies(model: tf_keras.Model) -> tf_keras.Model:
     """A folded model whose convolutions read copies of what others read too.
 
     A copy has a range and a width of its own, so that additions, products and averages can read
@@ -114,11 +105,12 @@ def with_copies(model):
     graph = Graph(model)
     names = {layer.name for layer in model.layers}
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
-    values, copies = {id(model.input): inputs}, {}
-    for node in nodes(model):
-        found = [copies.get((id(x), node.layer.name), values[id(x)]) for x in node.keras_inputs]
+    copies = {}
+
+    def copied(node, new_inputs):
+        pairs = zip(node.keras_inputs, new_inputs, strict=True)
         layer = type(node.layer).from_config(node.layer.get_config())
-        values[id(node.outputs)] = output = layer(found if len(found) > 1 else found[0])
+        output = call(layer, [copies.get((id(x), layer.name), new) for x, new in pairs])
         layer.set_weights(node.layer.get_weights())
         readers = graph.kernels_beside_others(node.layer)
         if readers and not graph.is_the_input(node.layer) and not fixed_range(node.layer):
@@ -128,8 +120,12 @@ def with_copies(model):
                 copy = layers.ReLU(name=name)(_copied(output, _unused(f'{name}_by', names)))
             else:
                 copy = _copied(output, name)
-            copies |= {(id(node.outputs), reader): copy for reader in readers}
-    return tf_keras.Model(inputs, values[id(model.output)], name=model.name)
+            copies.update({(id(node.outputs), reader): copy for reader in readers})
+        return output
+
+    return tf_keras.Model(
+        inputs, rebuild(model, {id(model.input): inputs}, copied), name=model.name
+    )
 
 
 def _copied(x, name):
@@ -146,7 +142,7 @@ def _unused(name, names):
     return name
 
 
-def first_and_last(model):
+def first_and_last(model: tf_keras.Model) -> list[str]:
     """The names of the first and the last layer of a folded model, for `--first_last_bits`.
 
     They are the outermost convolutions. One that stands for constants is none, nor is a 1x1
@@ -161,17 +157,17 @@ def first_and_last(model):
     return sorted({*found[:1], *found[-1:]})
 
 
-def constants(model):
+def constants(model: tf_keras.Model) -> list[str]:
     """The names of the convolutions of a folded model that stand for constants."""
     return [layer.name for layer in model.layers if has_kernel(layer) and not layer.trainable]
 
 
-def fixed_range(layer):
+def fixed_range(layer: tf_keras.layers.Layer) -> tuple[float, float] | None:
     """The range (low, high) that TFLite's kernel fixes for a layer's output, or None."""
     return FIXED_RANGES.get(activation_name(layer))
 
 
-def has_kernel(layer):
+def has_kernel(layer: tf_keras.layers.Layer) -> bool:
     """Whether a layer of a folded model is a convolution."""
     return isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
 
@@ -181,7 +177,7 @@ def _computes(layer):
     return has_kernel(layer) and layer.trainable
 
 
-def activation_name(layer):
+def activation_name(layer: tf_keras.layers.Layer) -> str | None:
     """The name of an activation layer's function, or None."""
     if isinstance(layer, layers.Softmax):
         return 'softmax'

@@ -10,20 +10,58 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from zscgan_tf.student.calibration.ranges import nudge
-
 # Ranges stay above these, so that no step is 0.
 SMALLEST_RANGE = 1e-6
 # What lies on the edge of a range counts as inside.
 _EDGE = 1e-5
 
 
-def weight_levels(bits):
+def weight_levels(bits: int) -> int:
     """Positive levels of a symmetric weight grid: the integers are -Q ... Q."""
     return 2 ** (bits - 1) - 1
 
 
-def quantize_weights(kernel, maximum, bits):
+def nudge(
+    low: np.ndarray | float, high: np.ndarray | float, bits: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A range moved so that zero is on its grid, in float32 as TensorFlow's fused op does it.
+
+    Args:
+        low, high: numbers or arrays, low < high.
+        bits: 2 to 8.
+
+    Returns:
+        (nudged low, nudged high, step), float32.
+    """
+    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    last = np.float32(2**bits - 1)
+    step = (high - low) / last
+    zero_point = np.floor(np.clip(-low / step, 0, last).astype(np.float64) + 0.5)
+    zero_point = zero_point.astype(np.float32)
+    return -zero_point * step, (last - zero_point) * step, step
+
+
+def quantize(
+    values: np.ndarray, low: np.ndarray | float, high: np.ndarray | float, bits: int
+) -> np.ndarray:
+    """Values on the nudged grid of 2^bits levels: `tf.quantization.fake_quant_with_min_max_vars`.
+
+    Args:
+        values: array.
+        low, high: numbers, or arrays that broadcast with the values, low < high.
+        bits: 2 to 8.
+
+    Returns:
+        float32; halves are rounded up.
+    """
+    low, high, step = nudge(low, high, bits)
+    inverse = np.float32(1) / step
+    zero_point = np.floor(-low * inverse + np.float32(0.5))
+    shifted = np.clip(np.asarray(values, np.float32), low, high) - low
+    return np.floor(shifted * inverse - zero_point + np.float32(0.5)) * step
+
+
+def quantize_weights(kernel: tf.Tensor, maximum: tf.Tensor, bits: int) -> tf.Tensor:
     """Rounds a kernel to 2^bits - 1 levels a channel.
 
     Args:
@@ -53,7 +91,9 @@ def quantize_weights(kernel, maximum, bits):
     return rounded(kernel, maximum)
 
 
-def quantize_activations(x, low, high, bits, learned=True):
+def quantize_activations(
+    x: tf.Tensor, low: tf.Tensor | None, high: tf.Tensor, bits: int, learned: bool = True
+) -> tf.Tensor:
     """Rounds a tensor to 2^bits levels of [low, high], zero among them.
 
     Args:
@@ -100,7 +140,7 @@ def _inside(upstream, x, low, high, bits, nonnegative):
     return tf.raw_ops.Relu6Grad(gradients=upstream, features=(x - low) * (6 / (high - low)))
 
 
-def stored_weights(kernel, maximum, bits):
+def stored_weights(kernel: tf.Tensor, maximum: np.ndarray, bits: int) -> tf.Tensor:
     """What the converter is told of a kernel that is on its grid: that grid in 4 or 8 bits.
 
     Up to 4 bits the file holds int4, else int8, with the step of the width: the integers in it are
@@ -118,7 +158,9 @@ def stored_weights(kernel, maximum, bits):
     )
 
 
-def stored_activations(x, low, high, bits, nonnegative=False):
+def stored_activations(
+    x: tf.Tensor, low: float, high: float, bits: int, nonnegative: bool = False
+) -> tf.Tensor:
     """What the converter is told of a tensor: an 8-bit range with the step of the width.
 
     A nonnegative tensor's range ends at its highest level, where int8 saturates; below, the ReLU

@@ -3,25 +3,20 @@
 A rule takes the new graph, the teacher's node and the new inputs, and returns the new output.
 """
 
+import collections.abc
 import math
 
 import numpy as np
 import tf_keras
 
-from zscgan_tf.teacher.layers import (
-    ConstantChannel,
-    HardSigmoid,
-    HardSwish,
-    Reshape,
-    SelectChannels,
-    affine_of,
-)
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
+from zscgan_tf.teacher.layers import Reshape, affine_of, classes_with
 
 layers = tf_keras.layers
 
 
-def carried(shape):
-    """The shape [...] that a tensor of the teacher, [B, ...], is carried as."""
+def carried(shape: collections.abc.Sequence[int]) -> tuple[int, ...]:
+    """The shape that the twin has for a teacher's tensor [B, ...]; a vector is an image of 1x1."""
     return (1, 1, *shape[1:]) if len(shape) == 2 else tuple(shape[1:])
 
 
@@ -33,7 +28,7 @@ def _convolution(graph, node, x):
 
 
 def _select_channels(graph, node, x):
-    """Not trained; what a batch norm behind it makes of it is: see `fold_into`."""
+    """A convolution that is not trained, unless a batch norm is folded into it."""
     layer = node.layer
     kernel, bias = _kernel_and_bias(layer, layer.filters)
     y = graph.convolution(x, layer, kernel, bias, trainable=False)
@@ -148,6 +143,16 @@ def _leaky_relu(graph, node, x):
     return graph.add(layers.LeakyReLU, x, node.layer, alpha=float(node.layer.alpha))
 
 
+def _prelu(graph, node, x):
+    """relu(x) - slope relu(-x): the kernel of the slopes has a range a channel, PRELU's one."""
+    layer = node.layer
+    positive = graph.add(layers.ReLU, x, layer, '_positive')
+    x = graph.affine(x, layer, -1.0, 0.0, '_negated')
+    x = graph.add(layers.ReLU, x, layer, '_negative')
+    x = graph.affine(x, layer, -np.float64(layer.alpha), 0.0, '_sloped')
+    return graph.add(layers.Add, [positive, x], layer)
+
+
 def _softmax(graph, node, x):
     if node.layer.axis not in (-1, node.outputs.shape.rank - 1):
         graph.refuse(node.layer, f'of axis {node.layer.axis}')
@@ -194,7 +199,7 @@ def _global_pooling(graph, node, x):
 
 
 def _average_pooling(graph, node, x):
-    """As layers whose output has a range of its own: TFLite's pool rounds to its input's.
+    """Layers whose output has a range of its own; TFLite's pool has that of its input.
 
     An average over as many values everywhere is a depthwise convolution. Where padding leaves fewer
     of them at the border, or strides differ, which TensorFlow's depthwise convolutions refuse on
@@ -216,7 +221,7 @@ def _average_pooling(graph, node, x):
 
 
 def _pads(layer, x):
-    """Whether a pool's padding adds anything to an image of this size."""
+    """Whether a pool pads an image of this size."""
     return layer.padding == 'same' and any(
         (math.ceil(side / stride) - 1) * stride + pool > side
         for side, stride, pool in zip(x.shape[1:3], layer.strides, layer.pool_size, strict=True)
@@ -235,48 +240,9 @@ def _copy(graph, node, x):
     return graph.add(type(node.layer), x, node.layer, **config)
 
 
-def _drop(graph, node, x):
-    return x
-
-
+# By the layer's class. A layer that does nothing in inference is still there if the user made a
+# class of their own of it.
 RULES = {
-    ConstantChannel: _copy,
-    HardSigmoid: _hard_sigmoid,
-    HardSwish: _copy,
-    layers.Activation: _activation,
-    layers.ActivityRegularization: _drop,
-    layers.Add: _merge,
-    layers.AlphaDropout: _drop,
-    layers.Average: _average,
-    layers.AveragePooling2D: _average_pooling,
-    layers.BatchNormalization: _batch_norm,
-    layers.Concatenate: _concatenate,
-    layers.Conv2D: _convolution,
-    layers.Cropping2D: _copy,
-    layers.Dense: _dense,
-    layers.DepthwiseConv2D: _depthwise,
-    layers.Dropout: _drop,
-    layers.Flatten: _reshape,
-    layers.GaussianDropout: _drop,
-    layers.GaussianNoise: _drop,
-    layers.GlobalAveragePooling2D: _global_pooling,
-    layers.GlobalMaxPooling2D: _global_pooling,
-    layers.Identity: _drop,
-    layers.LeakyReLU: _leaky_relu,
-    layers.MaxPooling2D: _copy,
-    layers.Multiply: _merge,
-    layers.Normalization: _affine,
-    layers.Permute: _permute,
-    layers.ReLU: _relu,
-    layers.Rescaling: _affine,
-    Reshape: _reshape,
-    layers.Reshape: _reshape,
-    layers.SeparableConv2D: _separable,
-    layers.Softmax: _softmax,
-    layers.SpatialDropout2D: _drop,
-    layers.Subtract: _merge,
-    layers.UpSampling2D: _upsampling,
-    layers.ZeroPadding2D: _copy,
-    SelectChannels: _select_channels,
-    layers.experimental.SyncBatchNormalization: _batch_norm,
+    **{c: globals()[f'_{LAYER_TYPES[c.__name__].student}'] for c in classes_with('student')},
+    **dict.fromkeys(classes_with('dropped'), lambda graph, node, x: x),
 }

@@ -8,6 +8,8 @@ A student is built twice with the same variables: to train, where a quantizer ro
 and to export, where it says the same in the 8 or 4 bits that TFLite knows (design, decision 10).
 """
 
+import dataclasses
+
 import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import (
@@ -22,25 +24,32 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
 
 from zscgan_tf.student import grids as fake
 from zscgan_tf.student.folding import kernel_name
-from zscgan_tf.teacher.flattening.flatten import nodes
-
-MOVING_AVERAGE_DECAY = 0.99
+from zscgan_tf.teacher.graphs import call, rebuild
 
 
-class WeightQuantizer(quantizers.Quantizer):
+class _Quantizer(quantizers.Quantizer):
+    """A quantizer whose configuration is its fields."""
+
+    def get_config(self):
+        return dict(vars(self))
+
+
+@dataclasses.dataclass(eq=False)
+class WeightQuantizer(_Quantizer):
     """Symmetric, a range for each output channel: the variable `<name>_max`, [channels].
 
     Depthwise kernels, [h, w, c, m], count c * m channels. Where activations' ranges are moving
     averages, a channel's range is its largest weight of the moment, as in tfmot.
     """
 
-    def __init__(self, bits, depthwise=False, training='frozen', export=False):
-        self.bits = bits
-        self.depthwise = depthwise
-        self.training = training
-        self.export = export
+    bits: int
+    depthwise: bool = False
+    training: str = 'frozen'
+    export: bool = False
 
-    def build(self, tensor_shape, name, layer):
+    def build(
+        self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
+    ) -> dict[str, tf.Variable]:
         channels = tensor_shape[-1] * (tensor_shape[-2] if self.depthwise else 1)
         return {
             'max': layer.add_weight(
@@ -63,25 +72,20 @@ class WeightQuantizer(quantizers.Quantizer):
             kernel = fake.quantize_weights(kernel, weights['max'], self.bits)
         return tf.reshape(kernel, inputs.shape)
 
-    def get_config(self):
-        return {
-            'bits': self.bits,
-            'depthwise': self.depthwise,
-            'training': self.training,
-            'export': self.export,
-        }
 
-
-class ActivationQuantizer(quantizers.Quantizer):
+@dataclasses.dataclass(eq=False)
+class ActivationQuantizer(_Quantizer):
     """Asymmetric, one range a tensor: the variables `<name>_max` and, unless 0, `<name>_min`."""
 
-    def __init__(self, bits, nonnegative=False, training='frozen', export=False):
-        self.bits = bits
-        self.nonnegative = nonnegative
-        self.training = training
-        self.export = export
+    bits: int
+    nonnegative: bool = False
+    training: str = 'frozen'
+    export: bool = False
+    decay: float = 0.0
 
-    def build(self, tensor_shape, name, layer):
+    def build(
+        self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
+    ) -> dict[str, tf.Variable]:
         learned = self.training == 'learned'
         found = {'max': layer.add_weight(f'{name}_max', [], initializer='ones', trainable=learned)}
         if not self.nonnegative:
@@ -113,27 +117,21 @@ class ActivationQuantizer(quantizers.Quantizer):
         for index, (name, variable) in enumerate(weights.items()):
             bound = tf.maximum if name == 'max' else tf.minimum
             seen = bound(ends[name](found[:, index]), 0)
-            variable.assign_add((1 - MOVING_AVERAGE_DECAY) * (seen - variable))
-
-    def get_config(self):
-        return {
-            'bits': self.bits,
-            'nonnegative': self.nonnegative,
-            'training': self.training,
-            'export': self.export,
-        }
+            variable.assign_add((1 - self.decay) * (seen - variable))
 
 
-class FixedQuantizer(quantizers.Quantizer):
+@dataclasses.dataclass(eq=False)
+class FixedQuantizer(_Quantizer):
     """On a range that the TFLite kernel fixes (sigmoid, softmax, tanh), or that is known."""
 
-    def __init__(self, low, high, bits=8, export=False):
-        self.low = low
-        self.high = high
-        self.bits = bits
-        self.export = export
+    low: float
+    high: float
+    bits: int = 8
+    export: bool = False
 
-    def build(self, tensor_shape, name, layer):
+    def build(
+        self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
+    ) -> dict[str, tf.Variable]:
         return {}
 
     def __call__(self, inputs, training, weights, **kwargs):
@@ -143,34 +141,37 @@ class FixedQuantizer(quantizers.Quantizer):
             inputs, self.low, self.high, num_bits=self.bits
         )
 
-    def get_config(self):
-        return {'low': self.low, 'high': self.high, 'bits': self.bits, 'export': self.export}
-
 
 class LayerConfig(quantize_config.QuantizeConfig):
     """What of a layer is quantized: its kernel, its output, both or nothing."""
 
-    def __init__(self, weights=None, output=None):
+    def __init__(
+        self,
+        weights: quantizers.Quantizer | None = None,
+        output: quantizers.Quantizer | None = None,
+    ):
         self.weights = weights
         self.output = output
 
-    def get_weights_and_quantizers(self, layer):
+    def get_weights_and_quantizers(self, layer: tf_keras.layers.Layer) -> list[tuple]:
         return [(_kernel(layer), self.weights)] if self.weights else []
 
-    def set_quantize_weights(self, layer, quantize_weights):
+    def set_quantize_weights(self, layer: tf_keras.layers.Layer, quantize_weights: list) -> None:
         if quantize_weights:
             setattr(layer, kernel_name(layer), quantize_weights[0])
 
-    def get_activations_and_quantizers(self, layer):
+    def get_activations_and_quantizers(self, layer: tf_keras.layers.Layer) -> list[tuple]:
         return []
 
-    def set_quantize_activations(self, layer, quantize_activations):
+    def set_quantize_activations(
+        self, layer: tf_keras.layers.Layer, quantize_activations: list
+    ) -> None:
         pass
 
-    def get_output_quantizers(self, layer):
+    def get_output_quantizers(self, layer: tf_keras.layers.Layer) -> list[quantizers.Quantizer]:
         return [self.output] if self.output else []
 
-    def get_config(self):
+    def get_config(self) -> dict[str, object]:
         serialize = tf_keras.utils.serialize_keras_object
         return {
             name: quantizer and serialize(quantizer)
@@ -178,7 +179,7 @@ class LayerConfig(quantize_config.QuantizeConfig):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, object]) -> 'LayerConfig':
         deserialize = tf_keras.utils.deserialize_keras_object
         with tf_keras.utils.custom_object_scope(CUSTOM_OBJECTS):
             return cls(**{name: value and deserialize(value) for name, value in config.items()})
@@ -202,10 +203,10 @@ class _Registry(quantize_registry.QuantizeRegistry):
 class Scheme(quantize_scheme.QuantizeScheme):
     """For `quantize_apply`: the layout as it is, and no default configs."""
 
-    def get_layout_transformer(self):
+    def get_layout_transformer(self) -> '_Layout':
         return _Layout()
 
-    def get_quantize_registry(self):
+    def get_quantize_registry(self) -> '_Registry':
         return _Registry()
 
 
@@ -218,7 +219,11 @@ CUSTOM_OBJECTS = {
 }
 
 
-def apply(model, configs, input_quantizer):
+def apply(
+    model: tf_keras.Model,
+    configs: dict[str, LayerConfig],
+    input_quantizer: quantizers.Quantizer,
+) -> tf_keras.Model:
     """The quantized copy of a folded model, by `tfmot.quantize_apply`.
 
     Args:
@@ -231,20 +236,120 @@ def apply(model, configs, input_quantizer):
     """
     inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0])
     x = quantize_layer.QuantizeLayer(input_quantizer, name='quantize_input')(inputs)
-    values = {id(model.input): x}
     copies = []
-    for node in nodes(model):
-        layer = node.layer
-        copy = type(layer).from_config(layer.get_config())
-        annotated = quantize.quantize_annotate_layer(copy, configs[layer.name])
-        found = [values[id(x)] for x in node.keras_inputs]
-        values[id(node.outputs)] = annotated(found if len(found) > 1 else found[0])
-        copies.append((copy, layer))
-    annotated = tf_keras.Model(inputs, values[id(model.output)], name=model.name)
+
+    def annotate(node, inputs):
+        copy = type(node.layer).from_config(node.layer.get_config())
+        copies.append((copy, node.layer))
+        return call(quantize.quantize_annotate_layer(copy, configs[node.layer.name]), inputs)
+
+    output = rebuild(model, {id(model.input): x}, annotate)
+    annotated = tf_keras.Model(inputs, output, name=model.name)
     for copy, layer in copies:
         copy.set_weights(layer.get_weights())
     with tf_keras.utils.custom_object_scope(CUSTOM_OBJECTS):
         return quantize.quantize_apply(annotated, Scheme())
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel of a student that is quantized.
+
+    Attributes:
+        layer: the convolution that holds it; not trainable where it stands for constants.
+        inputs: the symbolic tensor that the convolution reads in the student.
+        variable: its float values: [h, w, in, out], of a depthwise convolution [h, w, C, m].
+        bits: its width.
+        maximum: a variable, the largest value on each output channel's grid: [out], or [C m].
+    """
+
+    layer: tf_keras.layers.Layer
+    inputs: object
+    variable: tf.Variable
+    bits: int
+    maximum: tf.Variable
+
+    def by_channel(self, values: tf.Tensor) -> tf.Tensor:
+        """Values of the kernel's shape with the output channels in the last axis."""
+        is_depthwise = isinstance(self.layer, tf_keras.layers.DepthwiseConv2D)
+        return tf.reshape(values, [*values.shape[:2], -1]) if is_depthwise else values
+
+    def rounded(self) -> tf.Tensor:
+        """The kernel on its grid, in its own shape."""
+        # As tensors: a custom gradient refuses a strategy's variables.
+        values = tf.convert_to_tensor(self.variable)
+        maximum = tf.convert_to_tensor(self.maximum)
+        values_on_grid = fake.quantize_weights(self.by_channel(values), maximum, self.bits)
+        return tf.reshape(values_on_grid, values.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The range of an activation tensor of a student.
+
+    Attributes:
+        bits: the tensor's width.
+        low, high: variables, the ends of the range; low is None where it is 0 for good.
+    """
+
+    bits: int
+    low: tf.Variable | None
+    high: tf.Variable
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether the tensor is never below 0."""
+        return self.low is None
+
+    def ends(self) -> tuple[float, float]:
+        """(low, high), low <= 0 <= high."""
+        return 0.0 if self.low is None else float(self.low.numpy()), float(self.high.numpy())
+
+    def assign(self, low: float, high: float) -> None:
+        """Sets the range; low is not used where it is 0 for good."""
+        self.high.assign(high)
+        if self.low is not None:
+            self.low.assign(low)
+
+
+def kernels(model: tf_keras.Model) -> list[Kernel]:
+    """The quantized kernels of a model that `apply` made, in its layers' order."""
+    return [
+        Kernel(wrapper.layer, wrapper.input, variable, quantizer.bits, found['max'])
+        for wrapper in model.layers
+        for variable, quantizer, found in getattr(wrapper, '_weight_vars', [])
+    ]
+
+
+def ranges(model: tf_keras.Model) -> dict[str, Range]:
+    """The ranges of activations that are set or learned, by the names of the float layers."""
+    found = {}
+    for wrapper in model.layers:
+        config, variables = (
+            getattr(wrapper, name, None) for name in ('quantize_config', '_output_quantizer_vars')
+        )
+        if config is not None and config.output is not None and variables:
+            found[wrapper.layer.name] = Range(
+                config.output.bits, variables.get('min'), variables['max']
+            )
+    return found
+
+
+def trainable_variables(model: tf_keras.Model) -> list[tf.Variable]:
+    """What training changes: weights, and ranges if they are learned; no constants' kernels."""
+    frozen = {
+        id(variable)
+        for wrapper in model.layers
+        if hasattr(wrapper, 'layer') and not wrapper.layer.trainable
+        # A kernel is the wrapper's own; the range of the output is learned like others.
+        for variable in (*wrapper.layer.weights, *(kernel for kernel, *_ in wrapper._weight_vars))
+    }
+    return [variable for variable in model.trainable_variables if id(variable) not in frozen]
+
+
+def wrapped(name: str) -> str:
+    """The name that tfmot gives the wrapper of a layer."""
+    return f'quant_{name}'
 
 
 def _now(variable):

@@ -6,24 +6,30 @@ before the first step as the folded student's are, but without its margin: tfmot
 [-6, 6] and follows the images' extremes by a thousandth a step.
 """
 
+import collections.abc
+
 import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.presets import TFMOT_STUDENT
-from zscgan_tf.student.calibration import ranges as estimators
-from zscgan_tf.student.student import Student, legal_range, observe
+from zscgan_tf.student import scheme
+from zscgan_tf.student.calibration import range_estimators as estimators
+from zscgan_tf.student.calibration.ranges import observe_histograms
+from zscgan_tf.student.options import StudentOptions
+from zscgan_tf.student.student import Student, legal_range
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.layers import Reshape, SelectChannels
+from zscgan_tf.teacher.teacher import Teacher
 
 layers = tf_keras.layers
 
 
-def build_tfmot_student(teacher):
+def build_tfmot_student(teacher: Teacher, options: StudentOptions) -> Student:
     """The student of tfmot's `quantize_model`, its ranges not set yet (`set_tfmot_ranges`).
 
     Args:
         teacher: a `Teacher`.
+        options: of `student` 'tfmot'.
 
     Returns:
         A `Student` whose twin is the teacher's model without its last softmax or sigmoid.
@@ -48,7 +54,7 @@ def build_tfmot_student(teacher):
         raise UserError(
             f'tfmot cannot quantize {teacher.name} ({reason[:200]}): pass --student=folded.'
         ) from error
-    expected = {f'quant_{layer.name}' for layer in twin.layers[1:]}
+    expected = {scheme.wrapped(layer.name) for layer in twin.layers[1:]}
     replaced = expected.symmetric_difference(w.name for w in model.layers if hasattr(w, 'layer'))
     if replaced:
         raise UserError(
@@ -59,11 +65,16 @@ def build_tfmot_student(teacher):
         if isinstance(wrapper, QuantizeLayer):
             # tfmot lets Keras number it, by what else the process has built.
             wrapper._name = 'quantize_input'
-    return Student(model, twin, teacher, dict(TFMOT_STUDENT), kind='tfmot')
+    return Student(model, twin, teacher, options, kind='tfmot')
 
 
-def set_tfmot_ranges(student, batches, estimator='mse', total=None):
-    """Sets all ranges before any training; the arguments are those of `student.set_ranges`.
+def set_tfmot_ranges(
+    student: Student,
+    images: collections.abc.Callable[[], collections.abc.Iterable[np.ndarray]],
+    estimator: str = 'mse',
+    total: int | None = None,
+) -> None:
+    """Sets all ranges before any training; the arguments are those of `ranges.set_ranges`.
 
     The weights' are their extremes whatever the estimator: tfmot sets them so in every step.
     """
@@ -82,16 +93,9 @@ def set_tfmot_ranges(student, batches, estimator='mse', total=None):
         for tensor, found in _quantized_tensors(wrapper, layer):
             tensors.append(tensor)
             variables.append(found)
-    for histogram, found in zip(observe(student, tensors, batches, total), variables, strict=True):
+    histograms = observe_histograms(student, tensors, images, total)
+    for histogram, found in zip(histograms, variables, strict=True):
         _assign(found, *estimators.activation_range(histogram, 8, estimator, nonnegative=False))
-
-
-def export_tfmot_model(student, head):
-    """The model as the converter takes it, ending in its head: 'softmax', 'sigmoid' or None."""
-    if head is None:
-        return student.model
-    outputs = layers.Activation(head, name=head)(student.model.output)
-    return tf_keras.Model(student.model.input, outputs)
 
 
 def _copy(layer):

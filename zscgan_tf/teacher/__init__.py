@@ -1,0 +1,1 @@
+"""A float classifier becomes a `Teacher`: loading, input specification, logits, the tap."""

@@ -1,25 +1,20 @@
-"""The fingerprint that ties a workdir to one teacher."""
+"""The fingerprint of a teacher: a hash that ties a workdir to it."""
 
 import hashlib
 import json
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
-from zscgan_tf.teacher.flattening.flatten import nodes_in_order
+from zscgan_tf.teacher.graphs import nodes_in_order
 from zscgan_tf.teacher.layers import SelectChannels
 
 
-def fingerprint(model):
-    """SHA-256 over the structure and the weights of a flat model.
+def fingerprint(model: tf_keras.Model) -> str:
+    """SHA-256 over the structure and the weights of a flat model, 64 hexadecimal digits.
 
-    Names of layers don't count: Keras numbers them by what else a process has built.
-
-    Args:
-        model: a flat model, see `flatten`.
-
-    Returns:
-        64 hexadecimal digits.
+    Names of layers do not count: Keras numbers them by what else a process has built.
     """
     digest = hashlib.sha256()
     numbers, layers = {}, {}

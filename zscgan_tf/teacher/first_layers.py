@@ -1,4 +1,4 @@
-"""What a model's first layers say of the pixels that it takes.
+"""A model's own preprocessing: what its first layers say of the pixels that it takes.
 
 Many models begin with their own preprocessing: Rescaling, Normalization, `x - c`, `x / c`. Together
 these compute scale x + offset. Of the three units that pixels come in, a unit is plausible if it
@@ -10,12 +10,12 @@ import dataclasses
 import numpy as np
 import tf_keras
 
+from zscgan_tf.teacher.input_spec import UNIT_NAMES
 from zscgan_tf.teacher.layers import SelectChannels, affine_of, by_channel
 from zscgan_tf.teacher.tap import is_batch_norm
 
 # The legal range of a pixel by the preprocessing that gives it.
 UNITS = {'raw': (0.0, 255.0), 'unit': (0.0, 1.0), 'tf': (-1.0, 1.0)}
-UNIT_NAMES = {'raw': '0...255', 'unit': '[0, 1]', 'tf': '[-1, 1]'}
 
 # Largest values behind preprocessing: 0.5 of [-0.5, 0.5], 2.9 of SVHN's normalized images. A dark
 # channel has a small deviation, and so a large range.
@@ -26,11 +26,7 @@ _BYTE_WIDTHS = (200.0, 300.0)
 _LOWER_END = 1e-3
 _MEANS = (0.05, 0.66)
 # These change no pixel.
-_PASSING = (
-    tf_keras.layers.Cropping2D,
-    tf_keras.layers.Resizing,
-    tf_keras.layers.ZeroPadding2D,
-)
+_PASSING = (tf_keras.layers.Cropping2D, tf_keras.layers.Resizing, tf_keras.layers.ZeroPadding2D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,40 +43,37 @@ class FirstLayers:
     offset: np.ndarray
     by_constants: bool = True
 
-    def plausible_units(self):
-        """The names of the units, a list, that give what follows a usual range."""
+    def plausible_units(self) -> list[str]:
+        """The names of the units that give what follows a usual range."""
         return [unit for unit, (low, high) in UNITS.items() if self.is_plausible(low, high)]
 
-    def is_plausible(self, low, high):
+    def is_plausible(self, low: float | np.ndarray, high: float | np.ndarray) -> bool:
         """Whether inputs between low and high, numbers or [C], give what follows a usual range."""
-        ends = np.stack([self.scale * low + self.offset, self.scale * high + self.offset])
-        low, high = ends.min(axis=0), ends.max(axis=0)
+        limits = np.stack([self.scale * low + self.offset, self.scale * high + self.offset])
+        low, high = limits.min(axis=0), limits.max(axis=0)
         largest, width = np.maximum(-low, high), np.maximum(high - low, 1e-30)
         zero = -low / width
         sized = _between(largest, _LARGEST_VALUES) | _between(width, _BYTE_WIDTHS)
         placed = (np.abs(zero) <= _LOWER_END) | _between(zero, _MEANS)
         return bool(np.all(sized & placed))
 
-    def describe(self):
+    def describe(self) -> str:
         """The map and what it makes of each unit, for messages."""
         ranges = []
-        for unit, (low, high) in UNITS.items():
-            ends = np.concatenate([self.scale * low + self.offset, self.scale * high + self.offset])
-            ranges.append(f'{UNIT_NAMES[unit]} becomes {ends.min():.4g}...{ends.max():.4g}')
+        for unit, limits in UNITS.items():
+            values = np.outer(limits, self.scale) + self.offset
+            ranges.append(f'{UNIT_NAMES[unit]} becomes {values.min():.4g}...{values.max():.4g}')
         return f'{_numbers(self.scale)} x + {_numbers(self.offset)}: {", ".join(ranges)}'
 
 
-def first_layers(model, channels):
-    """The map that a flat model's first layers compute.
+def first_layers(model: tf_keras.Model, channels: int) -> FirstLayers | None:
+    """The map that the first layers of a flat model compute; None where it begins with others.
 
     Args:
         model: a flat tf_keras model.
         channels: of its images.
-
-    Returns:
-        A `FirstLayers`, or None where the model does not begin with such layers.
     """
-    scale, offset, found = np.ones(channels), np.zeros(channels), False
+    scale, offset, is_identity = np.ones(channels), np.zeros(channels), True
     inner = set(map(id, model.layers))
     layer = model.layers[0]
     while True:
@@ -103,10 +96,11 @@ def first_layers(model, channels):
         affine = [by_channel(values, channels) for values in affine]
         if any(values is None for values in affine):
             break
-        scale, offset, found = scale * affine[0], offset * affine[0] + affine[1], True
+        scale, offset = scale * affine[0], offset * affine[0] + affine[1]
+        is_identity = False
         if is_norm:
             return FirstLayers(scale, offset, by_constants=False)
-    return FirstLayers(scale, offset) if found else None
+    return None if is_identity else FirstLayers(scale, offset)
 
 
 def _standardization(layer):

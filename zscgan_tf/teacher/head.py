@@ -1,4 +1,4 @@
-"""Where a classifier ends: its logits, whatever its head gives.
+"""The head of a classifier: its last softmax or sigmoid, and the logits before it.
 
 The losses and the distillation work on logits; the `.tflite` ends as the user's model ended. Both
 models share their layers.
@@ -11,21 +11,18 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.graphs import node_of
+from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import LogProbabilities
+from zscgan_tf.teacher.teacher import Teacher
 
 layers = tf_keras.layers
 
 _RESHAPING = (layers.Reshape, layers.Flatten)
 # Arithmetic that may stand behind a softmax or sigmoid.
 _ELEMENTWISE = (
-    *_RESHAPING,
-    layers.Add,
-    layers.Average,
-    layers.Maximum,
-    layers.Minimum,
-    layers.ReLU,
-    layers.Rescaling,
-    layers.Subtract,
+    *(*_RESHAPING, layers.Add, layers.Average, layers.Maximum, layers.Minimum),
+    *(layers.ReLU, layers.Rescaling, layers.Subtract),
 )
 _WEIGHTED = (layers.BatchNormalization, layers.Conv2D, layers.Dense)
 _PROBED_IMAGES = 8
@@ -34,7 +31,9 @@ _PROBED_SCALES = (1, -1, 10, -10, 100, -100, 1000, -1000)
 _SAME_PROBABILITY = 1e-3
 
 
-def split_head(model, input_spec, name):
+def split_head(
+    model: tf_keras.Model, input_spec: InputSpec, name: str
+) -> tuple[tf_keras.Model, str]:
     """The logits of a flat classifier.
 
     Where the model does not end in a softmax or sigmoid, its answers to random images tell whether
@@ -60,18 +59,18 @@ def split_head(model, input_spec, name):
             f'{name}: the output has the shape {model.output_shape}, but a classifier gives one '
             f'value a class: pass a model that ends in its classes.'
         )
-    end, end_input = _last_function(model)
+    end, end_input, _ = _walk_back(model)
     gives_probabilities = True
-    if _is_activation(end, 'softmax') and classes > 1:
+    if _function_of(end) == 'softmax' and classes > 1:
         logits, head = _vector(end_input), 'softmax'
-    elif _is_activation(end, 'sigmoid'):
+    elif _function_of(end) == 'sigmoid':
         logits, head = _vector(end_input), 'sigmoid' if classes == 1 else 'labels'
     elif _gives_probabilities(model, end, input_spec):
         logits, head = _vector(model.output), 'probabilities'
         if classes == 1:
             logits = _two_classes(logits, [[-1.0, 1.0]], [1.0, 0.0])
         logits = LogProbabilities(name='log_probabilities', dtype='float32')(logits)
-    elif _ends(model, _ELEMENTWISE):
+    elif _all_come_from_probabilities(model, _ELEMENTWISE):
         raise UserError(
             f"{name}: layer '{end.name}' behind the softmax or sigmoid makes the outputs something "
             f'else than probabilities: pass the model without it.'
@@ -88,11 +87,8 @@ def split_head(model, input_spec, name):
     return logits_model, head
 
 
-def split_end(teacher):
+def split_end(teacher: Teacher) -> tuple[tf_keras.Model, str | None]:
     """A teacher's model without its last softmax or sigmoid.
-
-    Args:
-        teacher: a `Teacher`.
 
     Returns:
         The model, inputs -> what that function takes, in the shape of the teacher's output; and the
@@ -109,7 +105,7 @@ def split_end(teacher):
         )
     model = teacher.model
     end, x, reshaping = _walk_back(model)
-    name = next((n for n in ('softmax', 'sigmoid') if _is_activation(end, n)), None)
+    name = _function_of(end)
     if name is None:
         return model, None
     for layer in reversed(reshaping):
@@ -117,13 +113,11 @@ def split_end(teacher):
     return tf_keras.Model(model.input, x, name=model.name), name
 
 
-def _last_function(model):
-    """The last layer that computes something, and its input there."""
-    return _walk_back(model)[:2]
-
-
 def _walk_back(model):
-    """`_last_function`, and the layers that only reshape behind it, the last one first."""
+    """The last layer that computes something, its input, and the reshaping layers behind it.
+
+    These are in the order from the end.
+    """
     x, reshaping = model.output, []
     while True:
         layer, inputs = _layer_and_inputs(x)
@@ -134,18 +128,18 @@ def _walk_back(model):
 
 
 def _layer_and_inputs(x):
-    layer, node_index, _ = x._keras_history
-    return layer, layer._inbound_nodes[node_index].keras_inputs
+    node = node_of(x)
+    return node.layer, node.keras_inputs
 
 
-def _ends(model, passing):
+def _all_come_from_probabilities(model, passing):
     """Whether every way back from the output through such layers meets a softmax or sigmoid."""
     pending = [model.output]
     while pending:
         layer, inputs = _layer_and_inputs(pending.pop())
         if isinstance(layer, passing):
             pending.extend(inputs)
-        elif not (_is_activation(layer, 'softmax') or _is_activation(layer, 'sigmoid')):
+        elif _function_of(layer) is None:
             return False
     return True
 
@@ -154,8 +148,9 @@ def _gives_probabilities(model, end, input_spec):
     """Whether the outputs are probabilities, by what the model says to random images."""
     # The logit of a dense layer may lie in [0, 1] by chance, unless it adds up probabilities.
     single = math.prod(model.output_shape[1:]) == 1
-    if single and isinstance(end, _WEIGHTED) and not _ends(model, (*_ELEMENTWISE, *_WEIGHTED)):
-        return False
+    if single and isinstance(end, _WEIGHTED):
+        if not _all_come_from_probabilities(model, (*_ELEMENTWISE, *_WEIGHTED)):
+            return False
     images = _random_images(input_spec, seed=0)
     for scale in _PROBED_SCALES:
         outputs = _outputs(model, images * np.float32(scale))
@@ -184,31 +179,32 @@ def _check_logits(model, logits_model, head, input_spec, name):
     """Refuses logits that do not give the probabilities of the model."""
     images = _random_images(input_spec, seed=1)
     outputs, logits = _outputs(model, images), _outputs(logits_model, images)
-    found = tf.sigmoid(logits) if head == 'labels' else tf.nn.softmax(logits)
+    probabilities = tf.sigmoid(logits) if head == 'labels' else tf.nn.softmax(logits)
     expected = outputs if outputs.shape[1] > 1 else np.concatenate([1 - outputs, outputs], axis=1)
-    if not np.allclose(found, expected, atol=_SAME_PROBABILITY):
+    if not np.allclose(probabilities, expected, atol=_SAME_PROBABILITY):
         raise UserError(
             f'{name}: its outputs are not the probabilities that its last softmax or sigmoid '
             f'gives: pass a model that ends in it.'
         )
 
 
-def _is_activation(layer, name):
-    if isinstance(layer, tf_keras.layers.Activation):
-        return layer.activation is getattr(tf_keras.activations, name)
-    return name == 'softmax' and isinstance(layer, tf_keras.layers.Softmax)
+def _function_of(layer):
+    """'softmax' or 'sigmoid' of a layer that is one of these, None of others."""
+    if isinstance(layer, layers.Softmax):
+        return 'softmax'
+    activation = layer.activation if isinstance(layer, layers.Activation) else None
+    names = {tf_keras.activations.softmax: 'softmax', tf_keras.activations.sigmoid: 'sigmoid'}
+    return names.get(activation)
 
 
 def _vector(x):
     """The outputs as [B, K]."""
-    if x.shape.rank == 2:
-        return x
-    return tf_keras.layers.Flatten(name='logits_vector', dtype='float32')(x)
+    return x if x.shape.rank == 2 else layers.Flatten(name='logits_vector', dtype='float32')(x)
 
 
 def _two_classes(x, kernel, bias):
     """[B, 1] to [B, 2] by constants."""
-    layer = tf_keras.layers.Dense(2, name='two_classes', dtype='float32')
+    layer = layers.Dense(2, name='two_classes', dtype='float32')
     y = layer(x)
     layer.set_weights([np.float32(kernel), np.float32(bias)])
     return y

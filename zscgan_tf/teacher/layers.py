@@ -4,12 +4,14 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
+
 
 @tf_keras.utils.register_keras_serializable('zscgan_tf')
 class HardSigmoid(tf_keras.layers.Layer):
     """relu6(x + 3) / 6, MobileNetV3's gate (tf_keras' own `hard_sigmoid` is another function)."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
 
 
@@ -17,7 +19,7 @@ class HardSigmoid(tf_keras.layers.Layer):
 class HardSwish(tf_keras.layers.Layer):
     """x relu6(x + 3) / 6, the activation of MobileNetV3."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs * tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
 
 
@@ -25,7 +27,7 @@ class HardSwish(tf_keras.layers.Layer):
 class LogProbabilities(tf_keras.layers.Layer):
     """log p, finite for p = 0: the logits of a model that ends in something behind its softmax."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.math.log(tf.maximum(inputs, 1e-30))
 
 
@@ -33,14 +35,14 @@ class LogProbabilities(tf_keras.layers.Layer):
 class ConstantChannel(tf_keras.layers.Layer):
     """Images [B, H, W, C] with one more channel, the same number everywhere."""
 
-    def __init__(self, value, **kwargs):
+    def __init__(self, value: float, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.value = float(value)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.pad(inputs, [[0, 0], [0, 0], [0, 0], [0, 1]], constant_values=self.value)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), 'value': self.value}
 
 
@@ -51,7 +53,7 @@ class Reshape(tf_keras.layers.Reshape):
     Keras computes the size of the batch, which stays in the file as SHAPE, STRIDED_SLICE and PACK.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         shape = self.compute_output_shape(inputs.shape)[1:]
         return tf.reshape(inputs, [-1, *shape])
 
@@ -64,7 +66,19 @@ class SelectChannels(tf_keras.layers.Conv2D):
     """
 
 
-def affine_of(layer):
+def classes_of(name: str) -> list[type]:
+    """The classes of a layer type: of this module, and of tf_keras."""
+    homes = (globals(), vars(tf_keras.layers))
+    return [home[name] for home in homes if name in home]
+
+
+def classes_with(fact: str) -> tuple[type, ...]:
+    """The layer classes of which a field of `LayerType` is true or says something."""
+    names = (name for name, layer_type in LAYER_TYPES.items() if getattr(layer_type, fact))
+    return tuple(layer_class for name in names for layer_class in classes_of(name))
+
+
+def affine_of(layer: tf_keras.layers.Layer) -> tuple[np.ndarray, np.ndarray] | None:
     """What a Rescaling or a Normalization computes.
 
     Returns:
@@ -79,7 +93,7 @@ def affine_of(layer):
     return (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
 
 
-def by_channel(values, channels):
+def by_channel(values: np.ndarray, channels: int) -> np.ndarray | None:
     """A number, or a value a channel in the last axis, as [channels]; None of other shapes."""
     if values.size > 1 and values.shape[-1] != values.size:
         return None

@@ -1,9 +1,6 @@
-"""Loads a trained classifier and makes it a `Teacher`.
+"""Loads a trained classifier, from a file or as an object, and makes it a `Teacher`.
 
-    teacher = load_teacher('model.h5')
-
-Formats: Keras 2 `.h5`, `.keras` and SavedModel, Keras 3 `.keras` and `.h5`, model objects, and
-functions that return one. What a file names is checked before anything is deserialized.
+Usage: teacher = load_teacher('model.h5')
 """
 
 import importlib
@@ -11,6 +8,8 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -23,22 +22,31 @@ from zscgan_tf.teacher.fingerprint import fingerprint
 from zscgan_tf.teacher.flattening.comparison import check_same
 from zscgan_tf.teacher.flattening.flatten import flatten
 from zscgan_tf.teacher.head import split_head
-from zscgan_tf.teacher.input_spec import (
+from zscgan_tf.teacher.input_fields import (
     FIELDS,
-    InputSpec,
     merge_fields,
     read_fields,
     resolve_image_shape,
     resolve_input_spec,
 )
+from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.reading.files import load_file
 from zscgan_tf.teacher.reading.inputs import only_image_shape
 from zscgan_tf.teacher.tap import batch_norm_inputs
 from zscgan_tf.teacher.teacher import Teacher
 
+if TYPE_CHECKING:
+    import keras
+
 
 @hidden_warnings()
-def load_teacher(source, *, input_spec=None, allow_code=False, output_layer=None):
+def load_teacher(
+    source: 'str | os.PathLike | tf_keras.Model | keras.Model',
+    *,
+    input_spec: InputSpec | Mapping[str, object] | None = None,
+    allow_code: bool = False,
+    output_layer: str | None = None,
+) -> Teacher:
     """A trained classifier as a `Teacher`.
 
     Args:
@@ -51,9 +59,6 @@ def load_teacher(source, *, input_spec=None, allow_code=False, output_layer=None
             a Rescaling that the model starts with.
         allow_code: lets the source bring Python code: Lambda layers, or the function named.
         output_layer: the name of the output that classifies, of a model with several outputs.
-
-    Returns:
-        The `Teacher`.
 
     Raises:
         UserError: the source is no classifier that can be quantized; the message says why.
@@ -70,9 +75,7 @@ def load_teacher(source, *, input_spec=None, allow_code=False, output_layer=None
             )
     model, label, name, stored = _open(source, allow_code)
     fields = merge_fields(explicit, stored)
-    model_shape = (
-        _keras3_image_shape(model, label) if _is_keras3(model) else _image_shape(model, label)
-    )
+    model_shape = _image_shape(model, label)
     model = _with_one_output(model, output_layer, label)
     image_shape = resolve_image_shape(model_shape, fields, label)
     plain = _translate(model, model_shape, image_shape) if _is_keras3(model) else model
@@ -82,7 +85,7 @@ def load_teacher(source, *, input_spec=None, allow_code=False, output_layer=None
         size_is_open = model_shape is None or None in model_shape[:2]
         advice = 'pass another --image_size.' if size_is_open else 'does it predict such images?'
         raise UserError(
-            f'{label} can not take images of {image_shape[0]}x{image_shape[1]} '
+            f'{label} cannot take images of {image_shape[0]}x{image_shape[1]} '
             f'({str(error).splitlines()[0][:200]}): {advice}'
         ) from error
     _check_weights(flat, label)
@@ -110,7 +113,7 @@ def _open(source, allow_code):
         if path.exists():
             beside = path.parent / f'{path.name if path.is_dir() else path.stem}.json'
             stored = read_fields(beside) if beside.exists() else {}
-            model = load_file(path, _load_keras3, allow_code)
+            model = load_file(path, allow_code)
             return model, str(path), beside.stem, stored
         if re.fullmatch(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*', str(source)):
             return _call(str(source), allow_code), str(source), str(source).split(':')[1], {}
@@ -162,38 +165,27 @@ def _is_model(model):
 
 
 def _image_shape(model, label):
-    """(height, width, channels) that a tf_keras model names, None where it is open."""
-    _check_built(model, label)
-    if model.inputs is not None:
-        inputs = [tuple(x.shape) for x in model.inputs]
-    elif model.save_spec() is not None:
-        called_with = tf.nest.flatten(model.save_spec())
-        inputs = [tuple(x.shape) for x in called_with if isinstance(x, tf.TensorSpec)]
-    else:
-        return None
-    return only_image_shape(inputs, label)
+    """(height, width, channels) that a model names, None where it is open; None of an open model.
 
-
-def _keras3_image_shape(model, label):
-    """`_image_shape` of a Keras 3 model."""
-    _check_built(model, label)
-    if _symbolic(model, 'inputs'):
-        return only_image_shape([tuple(x.shape) for x in model.inputs], label)
-    shapes = getattr(model, '_build_shapes_dict', None)
-    return only_image_shape(list(shapes.values()), label) if shapes else None
-
-
-def _check_built(model, label):
+    A subclassed model knows what it was called with.
+    """
     if not model.built:
         raise UserError(
             f'{label} has no weights yet: call it on a batch of images before it is passed.'
         )
+    shapes = [x.shape for x in _symbolic(model, 'inputs')]
+    if not shapes and _is_keras3(model):
+        shapes = (getattr(model, '_build_shapes_dict', None) or {}).values()
+    elif not shapes:
+        called_with = tf.nest.flatten(model.save_spec())
+        shapes = [x.shape for x in called_with if isinstance(x, tf.TensorSpec)]
+    return only_image_shape([tuple(shape) for shape in shapes], label) if shapes else None
 
 
-def _symbolic(model, ends):
+def _symbolic(model, role):
     """The symbolic `inputs` or `outputs` of a model, a list; none of a subclassed one."""
     try:
-        return list(getattr(model, ends) or ())
+        return list(getattr(model, role) or ())
     except AttributeError:  # Keras 3's subclassed models
         return []
 
@@ -212,21 +204,10 @@ def _with_one_output(model, output_layer, label):
     elif len(outputs) == 1:
         return model
     else:
-        chosen = outputs[names.index(output_layer)]
-        return _functional_class(model)(model.inputs, chosen, name=model.name)
+        functional = sys.modules['keras'].Model if _is_keras3(model) else tf_keras.Model
+        return functional(model.inputs, outputs[names.index(output_layer)], name=model.name)
     known = [f"'{n}' {tuple(x.shape)}" for n, x in zip(names, outputs, strict=False)]
     raise UserError(f'{label} {wrong} ({", ".join(known) or "its outputs have no names"}).')
-
-
-def _functional_class(model):
-    return sys.modules['keras'].Model if _is_keras3(model) else tf_keras.Model
-
-
-def _load_keras3(path, allow_code):
-    """The Keras 3 model of a file, its configuration checked before."""
-    import keras
-
-    return keras.saving.load_model(path, compile=False, safe_mode=not allow_code)
 
 
 def _translate(model, model_shape, image_shape):

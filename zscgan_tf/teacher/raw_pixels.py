@@ -19,9 +19,10 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import call, nodes, rebuild
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import ConstantChannel, SelectChannels, affine_of, by_channel
+from zscgan_tf.teacher.teacher import Teacher
 
 layers = tf_keras.layers
 
@@ -32,7 +33,7 @@ RAW_PIXELS = 'raw_pixels_0_to_255'
 _NO_OFFSET = 1e-3
 
 
-def raw_pixels(teacher):
+def raw_pixels(teacher: Teacher) -> Teacher:
     """The same classifier, on pixels of 0...255 in RGB order less a whole number.
 
     Args:
@@ -54,22 +55,18 @@ def raw_pixels(teacher):
     models = {}
     for name in ('model', 'logits_model'):
         model = getattr(teacher, name)
-        for node in nodes(model):
-            if id(node.outputs) in values or id(node) in start.replaced:
-                continue
-            found = [values[id(x)] for x in node.keras_inputs]
-            values[id(node.outputs)] = node.layer(found if len(found) > 1 else found[0])
-        models[name] = tf_keras.Model(images, values[id(model.output)], name=model.name)
+        output = rebuild(model, values, lambda node, inputs: call(node.layer, inputs))
+        models[name] = tf_keras.Model(images, output, name=model.name)
         models[name].trainable = False
     return dataclasses.replace(teacher, input_spec=spec, **models)
 
 
-def takes_raw_pixels(model):
+def takes_raw_pixels(model: tf_keras.Model) -> bool:
     """Whether a tf_keras model is one of a `raw_pixels` teacher's."""
     return model.input_names[0] == RAW_PIXELS
 
 
-def raw_pixels_spec(input_spec, zero):
+def raw_pixels_spec(input_spec: InputSpec, zero: int) -> InputSpec:
     """An input specification for the same images: pixels of 0...255 in RGB order, less `zero`."""
     return InputSpec(input_spec.image_size, input_spec.channels, zero / 255, 1 / 255)
 
@@ -79,7 +76,6 @@ class _Start:
 
     Attributes:
         node: the convolution's.
-        replaced: the ids of all nodes up to it.
         scale, offset: the convolution's inputs are scale p + offset, of pixels p of 0...255 in the
             model's channel order; float64, a value a channel.
     """
@@ -89,7 +85,6 @@ class _Start:
         self._name, self._bgr, self._padding = teacher.name, spec.bgr, []
         mean, std = np.float64(spec.mean), np.float64(spec.std)
         self.scale, self.offset = 1 / (255 * std), -mean / std
-        self.replaced = set()
         readers = {}
         for node in nodes(teacher.model):
             for x in node.keras_inputs:
@@ -99,7 +94,6 @@ class _Start:
             if len(readers[id(x)]) != 1:
                 raise self._refused('several layers')
             (self.node,) = readers[id(x)]
-            self.replaced.add(id(self.node))
             layer = self.node.layer
             if type(layer) in (layers.Conv2D, SelectChannels) and layer.groups == 1:
                 return

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +30,22 @@ class StoredMoments:
     epsilon: float
 
 
-def is_batch_norm(layer):
+def is_batch_norm(layer: tf_keras.layers.Layer) -> bool:
     """Whether the layer is a batch norm, the synchronized variants included."""
     synchronized = tf_keras.layers.experimental.SyncBatchNormalization
     return isinstance(layer, (tf_keras.layers.BatchNormalization, synchronized))
 
 
-def batch_norm_inputs(model):
+def batch_norm_inputs(model: tf_keras.Model) -> list[tuple[tf_keras.layers.Layer, tf.Tensor]]:
     """(layer, input tensor) of every use of a batch norm in a flat functional model, in order."""
     return [
         (node.layer, node.keras_inputs[0]) for node in nodes(model) if is_batch_norm(node.layer)
     ]
 
 
-def build_tap(logits_model, compute_dtype='float32'):
+def build_tap(
+    logits_model: tf_keras.Model, compute_dtype: str = 'float32'
+) -> tuple[tf_keras.Model, list[StoredMoments]]:
     """The tap of a flat functional model.
 
     Args:
@@ -120,7 +122,9 @@ def _moments(x):
     return (mean, variance), gradient
 
 
-def batch_moments(x, replicas=None):
+def batch_moments(
+    x: tf.Tensor, replicas: tf.distribute.ReplicaContext | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and biased variance of each channel over batch and positions, of the global batch.
 
     Moments are float32 whatever the type of `x`. Those of several replicas are combined by the law

@@ -1,7 +1,8 @@
-"""The teacher: the frozen float classifier that everything else works on."""
+"""The teacher: the frozen float classifier that all else works on."""
 
 import dataclasses
 
+import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.teacher.input_spec import InputSpec
@@ -32,10 +33,10 @@ class Teacher:
     name: str
 
     @property
-    def has_labels(self):
+    def has_labels(self) -> bool:
         """Whether the K classes are independent labels: several or none may be in an image."""
         return self.head == 'labels'
 
-    def logits(self, pixels):
+    def logits(self, pixels: tf.Tensor) -> tf.Tensor:
         """Logits, [B, K], of pixels in [0, 1], [B, H, W, C]."""
         return self.logits_model(self.input_spec.to_inputs(pixels), training=False)

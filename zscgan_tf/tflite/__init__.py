@@ -1,0 +1,1 @@
+"""All that knows the `.tflite` format: the converter, the audit, the count of levels, LiteRT."""

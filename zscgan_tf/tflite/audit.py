@@ -1,4 +1,4 @@
-"""What a `.tflite` really holds, read from its own flatbuffer.
+"""The audit: proves from a `.tflite` itself that all that it computes is integer.
 
 An integer file's ops all work on int8 or int4 tensors. Beside those are allowed int32 biases, int32
 shape arithmetic, and QUANTIZE or DEQUANTIZE at the model's own input and output.
@@ -8,43 +8,28 @@ Usage: report = audit(data); report.ops, report.float_ops, clipped_input_share(r
 
 import collections
 import dataclasses
-import struct
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.input_spec import InputSpec
+from zscgan_tf.tflite.flatbuffer import (
+    KERNEL_OPS,
+    EndTensor,
+    channel_axis,
+    input_tensor,
+    layer_name,
+    op_name,
+    output_tensor,
+    read_model,
+    scales_of,
+    text,
+    type_name,
+)
 
 INTEGER_TYPES = ('int8', 'int4')
-LEVELS = {'int8': (-128, 127), 'uint8': (0, 255)}
-KERNEL_OPS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'TRANSPOSE_CONV')
-OP_NAMES = {
-    code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith('_')
-}
-TYPE_NAMES = {
-    code: name.lower() for name, code in vars(schema.TensorType).items() if not name.startswith('_')
-}
 KEEP_FLOAT = 'or pass --allow_float_ops to keep it in float'
-
-
-@dataclasses.dataclass(frozen=True)
-class EndTensor:
-    """The model's input or output.
-
-    Attributes:
-        type: 'int8', 'uint8' or 'float32'.
-        shape: with -1 for the open batch.
-        scale, zero_point: of the quantized values; of a float tensor those behind its QUANTIZE or
-            before its DEQUANTIZE. None where there are none.
-        value_range: (lowest, highest) value that can be represented, or None.
-    """
-
-    type: str
-    shape: tuple[int, ...]
-    scale: float | None
-    zero_point: int | None
-    value_range: tuple[float, float] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,30 +59,9 @@ class AuditReport:
     constant_bytes: int
 
 
-def read_model(model_bytes, name='The file'):
-    """The flatbuffer as a `schema.ModelT`.
-
-    Raises:
-        UserError: the bytes are no TFLite model.
-    """
-    try:
-        # LiteRT verifies every offset first; Python's reader would follow wild ones.
-        Interpreter(
-            model_content=bytes(model_bytes),
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        )
-        model = schema.ModelT.InitFromPackedBuf(bytes(model_bytes), 0)
-    except (ValueError, RuntimeError, struct.error) as error:
-        reason = str(error).strip().splitlines()[0].rstrip('.')
-        raise UserError(f'{name} is not a TFLite model that LiteRT can read: {reason}.') from error
-    if not model.subgraphs or not _indices(model.subgraphs[0].operators):
-        raise UserError(f'{name} is a TFLite model without operations.')
-    if not all(_references_exist(model, graph) for graph in model.subgraphs):
-        raise UserError(f'{name} is a damaged TFLite model: it names tensors that are not there.')
-    return model
-
-
-def audit(model_bytes, *, allow_float_ops=False, advice=KEEP_FLOAT):
+def audit(
+    model_bytes: bytes, *, allow_float_ops: bool = False, advice: str = KEEP_FLOAT
+) -> AuditReport:
     """Proves that a `.tflite` is integer.
 
     Args:
@@ -105,35 +69,33 @@ def audit(model_bytes, *, allow_float_ops=False, advice=KEEP_FLOAT):
         allow_float_ops: whether ops on float32 tensors are reported instead of refused.
         advice: what the message of a refusal says that can be done instead of rebuilding.
 
-    Returns:
-        An `AuditReport`.
-
     Raises:
         UserError: not a TFLite model, an op that is not integer (named with its layer), or a
             scale vector that does not fit its axis.
     """
-    model = read_model(model_bytes)
-    return audit_model(model, len(model_bytes), allow_float_ops, advice)
+    return audit_model(read_model(model_bytes), len(model_bytes), allow_float_ops, advice)
 
 
-def audit_model(model, file_bytes, allow_float_ops=False, advice=KEEP_FLOAT):
-    """`audit` of a flatbuffer that was read."""
+def audit_model(
+    model: schema.ModelT, file_bytes: int, allow_float_ops: bool = False, advice: str = KEEP_FLOAT
+) -> AuditReport:
+    """`audit` of what `read_model` returned."""
     graph = model.subgraphs[0]
-    for role, ends in (('input', graph.inputs), ('output', graph.outputs)):
-        if len(_indices(ends)) != 1:
-            raise UserError(f'The .tflite has {len(_indices(ends))} {role}s instead of one.')
+    for role, tensors in (('input', graph.inputs), ('output', graph.outputs)):
+        if len(tensors) != 1:
+            raise UserError(f'The .tflite has {len(tensors)} {role}s instead of one.')
     problems, float_ops, ops = [], [], collections.Counter()
     for number, part in enumerate(model.subgraphs):
         problems += _scale_problems(part)
-        ends = (set(), set()) if number else (set(graph.inputs), set(graph.outputs))
+        model_ends = (set(), set()) if number else (set(graph.inputs), set(graph.outputs))
         shapes = _constants(part)  # int32 tensors that no image can change
-        for op in _indices(part.operators):
+        for op in part.operators:
             name = op_name(model, op)
             ops[name] += 1
-            wrong = _wrong_types(name, op, part, shapes, *ends)
+            wrong = _wrong_types(name, op, part, shapes, *model_ends)
             if wrong:
-                found = f"{name} at layer '{layer_name(part, op)}' works on {', '.join(wrong)}"
-                (float_ops if 'float32' in wrong else problems).append((name, found))
+                where = f"{name} at layer '{layer_name(part, op)}' works on {', '.join(wrong)}"
+                (float_ops if 'float32' in wrong else problems).append((name, where))
     if problems:
         raise UserError(f'The .tflite is not integer: {_first(problems)}.')
     if float_ops and not allow_float_ops:
@@ -146,23 +108,18 @@ def audit_model(model, file_bytes, allow_float_ops=False, advice=KEEP_FLOAT):
         ops=dict(sorted(ops.items())),
         op_count=sum(ops.values()),
         integer_op_count=sum(ops.values()) - len(float_ops),
-        float_ops=tuple(found for _, found in float_ops),
+        float_ops=tuple(where for _, where in float_ops),
         input=input_tensor(model),
         output=output_tensor(model),
         weights=weights,
         weight_types=weight_types,
         file_bytes=file_bytes,
-        constant_bytes=sum(len(b.data) for b in _indices(model.buffers) if b.data is not None),
+        constant_bytes=sum(len(b.data) for b in model.buffers if b.data is not None),
     )
 
 
-def clipped_input_share(report, input_spec):
-    """Share of the legal input range that the input's scale clips, mean over channels, in [0, 1].
-
-    Args:
-        report: an `AuditReport`.
-        input_spec: the teacher's `InputSpec`.
-    """
+def clipped_input_share(report: AuditReport, input_spec: InputSpec) -> float:
+    """Share of the legal inputs that the input's scale clips, [0, 1], mean over channels."""
     if report.input.value_range is None:
         return 0.0
     lowest, highest = report.input.value_range
@@ -171,75 +128,9 @@ def clipped_input_share(report, input_spec):
     return float(np.mean(1 - np.maximum(kept, 0) / (legal_highest - legal_lowest)))
 
 
-def op_name(model, op):
-    """An op's name, `CONV_2D`; of a custom op its own."""
-    code = model.operatorCodes[op.opcodeIndex]
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    if number == schema.BuiltinOperator.CUSTOM and code.customCode:
-        return f'CUSTOM {text(code.customCode)}'
-    return OP_NAMES.get(number, f'op {number}')
-
-
-def layer_name(graph, op):
-    """A readable name of the layer that an op computes: that of its first output tensor."""
-    outputs = _indices(op.outputs)
-    # Fused layers are joined by semicolons, the last one computed first.
-    name = text(graph.tensors[outputs[0]].name).split(';')[0] if outputs else '?'
-    return f'{name} (the output)' if outputs and outputs[0] in _indices(graph.outputs) else name
-
-
-def type_name(tensor):
-    """A tensor's type, `int8`."""
-    return TYPE_NAMES.get(tensor.type, f'type {tensor.type}')
-
-
-def input_tensor(model):
-    """The model's input, an `EndTensor`."""
-    graph = model.subgraphs[0]
-    index = _indices(graph.inputs)[0]
-    behind = [
-        output
-        for op in graph.operators
-        if op_name(model, op) == 'QUANTIZE' and index in _indices(op.inputs)
-        for output in _indices(op.outputs)
-    ]
-    return _end(graph, index, behind)
-
-
-def output_tensor(model):
-    """The model's output, an `EndTensor`."""
-    graph = model.subgraphs[0]
-    index = _indices(graph.outputs)[0]
-    op = _producer(graph, index)
-    dequantized = op is not None and op_name(model, op) == 'DEQUANTIZE'
-    return _end(graph, index, _indices(op.inputs) if dequantized else [])
-
-
-def ends_in_probabilities(model):
-    """Whether a file ends in probabilities: a softmax or logistic, or scores within [0, 1].
-
-    The logit of a single unit may lie there by chance; scores of many classes do not.
-    """
-    graph = model.subgraphs[0]
-    index = _indices(graph.outputs)[0]
-    for op in reversed(graph.operators):
-        if index not in _indices(op.outputs):
-            continue
-        if op_name(model, op) in ('SOFTMAX', 'LOGISTIC'):
-            return True
-        if op_name(model, op) not in ('QUANTIZE', 'DEQUANTIZE', 'RESHAPE'):
-            break
-        index = next(iter(_indices(op.inputs)), None)
-    if graph.tensors[_indices(graph.outputs)[0]].shape[-1] == 1:
-        return False
-    value_range = output_tensor(model).value_range
-    return value_range is not None and value_range[0] >= 0 and value_range[1] <= 1
-
-
 def _wrong_types(name, op, graph, shapes, graph_inputs, graph_outputs):
     """The types that an op of an integer file may not work on; adds its results to `shapes`."""
-    inputs = [i for i in _indices(op.inputs) if i >= 0]
-    outputs = [i for i in _indices(op.outputs) if i >= 0]
+    inputs, outputs = ([i for i in operands if i >= 0] for operands in (op.inputs, op.outputs))
     types = {i: type_name(graph.tensors[i]) for i in inputs + outputs}
     from_shapes = name == 'SHAPE' or all(types[i] == 'int32' and i in shapes for i in inputs)
     if from_shapes and all(types[i] == 'int32' for i in outputs):
@@ -249,115 +140,60 @@ def _wrong_types(name, op, graph, shapes, graph_inputs, graph_outputs):
         inputs = [i for i in inputs if types[i] not in ('float32', 'uint8')]
     if name in ('QUANTIZE', 'DEQUANTIZE') and graph_outputs.issuperset(outputs):
         outputs = [i for i in outputs if types[i] not in ('float32', 'uint8')]
-    wrong = []
+    wrong = set()
     for i in inputs + outputs:
         if types[i] == 'int32' and i in shapes:
             continue
         if types[i] not in INTEGER_TYPES:
-            wrong.append(types[i])
-        elif not len(_scales(graph.tensors[i])):
-            wrong.append(f'{types[i]} without a scale')
-    return sorted(set(wrong))
-
-
-def _references_exist(model, graph):
-    """Whether the tensors and codes that ops name are there: LiteRT looks only when it runs."""
-    tensors, codes = len(_indices(graph.tensors)), len(_indices(model.operatorCodes))
-    ends = _indices(graph.inputs) + _indices(graph.outputs)
-    operands = [i for op in _indices(graph.operators) for i in _operands(op)]
-    return (
-        all(0 <= i < tensors for i in ends)
-        and all(-1 <= i < tensors for i in operands)  # -1: an operand that is left out
-        and all(op.opcodeIndex < codes for op in _indices(graph.operators))
-    )
-
-
-def _operands(op):
-    return _indices(op.inputs) + _indices(op.outputs)
+            wrong.add(types[i])
+        elif not len(scales_of(graph.tensors[i])):
+            wrong.add(f'{types[i]} without a scale')
+    return sorted(wrong)
 
 
 def _constants(graph):
     """Indices of the tensors that are neither inputs nor computed."""
-    computed = set(_indices(graph.inputs))
-    for op in _indices(graph.operators):
-        computed.update(_indices(op.outputs))
-    return set(range(len(_indices(graph.tensors)))) - computed
+    computed = {index for op in graph.operators for index in op.outputs}
+    return set(range(len(graph.tensors))) - computed - set(graph.inputs)
 
 
 def _scale_problems(graph):
+    """('', what is wrong) of every tensor whose scales are no numbers or do not fit its shape."""
     problems = []
-    for tensor in _indices(graph.tensors):
-        scales, shape = _scales(tensor), _indices(tensor.shape)
-        where = f"tensor '{text(tensor.name)}'"
+    for tensor in graph.tensors:
+        scales, where = scales_of(tensor), f"tensor '{text(tensor.name)}'"
         if not np.all(np.isfinite(scales)) or np.any(scales < 0):
             problems.append(('', f'{where} has a scale that is negative or not finite'))
         if len(scales) > 1:
             axis = tensor.quantization.quantizedDimension
-            entries = shape[axis] if 0 <= axis < len(shape) else 0
+            entries = tensor.shape[axis] if 0 <= axis < len(tensor.shape) else 0
             if len(scales) != entries:
-                problems.append(
-                    ('', f'{where} has {len(scales)} scales for {entries} entries of axis {axis}')
-                )
+                problem = f'{where} has {len(scales)} scales for {entries} entries of axis {axis}'
+                problems.append(('', problem))
     return problems
 
 
 def _weights(model):
+    """`weights` and `weight_types` of an `AuditReport`."""
     granularities, types = set(), collections.Counter()
     for graph in model.subgraphs:
         constants = _constants(graph)
-        for op in _indices(graph.operators):
+        for op in graph.operators:
             name = op_name(model, op)
-            if name not in KERNEL_OPS or not constants.intersection(_indices(op.inputs)[1:2]):
+            if name not in KERNEL_OPS or not constants.intersection(op.inputs[1:2]):
                 continue
             kernel = graph.tensors[op.inputs[1]]
             types[type_name(kernel)] += 1
-            axis = 3 if name == 'DEPTHWISE_CONV_2D' else 0
-            channels = _indices(kernel.shape)[axis : axis + 1]
-            if len(_scales(kernel)) and channels != [1]:
-                granularities.add('per-channel' if len(_scales(kernel)) > 1 else 'per-tensor')
+            axis, scales = channel_axis(name), len(scales_of(kernel))
+            if scales and kernel.shape[axis : axis + 1] != [1]:
+                granularities.add('per-channel' if scales > 1 else 'per-tensor')
     if not granularities:
         return 'none', dict(types)
     return ('mixed' if len(granularities) > 1 else granularities.pop()), dict(types)
 
 
-def _end(graph, index, neighbours):
-    tensor = graph.tensors[index]
-    quantized = next(
-        (t for t in (tensor, *(graph.tensors[i] for i in neighbours)) if len(_scales(t))), None
-    )
-    scale = zero_point = value_range = None
-    if quantized is not None:
-        scale = float(_scales(quantized)[0])
-        zero_point = int((_indices(quantized.quantization.zeroPoint) or [0])[0])
-        if type_name(quantized) in LEVELS:
-            value_range = tuple(
-                (level - zero_point) * scale for level in LEVELS[type_name(quantized)]
-            )
-    shape = _indices(tensor.shapeSignature) or _indices(tensor.shape)
-    return EndTensor(type_name(tensor), tuple(shape), scale, zero_point, value_range)
-
-
-def _producer(graph, index):
-    return next((op for op in graph.operators if index in _indices(op.outputs)), None)
-
-
-def _scales(tensor):
-    quantization = tensor.quantization
-    found = None if quantization is None else quantization.scale
-    return np.asarray([] if found is None else found, np.float32)
-
-
-def _indices(vector):
-    """A flatbuffer's vector as a list: absent ones are None, others lists or arrays."""
-    return [] if vector is None else list(vector)
-
-
-def text(name):
-    return name.decode('utf-8', errors='replace') if isinstance(name, bytes) else str(name or '?')
-
-
-def _first(found):
-    """The first of the findings in words; conversions at the edge of a float part come last."""
-    found = sorted(found, key=lambda item: item[0] in ('QUANTIZE', 'DEQUANTIZE'))
-    more = f' (and {len(found) - 1} more)' if len(found) > 1 else ''
-    return found[0][1] + more
+def _first(problems):
+    """The first of (op name, problem) in words; conversions at the edge of a float part go last."""
+    problems = sorted(problems, key=lambda problem: problem[0] in ('QUANTIZE', 'DEQUANTIZE'))
+    more = f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''
+    return problems[0][1] + more

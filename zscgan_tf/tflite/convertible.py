@@ -1,4 +1,4 @@
-"""Whether TFLite can quantize a teacher: known before its generator is trained, and by which layer.
+"""Convertibility: whether TFLite can quantize a teacher, before its generator is trained.
 
 The converter answers in words of its compiler, often without a layer's name. So where it fails,
 each kind of layer is converted by itself.
@@ -8,24 +8,19 @@ import json
 
 import numpy as np
 import tf_keras
-from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.quiet import hidden_output
-from zscgan_tf.teacher.flattening.flatten import nodes
+from zscgan_tf.teacher.graphs import nodes
+from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
-from zscgan_tf.tflite.calibration import make_converter, what_matters
+from zscgan_tf.tflite.converter import make_converter, run_converter
 
 
-def check_convertible(teacher, allow_float_ops=False):
+def check_convertible(teacher: Teacher, allow_float_ops: bool = False) -> None:
     """Refuses a teacher that TFLite's post-training quantization fails on.
 
-    Args:
-        teacher: a `Teacher`.
-        allow_float_ops: whether layers may stay in float.
-
     Raises:
-        UserError: with the name of the layer.
+        UserError: with the name of a layer that fails, or that stays in float and may not.
     """
     try:
         _convert(teacher.model, teacher.name, allow_float_ops)
@@ -33,7 +28,7 @@ def check_convertible(teacher, allow_float_ops=False):
         raise explained(teacher, allow_float_ops, error) from error
 
 
-def explained(teacher, allow_float_ops, error):
+def explained(teacher: Teacher, allow_float_ops: bool, error: UserError) -> UserError:
     """The `UserError` of a conversion that failed with one: of the layer that fails alone too."""
     layer = _layer_at_fault(teacher.model, allow_float_ops)
     if layer is None:
@@ -42,13 +37,13 @@ def explained(teacher, allow_float_ops, error):
     if not allow_float_ops and _fits(layer, allow_float_ops=True):
         advice = ', or pass --allow_float_ops to keep it in float'
     return UserError(
-        f"{teacher.name}: TFLite can not quantize layer '{layer.name}' ({_kind(layer)}): rebuild "
+        f"{teacher.name}: TFLite cannot quantize layer '{layer.name}' ({_kind(layer)}): rebuild "
         f'the model with other layers there{advice}.'
     )
 
 
 def _layer_at_fault(model, allow_float_ops):
-    """The first layer that can't be converted alone, of those set alike one; None if all can."""
+    """The first layer that cannot be converted alone, of those set alike one; None if all can."""
     seen = set()
     for node in nodes(model):
         config = {**node.layer.get_config(), 'name': type(node.layer).__name__}
@@ -60,7 +55,7 @@ def _layer_at_fault(model, allow_float_ops):
 
 
 def _fits(layer, allow_float_ops):
-    """Whether a layer converts by itself; True where it can't be called alone."""
+    """Whether a layer converts by itself; True where it cannot be called alone."""
     node = layer._inbound_nodes[0]
     inputs = [tf_keras.Input(x.shape[1:]) for x in node.keras_inputs]
     copy = type(layer).from_config(layer.get_config())
@@ -80,16 +75,7 @@ def _convert(model, name, allow_float_ops):
     """Converts a model with random values, and audits the file; all failures are `UserError`s."""
     rng = np.random.default_rng(0)
     values = [rng.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
-    converter = make_converter(model)
-    converter.representative_dataset = lambda: iter([values, values])
-    with hidden_output() as hidden:
-        try:
-            data = converter.convert()
-        except (ConverterError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f'The TFLite converter cannot convert {name}: '
-                f'{what_matters(str(error), hidden.text())}'
-            ) from error
+    data = run_converter(make_converter(model), name, lambda _: [values, values])
     audit.audit(data, allow_float_ops=allow_float_ops)
 
 

@@ -13,7 +13,7 @@ from zscgan_tf.atomic_files import check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
 from zscgan_tf.teacher.raw_pixels import RAW_PIXELS
-from zscgan_tf.tflite import audit
+from zscgan_tf.tflite import flatbuffer
 
 
 class TfliteModel:
@@ -45,12 +45,12 @@ class TfliteModel:
             self.name = os.fspath(path_or_bytes)
             check_local(self.name)
             content = _read(self.name)
-        model = audit.read_model(content, self.name)
+        model = flatbuffer.read_model(content, self.name)
         graph = model.subgraphs[0]
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
             raise UserError(f'{self.name}: has more than one input or output.')
-        self.ends_in_probabilities = audit.ends_in_probabilities(model)
-        self.quantized_output = audit.output_tensor(model).scale is not None
+        self.ends_in_probabilities = flatbuffer.ends_in_probabilities(model)
+        self.quantized_output = flatbuffer.output_tensor(model).scale is not None
         self.file_bytes = len(content)
         try:
             # LiteRT announces its delegate on stderr.
@@ -66,7 +66,7 @@ class TfliteModel:
         self._output = self._interpreter.get_output_details()[0]
         batch, *self.input_shape = (int(side) for side in self._input['shape_signature'])
         self.input_shape = tuple(self.input_shape)
-        self.zero_pixel = self._find_zero_pixel(audit.input_tensor(model))
+        self.zero_pixel = self._find_zero_pixel(flatbuffer.input_tensor(model))
         self._fixed_batch = None if batch == -1 else batch
         self._batch = int(self._input['shape'][0])
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:

@@ -8,27 +8,32 @@ Usage: report = check_levels(data, [inputs], weight_bits=6, activation_bits=6)
 """
 
 import dataclasses
+from collections.abc import Collection, Iterable
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert import schema_py_generated as schema
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
-from zscgan_tf.tflite.audit import KERNEL_OPS, layer_name, op_name, read_model, text, type_name
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
+from zscgan_tf.tflite.flatbuffer import (
+    KERNEL_OPS,
+    channel_axis,
+    layer_name,
+    op_name,
+    plain_interpreter,
+    read_model,
+    text,
+    type_name,
+)
 from zscgan_tf.tflite.interpreter import quantize
 
-# What may stand between the model's input, which keeps 8 bits, and the first layer: the ops of
-# layers that hand their input's levels on (`student.graph.HANDING_ON`).
-PASSING_OPS = frozenset(
-    """
-    AVERAGE_POOL_2D MAX_POOL_2D MIRROR_PAD PAD PADV2 QUANTIZE REDUCE_MAX RESHAPE RESIZE_BILINEAR
-    RESIZE_NEAREST_NEIGHBOR SLICE STRIDED_SLICE TRANSPOSE
-    """.split()
-)
+# What may stand between the model's input, which keeps 8 bits, and the first layer.
+PASSING_OPS = {'QUANTIZE'}.union(*(row.tflite_ops.split() for row in LAYER_TYPES.values()))
 # Their kernels prescribe the output's scale.
 FIXED_SCALE_OPS = ('LOGISTIC', 'SOFTMAX', 'TANH')
 # They cut a tensor down to its levels: what only they read may have more.
-CLAMPING_OPS = ('MINIMUM', 'MAXIMUM', 'RELU', 'RELU6')
+CLAMPING_OPS = frozenset(('MINIMUM', 'MAXIMUM', 'RELU', 'RELU6'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +54,16 @@ class LevelsReport:
 
 
 def check_levels(
-    model_bytes,
-    inputs,
+    model_bytes: bytes,
+    inputs: Iterable[np.ndarray],
     *,
-    weight_bits,
-    activation_bits,
-    first_last_bits=None,
-    all_activations=False,
-    first_last=(),
-    constants=(),
-):
+    weight_bits: int,
+    activation_bits: int,
+    first_last_bits: int | None = None,
+    all_activations: bool = False,
+    first_last: Collection[str] = (),
+    constants: Collection[str] = (),
+) -> LevelsReport:
     """Proves that a `.tflite` holds no more levels than its bits allow.
 
     A channel's weights must lie on a symmetric uniform grid of 2^weight_bits - 1 levels: that also
@@ -77,16 +82,13 @@ def check_levels(
         first_last: names of the layers whose kernels have `first_last_bits`.
         constants: names of the convolutions that stand for constants, such as averages.
 
-    Returns:
-        A `LevelsReport`.
-
     Raises:
         UserError: not a TFLite model, a layer with too many levels (named), a layer of `first_last`
             that has no kernel in the file, or no images.
     """
     model = read_model(model_bytes)
-    ends = {} if first_last_bits is None else dict.fromkeys(first_last, first_last_bits)
-    weight_levels, kernels = _check_weights(model, weight_bits, ends)
+    own_bits = {} if first_last_bits is None else dict.fromkeys(first_last, first_last_bits)
+    weight_levels, kernels = _check_weights(model, weight_bits, own_bits)
     checked = _checked_tensors(model, all_activations, constants)
     activation_levels = 256
     if activation_bits < 8:
@@ -102,11 +104,11 @@ def check_levels(
     return LevelsReport(weight_levels, activation_levels, kernels, len(checked))
 
 
-def kernel_integers(model, op):
+def kernel_integers(model: schema.ModelT, op: schema.OperatorT) -> np.ndarray | None:
     """The integers of a kernel op's constant kernel.
 
     Args:
-        model: a `schema.ModelT`.
+        model: the flatbuffer.
         op: one of its `KERNEL_OPS`.
 
     Returns:
@@ -133,27 +135,24 @@ def kernel_integers(model, op):
             f"The levels of {op_name(model, op)} at layer '{layer_name(graph, op)}' cannot be "
             f'counted: its kernel is {type_name(tensor)} instead of int8 or int4.'
         )
-    axis = 3 if op_name(model, op) == 'DEPTHWISE_CONV_2D' else 0
-    integers = np.moveaxis(integers.reshape(tensor.shape), axis, 0)
+    integers = np.moveaxis(integers.reshape(tensor.shape), channel_axis(op_name(model, op)), 0)
     return integers.reshape(len(integers), -1)
 
 
-def _check_weights(model, weight_bits, ends):
+def _check_weights(model, weight_bits, own_bits):
     """The largest number of distinct integers in a channel, and the number of kernels.
 
-    `ends` has the bits of the layers that have others, by name.
+    `own_bits` has the bits of the layers that have others than `weight_bits`, by name.
     """
     graph = model.subgraphs[0]
-    most, count, missing = 0, 0, set(ends)
+    most, count, missing = 0, 0, set(own_bits)
     for op in graph.operators:
-        if op_name(model, op) not in KERNEL_OPS:
-            continue
-        integers = kernel_integers(model, op)
+        integers = kernel_integers(model, op) if op_name(model, op) in KERNEL_OPS else None
         if integers is None:
             continue
-        own = [name for name in ends if _is_of_layer(graph, op, name)]
-        missing.difference_update(own)
-        bits = ends[own[0]] if own else weight_bits
+        names = [name for name in own_bits if _is_of_layer(graph, op, name)]
+        missing.difference_update(names)
+        bits = own_bits[names[0]] if names else weight_bits
         allowed = 2**bits - 1
         needed = int(_grid_sizes(integers).max())
         if needed > allowed:
@@ -162,11 +161,11 @@ def _check_weights(model, weight_bits, ends):
                 f"'{layer_name(graph, op)}' needs a grid of {needed} levels in one channel "
                 f'instead of at most {allowed}.'
             )
-        most = max(most, int(_distinct(integers).max()))
+        most = max(most, *(len(np.unique(channel)) for channel in integers))
         count += 1
     if missing:
         raise UserError(
-            f"The .tflite has no kernel of layer '{min(missing)}', so its levels can not be "
+            f"The .tflite has no kernel of layer '{min(missing)}', so its levels cannot be "
             f'counted: leave --first_last_bits out.'
         )
     return most, count
@@ -181,13 +180,6 @@ def _is_of_layer(graph, op, name):
     return any(f'/{part.rpartition("/")[0]}'.endswith(f'/{name}') for part in parts)
 
 
-def _distinct(integers):
-    """Number of distinct integers in each row of int8 [channels, weights]."""
-    found = np.zeros((len(integers), 256), bool)
-    found[np.arange(len(integers))[:, None], integers.astype(np.int16) + 128] = True
-    return found.sum(axis=1)
-
-
 def _grid_sizes(integers):
     """Levels of the smallest symmetric uniform grid around zero that holds each row."""
     magnitudes = np.abs(integers.astype(np.int16))
@@ -198,65 +190,55 @@ def _grid_sizes(integers):
 def _checked_tensors(model, all_activations, constants):
     """The activations whose levels count: index -> 'what CONV_2D at layer ... reads'."""
     graph = model.subgraphs[0]
+    producers = {index: op for op in graph.operators for index in op.outputs}
+    readers = {}  # index -> names of ops
+    for op in graph.operators:
+        for index in op.inputs:
+            readers.setdefault(index, set()).add(op_name(model, op))
 
     def is_constant(op):
         return op_name(model, op) in KERNEL_OPS and any(
             _is_of_layer(graph, op, name) for name in constants
         )
 
-    producers = {index: op for op in graph.operators for index in op.outputs}
-    readers = {}
-    for op in graph.operators:
-        for index in op.inputs:
-            readers.setdefault(index, []).append(op)
+    def is_the_input(index):
+        """Whether a tensor is the model's, at most padded, reshaped or taken by a constant."""
+        while index not in graph.inputs:
+            op = producers.get(index)
+            if op is None or not (op_name(model, op) in PASSING_OPS or is_constant(op)):
+                return False
+            index = op.inputs[0]
+        return True
+
+    def has_fixed_scale(index):
+        return index in producers and op_name(model, producers[index]) in FIXED_SCALE_OPS
+
     checked = {}
     for op in graph.operators:
-        name, layer = op_name(model, op), layer_name(graph, op)
+        name = op_name(model, op)
+        where = f"{name} at layer '{layer_name(graph, op)}'"
         if name in KERNEL_OPS:
             index = op.inputs[2 if name == 'TRANSPOSE_CONV' else 0]
-            exempt = (
-                is_constant(op)
-                or _is_the_input(model, index, producers, is_constant)
-                or index in producers
-                and op_name(model, producers[index]) in FIXED_SCALE_OPS
-            )
+            exempt = is_constant(op) or is_the_input(index) or has_fixed_scale(index)
             if all_activations or not exempt:
-                checked.setdefault(int(index), f"what {name} at layer '{layer}' reads")
+                checked.setdefault(int(index), f'what {where} reads')
         if not all_activations or name in FIXED_SCALE_OPS:
             continue
         for index in op.outputs:
-            reading = [op_name(model, reader) for reader in readers.get(index, [])]
-            clamped = reading and set(reading) <= set(CLAMPING_OPS)
-            if type_name(graph.tensors[index]) != 'int8' or clamped:
-                continue
-            checked.setdefault(int(index), f"the output of {name} at layer '{layer}'")
+            clamped = index in readers and readers[index] <= CLAMPING_OPS
+            if type_name(graph.tensors[index]) == 'int8' and not clamped:
+                checked.setdefault(int(index), f'the output of {where}')
     for index, where in checked.items():
-        if type_name(graph.tensors[index]) != 'int8':
-            kind = type_name(graph.tensors[index])
+        kind = type_name(graph.tensors[index])
+        if kind != 'int8':
             raise UserError(f'The levels of {where} cannot be counted: {kind} instead of int8.')
     return checked
-
-
-def _is_the_input(model, index, producers, is_constant):
-    """Whether a tensor is the model's input, at most padded, reshaped or taken by a constant."""
-    inputs = set(model.subgraphs[0].inputs)
-    while index not in inputs:
-        op = producers.get(index)
-        if op is None or not (op_name(model, op) in PASSING_OPS or is_constant(op)):
-            return False
-        index = op.inputs[0]
-    return True
 
 
 def _seen_levels(model_bytes, inputs, indices):
     """Which of the 256 integers each tensor takes over all images: index -> bool, [256]."""
     with hidden_output():
-        # XNNPACK would keep most tensors to itself.
-        interpreter = Interpreter(
-            model_content=bytes(model_bytes),
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            experimental_preserve_all_tensors=True,
-        )
+        interpreter = plain_interpreter(model_bytes, experimental_preserve_all_tensors=True)
     detail = interpreter.get_input_details()[0]
     seen = {index: np.zeros(256, bool) for index in indices}
     batch = None

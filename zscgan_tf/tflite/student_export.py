@@ -1,18 +1,25 @@
 """A student becomes a `.tflite`: its fake quantization is all that the converter needs."""
 
-from tensorflow.lite.python.convert_phase import ConverterError
+from collections.abc import Iterable
 
-from zscgan_tf.errors import UserError
-from zscgan_tf.quiet import hidden_output
+import numpy as np
+
+from zscgan_tf.student import scheme
 from zscgan_tf.student.graph import constants, first_and_last
-from zscgan_tf.student.student import export_model
-from zscgan_tf.student.tfmot_student import export_tfmot_model
+from zscgan_tf.student.student import Student, export_model, with_head
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.tflite import audit, levels
-from zscgan_tf.tflite.calibration import check_ends, make_integer_converter, named, what_matters
+from zscgan_tf.tflite.converter import check_ends, make_integer_converter, named, run_converter
 
 
-def export(student, inputs, *, input_type='int8', output_type='int8', output_head='model'):
+def export(
+    student: Student,
+    inputs: Iterable[np.ndarray],
+    *,
+    input_type: str = 'int8',
+    output_type: str = 'int8',
+    output_head: str = 'model',
+) -> tuple[bytes, audit.AuditReport, levels.LevelsReport]:
     """Converts a student, and proves that the file is integer and holds its widths.
 
     Args:
@@ -29,16 +36,21 @@ def export(student, inputs, *, input_type='int8', output_type='int8', output_hea
     data = convert(student, input_type=input_type, output_type=output_type, output_head=output_head)
     report = audit.audit(data, advice='or use --method=ptq')
     names = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
-    widths = {name: student.options[name] for name in names}
+    widths = {name: getattr(student.options, name) for name in names}
     if student.kind == 'folded':
-        # tfmot names the wrapper of a layer so.
-        widths['first_last'] = [f'quant_{name}' for name in first_and_last(student.twin)]
-        widths['constants'] = [f'quant_{name}' for name in constants(student.twin)]
+        widths['first_last'] = list(map(scheme.wrapped, first_and_last(student.twin)))
+        widths['constants'] = list(map(scheme.wrapped, constants(student.twin)))
     found = levels.check_levels(data, inputs, **widths)
     return data, report, found
 
 
-def convert(student, *, input_type='int8', output_type='int8', output_head='model'):
+def convert(
+    student: Student,
+    *,
+    input_type: str = 'int8',
+    output_type: str = 'int8',
+    output_head: str = 'model',
+) -> bytes:
     """Converts a student to full integers.
 
     Args:
@@ -55,14 +67,9 @@ def convert(student, *, input_type='int8', output_type='int8', output_head='mode
     """
     check_ends(input_type, output_type, output_head)
     head = split_end(student.teacher)[1] if output_head == 'model' else None
-    export = export_tfmot_model if student.kind == 'tfmot' else export_model
-    model = named(export(student, head), student.name)
-    converter = make_integer_converter(model, input_type, output_type)
-    with hidden_output() as hidden:
-        try:
-            return converter.convert()
-        except (ConverterError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f'The TFLite converter cannot convert the student of {student.teacher.name}: '
-                f'{what_matters(str(error), hidden.text())}'
-            ) from error
+    if student.kind == 'tfmot':  # the converter takes it as it is
+        model = with_head(student.model, head)
+    else:
+        model = export_model(student, head)
+    converter = make_integer_converter(named(model, student.name), input_type, output_type)
+    return run_converter(converter, f'the student of {student.teacher.name}')

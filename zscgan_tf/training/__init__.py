@@ -1,0 +1,1 @@
+"""The one training loop: steps, checkpoints, workdirs, distribution."""

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: the last two are kept, and one that is damaged is passed over."""
+"""Checkpoints of a training: the last two are kept, and a damaged one is passed over."""
 
 import logging
-import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -17,10 +17,10 @@ class Checkpoints:
 
     Args:
         folder: where they are, as `ckpt-<steps done>.*`; made with the first one.
-        state: dict of what to save and restore (models, optimizers), all its variables built.
+        state: name -> what to save and restore (a model, an optimizer), all its variables built.
     """
 
-    def __init__(self, folder, state):
+    def __init__(self, folder: pathlib.Path, state: Mapping[str, object]):
         self._state = state
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._checkpoint = tf.train.Checkpoint(step=self._step, **state)
@@ -28,13 +28,13 @@ class Checkpoints:
         try:
             self._manager = self._make_manager()
         except ValueError:  # TensorFlow's list of checkpoints is damaged; `_paths` needs none
-            os.remove(folder / 'checkpoint')
+            (folder / 'checkpoint').unlink()
             self._manager = self._make_manager()
 
     def _make_manager(self):
         return tf.train.CheckpointManager(self._checkpoint, str(self._folder), max_to_keep=2)
 
-    def restore(self, partly=False):
+    def restore(self, partly: bool = False) -> int:
         """Restores the newest readable checkpoint and returns its number of steps, or 0.
 
         Args:
@@ -64,17 +64,18 @@ class Checkpoints:
         return 0
 
     def _paths(self):
-        # TensorFlow's list of them may be damaged, and is of the place where the folder was made.
+        # TensorFlow's own list may be damaged, and names the files where they were written: the
+        # folder may have been moved since.
         names = {pathlib.Path(path).name for path in self._manager.checkpoints}
         names |= {path.stem for path in self._folder.glob('ckpt-*.index')}
         newest_first = sorted(names, key=lambda name: int(name.split('-')[1]), reverse=True)
         return [self._folder / name for name in newest_first]
 
-    def save(self, done):
+    def save(self, done: int) -> None:
         """Writes a checkpoint after `done` steps, if all that it would hold is finite.
 
         Raises:
-            UserError: a value is not finite, or the checkpoint can't be written; the one before is
+            UserError: a value is not finite, or the checkpoint cannot be written; the one before is
                 whole.
         """
         for name, value in self._state.items():

@@ -1,4 +1,4 @@
-"""The one training loop: strategy, steps, checkpoints, resume, progress, logs, signals, NaN stop.
+"""The one training loop: steps, checkpoints, resume, progress, logs, signals, NaN stop.
 
 A training gives it a step function and what to save; the loop knows nothing of losses. Steps draw
 their random numbers from the seed and the number of the step, so a run that was interrupted and
@@ -6,13 +6,15 @@ resumed goes on exactly as if nothing had happened (bit-equal on a CPU).
 """
 
 import contextlib
-import functools
+import itertools
 import json
 import logging
+import os
 import pathlib
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -30,78 +32,30 @@ SECONDS_PER_CALL = 1.0
 MAX_STEPS_PER_CALL = 100
 
 
-def make_strategy(name):
-    """The `tf.distribute` strategy of a name.
-
-    Args:
-        name: 'default' (one device), 'mirrored' (all GPUs, or all logical CPUs, of the machine),
-            or 'tpu'.
-
-    Raises:
-        UserError: an unknown name, or no TPU.
-    """
-    if name == 'default':
-        return tf.distribute.get_strategy()
-    if name == 'mirrored':
-        return _mirrored()
-    if name == 'tpu':
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
-            tf.config.experimental_connect_to_cluster(resolver)
-            tf.tpu.experimental.initialize_tpu_system(resolver)
-        except (ValueError, tf.errors.OpError) as error:
-            raise UserError(
-                '--strategy=tpu: no TPU was found; pass --strategy=default on this machine.'
-            ) from error
-        return tf.distribute.TPUStrategy(resolver)
-    raise UserError(f'--strategy={name} is unknown: pass one of default, mirrored, tpu.')
-
-
-@functools.cache
-def _mirrored():
-    """One a process: the collective operations of a second one would be taken for the first's."""
-    gpus = tf.config.list_logical_devices('GPU')
-    return tf.distribute.MirroredStrategy(gpus or tf.config.list_logical_devices('CPU'))
-
-
-def replica_slice(tensor, replicas):
-    """This replica's part of a tensor that was drawn for the global batch."""
-    share = tensor.shape[0] // replicas.num_replicas_in_sync
-    start = replicas.replica_id_in_sync_group * share
-    return tensor[start : start + share]
-
-
-def fold_seed(seed, index, stream):
-    """A stateless seed, [2], for one stream of random numbers of one step."""
-    return tf.random.experimental.stateless_fold_in(
-        tf.stack([tf.constant(seed, tf.int64), tf.cast(index, tf.int64)]), stream, alg='philox'
-    )
-
-
 def run(
-    step,
-    state,
-    steps,
+    step: Callable[..., dict[str, tf.Tensor]],
+    state: Mapping[str, object],
+    steps: int,
     *,
-    workdir,
-    images_per_step,
-    strategy=None,
-    jit_compile=False,
-    checkpoint_every=1000,
-    batches=None,
-    write_images=None,
-    images_every=1000,
-    name='training',
-    advice='a lower learning_rate in another folder',
-):
+    workdir: str | os.PathLike,
+    images_per_step: int,
+    strategy: tf.distribute.Strategy | None = None,
+    jit_compile: bool = False,
+    checkpoint_every: int = 1000,
+    batches: Callable[[int], Iterator[tuple[tf.Tensor, ...]]] | None = None,
+    write_images: Callable[[int], dict[str, np.ndarray]] | None = None,
+    images_every: int = 1000,
+    name: str = 'training',
+    advice: str = 'a lower learning_rate in another folder',
+) -> dict[str, float]:
     """Runs a step function until `steps` steps are done, resuming from the workdir.
 
     Args:
         step: a function of the step's number (a scalar int64 tensor, 0 in the first step), called
             in replica context, that updates the variables and returns a dict of scalar metrics,
             each the replica's share of the global value (they are summed over replicas).
-        state: dict of what to checkpoint (models, optimizers), made in the strategy's scope, all
-            its variables built.
+        state: name -> what to checkpoint (a model, an optimizer), made in the strategy's scope,
+            all its variables built.
         steps: number of steps of the whole run.
         workdir: folder for `checkpoints/`, `metrics.jsonl`, and TensorBoard's events.
         images_per_step: global batch size, for the progress bar.
@@ -110,7 +64,7 @@ def run(
         checkpoint_every: steps between two checkpoints; the last two are kept.
         batches: None, or a function of the number of steps done that returns an endless iterator of
             tuples of tensors of the global batch; `step` is then called with them behind its
-            number, once a call, and each replica takes its slice (`replica_slice`).
+            number, once a call, and each replica takes its slice (`strategy.replica_slice`).
         write_images: None, or a function of the number of steps done that writes pictures and
             returns {name: image batch [N, H, W, C] of pixels} for TensorBoard, which shows at most
             the first three channels.
@@ -145,10 +99,7 @@ def run(
     )
     clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
     means = {}
-    iterator = batches(done) if batches else None
-
-    def batch():
-        return next(iterator) if batches else ()
+    iterator = batches(done) if batches else itertools.repeat(())
 
     with _stop_on_signal() as stop, progress, writer.as_default():
         while done < steps:
@@ -159,7 +110,9 @@ def run(
             )
             count = min(clock.steps_per_call if batches is None else 1, until_stop)
             started = time.monotonic()
-            history = compiled(tf.constant(done, tf.int64), tf.constant(count, tf.int64), *batch())
+            history = compiled(
+                tf.constant(done, tf.int64), tf.constant(count, tf.int64), *next(iterator)
+            )
             history = {key: values.numpy() for key, values in history.items()}
             _check_finite(history, done, name, advice)
             done += count
@@ -188,25 +141,8 @@ def run(
     return means
 
 
-def check_batch_size(batch_size, replicas, multiple=1):
-    """Refuses a global batch that replicas can not share in equal parts, of a multiple of images.
-
-    Raises:
-        UserError: it can't.
-    """
-    if batch_size % (replicas * multiple):
-        raise UserError(
-            f'{batch_size} images a batch can not be shared by {replicas} replicas: pass a '
-            f'--batch_size that is a multiple of {replicas * multiple}.'
-        )
-
-
-def restore(state, workdir):
-    """Restores a run's newest readable checkpoint, for use without training.
-
-    Args:
-        state: dict of what to restore, a part of what `run` was given.
-        workdir: the run's folder.
+def restore(state: Mapping[str, object], workdir: str | os.PathLike) -> int:
+    """Restores a part of a run's state from its newest readable checkpoint, without training.
 
     Returns:
         The number of steps done, 0 where there is no checkpoint.
@@ -259,12 +195,12 @@ class _Clock:
         """Takes note of a call: `count` steps in `seconds`, `done` steps in all."""
         self._calls += 1
         self._seconds += seconds
-        if self._calls == 1:  # this one compiled
-            self._seconds_per_step = seconds / count
-            return
         latest = seconds / count
-        old = self._seconds_per_step
-        self._seconds_per_step = latest if self._calls == 2 else 0.9 * old + 0.1 * latest
+        if self._calls > 2:  # the first call compiled
+            latest = 0.9 * self._seconds_per_step + 0.1 * latest
+        self._seconds_per_step = latest
+        if self._calls == 1:
+            return
         wanted = SECONDS_PER_CALL / max(self._seconds_per_step, 1e-9)
         self.steps_per_call = int(max(1, min(MAX_STEPS_PER_CALL, wanted)))
         if self._calls == 4:
@@ -284,13 +220,13 @@ class _Clock:
 
 
 def _duration(seconds):
+    """A number of seconds for people: '1.6 hours'."""
     if seconds < 90:
         return f'{seconds:.0f} seconds'
     if seconds < 5400:
         return f'{seconds / 60:.0f} minutes'
-    if seconds < 48 * 3600:
-        return f'{seconds / 3600:.1f} hours'
-    return f'{seconds / 86400:.1f} days'
+    hours = seconds / 3600
+    return f'{hours:.1f} hours' if hours < 48 else f'{hours / 24:.1f} days'
 
 
 @contextlib.contextmanager
@@ -310,11 +246,9 @@ def _stop_on_signal():
         print('\nstopping after this step; once more to stop at once', file=sys.stderr)
 
     old = {}
-    try:
+    with contextlib.suppress(ValueError):  # not the main thread
         for number in (signal.SIGINT, signal.SIGTERM):
             old[number] = signal.signal(number, handler)
-    except ValueError:  # not the main thread
-        pass
     try:
         yield lambda: bool(caught)
     finally:
@@ -345,8 +279,8 @@ def _write_metrics(path, done, metrics):
         tf.summary.scalar(key, value, step=done)
 
 
-def last_metrics(workdir):
-    """The last line of a run's `metrics.jsonl`, a dict, or {} where there is none."""
+def last_metrics(workdir: str | os.PathLike) -> dict[str, float]:
+    """The last line of a run's `metrics.jsonl`, or {} where there is none."""
     path = pathlib.Path(workdir) / 'metrics.jsonl'
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
     return json.loads(lines[-1]) if lines else {}

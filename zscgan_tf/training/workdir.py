@@ -1,11 +1,13 @@
-"""A run's folder: which teacher and configuration it belongs to (`config.json`)."""
+"""Workdirs: the folder that a run keeps, and whose teacher and options are in its `config.json`."""
 
 import json
 import pathlib
+from collections.abc import Mapping
 
-from zscgan_tf.atomic_files import check_local, remove_leftovers, write_atomically
+from zscgan_tf.atomic_files import PathLike, check_local, remove_leftovers, write_atomically
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
+from zscgan_tf.teacher.teacher import Teacher
 
 
 class NamedFolder(str):
@@ -17,23 +19,23 @@ class NamedFolder(str):
         other: what to pass instead, as 'another --workdir'.
     """
 
-    def __new__(cls, path, name, other):
+    def __new__(cls, path: PathLike, name: str, other: str):
         folder = super().__new__(cls, path)
         folder.name, folder.other = name, other
         return folder
 
 
-def name_of(workdir):
+def name_of(workdir: PathLike) -> str:
     """What messages call a workdir."""
     return workdir.name if isinstance(workdir, NamedFolder) else str(workdir)
 
 
-def other_than(workdir):
+def other_than(workdir: PathLike) -> str:
     """What messages tell to pass instead of a workdir."""
     return workdir.other if isinstance(workdir, NamedFolder) else 'another folder'
 
 
-def config_of(teacher, options, seed):
+def config_of(teacher: Teacher, options: Mapping[str, object], seed: int) -> dict[str, object]:
     """What a workdir belongs to: the teacher, its preprocessing, and all that shapes the result."""
     raw_pixels = {'raw_pixels': True} if takes_raw_pixels(teacher.model) else {}
     return {
@@ -46,12 +48,14 @@ def config_of(teacher, options, seed):
     }
 
 
-def kind_of(config):
+def kind_of(config: Mapping[str, object]) -> str:
     """What a workdir of this configuration holds: 'student' (made of images) or 'generator'."""
     return 'student' if 'source_kind' in config else 'generator'
 
 
-def claim(workdir, config, keep=None):
+def claim(
+    workdir: PathLike, config: Mapping[str, object], keep: Mapping[str, str] | None = None
+) -> None:
     """Makes the workdir this configuration's, or checks that it already is, and keeps texts there.
 
     What killed processes left unfinished in it is removed.
@@ -62,39 +66,39 @@ def claim(workdir, config, keep=None):
         keep: dict of name -> text of further files, such as a program's flags.
 
     Raises:
-        UserError: the workdir belongs to another teacher or configuration, or can't be written.
+        UserError: the workdir belongs to another teacher or configuration, or cannot be written.
     """
-    _claim(workdir, config)
-    remove_leftovers(workdir)
-    for name, text in (keep or {}).items():
-        write_atomically(pathlib.Path(workdir) / name, text.encode(), overwrite=True)
-
-
-def _claim(workdir, config):
     check_local(workdir)
-    path = pathlib.Path(workdir) / 'config.json'
+    folder = pathlib.Path(workdir)
     config = json.loads(json.dumps(config))
-    if not path.exists():
+    if (folder / 'config.json').exists():
+        _check_same(workdir, config)
+    else:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f'{name_of(workdir)} can not be made ({error.strerror}): pass a folder that can be '
+                f'{name_of(workdir)} cannot be made ({error.strerror}): pass a folder that can be '
                 f'written.'
             ) from error
-        write_atomically(path, (json.dumps(config, indent=1) + '\n').encode())
-        return
-    found = read(workdir)
+        write_atomically(folder / 'config.json', (json.dumps(config, indent=1) + '\n').encode())
+    remove_leftovers(workdir)
+    for name, text in (keep or {}).items():
+        write_atomically(folder / name, text.encode(), overwrite=True)
+
+
+def _check_same(workdir, config):
+    stored = read(workdir)
     name, other = name_of(workdir), other_than(workdir)
-    if found.get('fingerprint') != config['fingerprint']:
+    if stored.get('fingerprint') != config['fingerprint']:
         raise UserError(
-            f'{name} belongs to another teacher ({found.get("teacher", "unknown")}): pass {other}, '
-            f'or delete it.'
+            f'{name} belongs to another teacher ({stored.get("teacher", "unknown")}): pass '
+            f'{other}, or delete it.'
         )
-    if kind_of(found) != kind_of(config):
-        raise UserError(f'{name} holds a {kind_of(found)}, not a {kind_of(config)}: pass {other}.')
+    if kind_of(stored) != kind_of(config):
+        raise UserError(f'{name} holds a {kind_of(stored)}, not a {kind_of(config)}: pass {other}.')
     # The fingerprint says which teacher it is: its file may have been renamed.
-    different = differences({**found, 'teacher': config.get('teacher')}, config)
+    different = differences({**stored, 'teacher': config.get('teacher')}, config)
     if different:
         raise UserError(
             f'{name} holds a run of another configuration ({"; ".join(different)}): pass what it '
@@ -102,11 +106,11 @@ def _claim(workdir, config):
         )
 
 
-def read(workdir):
-    """The configuration that a workdir was made with, a dict.
+def read(workdir: PathLike) -> dict[str, object]:
+    """The configuration that a workdir was made with.
 
     Raises:
-        UserError: there is none, or it can't be read.
+        UserError: there is none, or it cannot be read.
     """
     check_local(workdir)
     path = pathlib.Path(workdir) / 'config.json'
@@ -118,7 +122,7 @@ def read(workdir):
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f'{path} can not be read ({error}): delete the folder, or pass {other_than(workdir)}.'
+            f'{path} cannot be read ({error}): delete the folder, or pass {other_than(workdir)}.'
         ) from error
     if not isinstance(config, dict):
         raise UserError(
@@ -127,13 +131,20 @@ def read(workdir):
     return config
 
 
-def differences(found, wanted):
-    """In words, what differs between two configurations, dicts of JSON values: a sorted list."""
+def differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """In words, what differs between two configurations of JSON values, sorted.
+
+    A switch that is off is the same as one that is missing: options come and go with versions.
+    """
     return sorted(
-        f'{key} {_short(found.get(key))}, not {_short(wanted.get(key))}'
-        for key in found.keys() | wanted.keys()
-        if found.get(key) != wanted.get(key)
+        f'{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}'
+        for key in stored.keys() | wanted.keys()
+        if _without_off(stored.get(key)) != _without_off(wanted.get(key))
     )
+
+
+def _without_off(value):
+    return None if value is False else value
 
 
 def _short(value):

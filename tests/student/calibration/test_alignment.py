@@ -8,9 +8,10 @@ import tensorflow as tf
 import tf_keras
 
 from tests.student.test_student import PIXELS, own_teacher
+from tests.students import student_of
 from tests.tensors import ops_of
 from zscgan_tf.student.calibration.alignment import align_additions, joined_steps
-from zscgan_tf.student.student import activation_quantizers, build_student, set_ranges
+from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.tflite import student_export
 
 layers = tf_keras.layers
@@ -37,19 +38,18 @@ def make(seed=0, **options):
     selection = np.zeros((1, 1, 6, 8), np.float32)
     selection[0, 0, range(6), range(1, 7)] = 1
     teacher.model.get_layer('shortcut').set_weights([selection])
-    student = build_student(teacher, **options)
+    student = student_of(teacher, **options)
     set_ranges(student, lambda: [PIXELS])
     return student
 
 
 def limits(student):
-    found = activation_quantizers(student).items()
-    return {name: [float(v.numpy()) for v in variables.values()] for name, (_, variables) in found}
+    return {name: each.ends() for name, each in student.ranges().items()}
 
 
 def steps(student):
     return {
-        name: np.ptp([0.0, *ends]) / (2 ** activation_quantizers(student)[name][0].bits - 1)
+        name: np.ptp([0.0, *ends]) / (2 ** student.ranges()[name].bits - 1)
         for name, ends in limits(student).items()
     }
 
@@ -78,7 +78,7 @@ def test_an_aligned_addition_rounds_nothing():
     align_additions(student)
     assert {'two', 'shortcut'} <= exact(student)
     wider, shortcut, two = values(student, ('wider', 'shortcut', 'two'))
-    highest = limits(student)['two'][0]
+    highest = limits(student)['two'][1]
     np.testing.assert_allclose(two, np.clip(wider + shortcut, 0, highest), atol=1e-5)
     (one,) = values(student, ['one'])
     np.testing.assert_allclose(shortcut[..., 1:7], one[:, ::2, ::2], atol=1e-5)

@@ -6,9 +6,10 @@ import tensorflow as tf
 import tf_keras
 
 from tests.student.test_student import PIXELS, own_teacher
+from tests.students import student_of
 from zscgan_tf.student.calibration.bias_correction import correct_biases
 from zscgan_tf.student.calibration.error_compensation import compensate_errors
-from zscgan_tf.student.student import build_student, set_ranges
+from zscgan_tf.student.calibration.ranges import set_ranges
 
 layers = tf_keras.layers
 
@@ -26,7 +27,7 @@ def test_channels_keep_their_means(compensated):
         x = layers.GlobalAveragePooling2D()(x)
         return layers.Dense(4, name='top')(x)
 
-    student = build_student(own_teacher(build), weight_bits=3, activation_bits=8)
+    student = student_of(own_teacher(build), weight_bits=3, activation_bits=8)
     set_ranges(student, batches)
     if compensated:  # the kernels are on their grids already
         compensate_errors(student, batches)

@@ -7,9 +7,10 @@ import tf_keras
 
 from tests.student.test_student import PIXELS as NOISE
 from tests.student.test_student import own_teacher
+from tests.students import student_of
 from zscgan_tf.student.calibration import error_compensation
 from zscgan_tf.student.calibration.error_compensation import compensate_errors, round_compensated
-from zscgan_tf.student.student import build_student, set_ranges
+from zscgan_tf.student.calibration.ranges import set_ranges
 
 layers = tf_keras.layers
 # Neighbours are alike, as in images: there is something to cancel.
@@ -108,7 +109,7 @@ def output_error(student, wrapper, kernel):
 def test_every_kind_of_layer_computes_more_exactly_than_rounded_to_nearest(largest, monkeypatch):
     monkeypatch.setattr(error_compensation, 'LARGEST_MOMENTS', largest)  # one pass, or several
     passes = []
-    student = build_student(own_teacher(kinds), weight_bits=3, activation_bits=8)
+    student = student_of(own_teacher(kinds), weight_bits=3, activation_bits=8)
     set_ranges(student, batches)
     before = {w.name: w.get_weights() for w in student.model.layers}
     compensate_errors(student, lambda: passes.append(1) or batches())
@@ -138,7 +139,7 @@ def test_every_kind_of_layer_computes_more_exactly_than_rounded_to_nearest(large
 
 def test_what_is_too_large_is_rounded_to_nearest(monkeypatch):
     monkeypatch.setattr(error_compensation, 'LARGEST_MOMENTS', 10)
-    student = build_student(own_teacher(kinds), weight_bits=3, activation_bits=8)
+    student = student_of(own_teacher(kinds), weight_bits=3, activation_bits=8)
     set_ranges(student, batches)
     before = student.model.get_weights()
     compensate_errors(student, lambda: pytest.fail('images are not needed'))
@@ -153,7 +154,7 @@ def test_constants_are_not_rounded_to_make_up_for_errors():
         x = layers.AveragePooling2D((2, 4), name='mean')(layers.Rescaling(0.7, name='scale')(x))
         return layers.Dense(4)(layers.Flatten()(layers.Conv2D(6, 1, name='learned')(x)))
 
-    student = build_student(own_teacher(build), weight_bits=3, activation_bits=8)
+    student = student_of(own_teacher(build), weight_bits=3, activation_bits=8)
     set_ranges(student, batches)
     for name in ('quant_mean', 'quant_scale'):
         # A grid that their weights are not on.

@@ -48,7 +48,7 @@ def test_other_answers_behind_a_saturated_end_are_seen(end):
     convolution = next(x for x in flat.layers if isinstance(x, layers.Conv2D))
     kernel, *rest = convolution.get_weights()
     convolution.set_weights([kernel[:, :, ::-1] + 0.1, *rest])
-    with pytest.raises(UserError, match='net can not be taken apart: .* gives other answers'):
+    with pytest.raises(UserError, match='net cannot be taken apart: .* gives other answers'):
         comparison.check_same(model, flat, SPEC, 'net')
 
 
@@ -58,7 +58,7 @@ def test_load_teacher_compares(monkeypatch):
     monkeypatch.setattr(
         'zscgan_tf.teacher.loading.flatten', lambda *args: randomize(flatten(*args), seed=1)
     )
-    with pytest.raises(UserError, match='can not be taken apart'):
+    with pytest.raises(UserError, match='cannot be taken apart'):
         load_teacher(model, input_spec=SPEC)
 
 
@@ -75,7 +75,7 @@ def test_originals_in_16_bits_are_compared_as_closely(library, policy):
     bias = teacher.model.layers[-1].bias
     spread = teacher.logits(np.random.default_rng(0).uniform(size=(2, 8, 8, 3)).astype('f')).numpy()
     bias.assign_add([0.02 * spread.std(), 0, 0, 0, 0])
-    with pytest.raises(UserError, match='can not be taken apart'):
+    with pytest.raises(UserError, match='cannot be taken apart'):
         comparison.check_same(model, teacher.model, SPEC, 'net')
 
 

@@ -136,6 +136,9 @@ def test_names_and_order_repeat():
         (lambda x: tf.nn.leaky_relu(x, 0.1), ['LeakyReLU']),
         (lambda x: tf.nn.silu(x), ['Activation']),
         (lambda x: tf.nn.gelu(x), ['Activation']),
+        (lambda x: tf.nn.gelu(x, approximate=True), ['Activation', 'Multiply', 'Add']),
+        (lambda x: tf.exp(x), ['Activation']),
+        (lambda x: x**3, ['Multiply']),
         (lambda x: tf.sigmoid(x), ['Activation']),
         (lambda x: tf.nn.tanh(x), ['Activation']),
         (lambda x: tf_keras.activations.hard_sigmoid(x * 4), ['Rescaling', 'ReLU']),
@@ -285,10 +288,26 @@ def test_synchronized_batch_norms_become_plain():
 
 class RawConvolution(layers.Layer):
     def build(self, shape):
-        self.kernel = self.add_weight('kernel', (3, 3, shape[-1], 4))
+        self.kernel = self.add_weight('kernel', (3, 3, shape[-1], shape[-1]))
+        self.bias = self.add_weight('bias', (shape[-1],))
 
     def call(self, x):
-        return tf.nn.conv2d(x, self.kernel, 1, 'SAME')
+        x = tf.nn.bias_add(tf.nn.conv2d(x, self.kernel, 1, 'SAME'), self.bias)
+        x = tf.nn.depthwise_conv2d(x, self.kernel[..., :1], [1, 1, 1, 1], 'VALID')
+        x = tf.nn.convolution(x, self.kernel, strides=2, padding='SAME')
+        return tf.gather(tf.matmul(x, self.kernel[0, 0]) ** 2, [2, 0], axis=-1)
+
+
+def test_convolutions_of_the_users_own():
+    model = make(lambda x: end(layers.BatchNormalization()(RawConvolution()(x))))
+    flat = flatten(model)
+    assert_same(model, flat)
+    assert {'Conv2D', 'DepthwiseConv2D', 'SelectChannels'} < set(names(flat))
+
+
+class RawTransposition(RawConvolution):
+    def call(self, x):
+        return tf.nn.conv2d_transpose(x, self.kernel, (1, 8, 8, 3), 1)
 
 
 class PythonBranch(layers.Layer):
@@ -302,7 +321,7 @@ class PythonBranch(layers.Layer):
         (lambda x: tf.cumsum(x, 1), ['tf.math.cumsum', 'Keras layers']),
         (lambda x: tf.reduce_mean(x, -1, keepdims=True), ['tf.reduce_mean over axes [3]']),
         (lambda x: 1.0 / x, ['division by a tensor']),
-        (lambda x: RawConvolution(name='mine')(x), ['raw_model', 'conv2d', 'mine']),
+        (lambda x: RawTransposition(name='mine')(x), ['raw_model', 'conv2d_transpose', 'mine']),
         (lambda x: PythonBranch(name='branch')(x), ["'branch'", 'PythonBranch', 'followed']),
         (lambda x: layers.Dropout(0.5, name='mc')(x, training=True), ["'mc'", 'training=True']),
         (lambda x: layers.BatchNormalization(axis=1, name='nchw')(x), ["'nchw'", 'channels first']),

@@ -101,8 +101,8 @@ def test_hostile_files(tmp_path, harmless, package, suffix, kind):
         ('virtual dataset', ['in another file']),
         ('function of Python', ['function eval', 'not part of Keras']),
         ('function of Keras that loads', ['function load_model', 'no activation']),
-        ('pickle', ['TorchModuleWrapper', 'a Keras layer that can not be quantized here']),
-        ('vocabulary', ['StringLookup', 'a Keras layer that can not be quantized here']),
+        ('pickle', ['TorchModuleWrapper', 'a Keras layer that cannot be quantized here']),
+        ('vocabulary', ['StringLookup', 'a Keras layer that cannot be quantized here']),
         ('class of the model', ['subprocess.Popen', 'not part of Keras']),
     ],
 )

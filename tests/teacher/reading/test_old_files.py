@@ -88,7 +88,7 @@ def test_keras_files_of_older_layout(tmp_path, kind, renamed):
     path = tmp_path / 'model.keras'
     model.save(path)
     rewrite(path, renamed, '2.14.0')
-    # They can't be read by chance: today's tf_keras refuses them.
+    # They cannot be read by chance: today's tf_keras refuses them.
     with pytest.raises((KeyError, ValueError)):
         tf_keras.models.load_model(path)
     assert_loads_as(model, path)

@@ -136,7 +136,7 @@ def test_layers_of_keras_that_can_not_be_quantized(tmp_path, package, form):
         x = kinds.Reshape((64, 3))(kinds.BatchNormalization()(x))
         model = package.Model(start, kinds.Dense(3)(kinds.Flatten()(make()(x))))
         model.save(tmp_path / form)
-        message = refusal(tmp_path / form, "'layer'", kind, 'a Keras layer that can not be quantiz')
+        message = refusal(tmp_path / form, "'layer'", kind, 'a Keras layer that cannot be quantiz')
         assert 'not part of Keras' not in message
 
 

@@ -15,34 +15,34 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.student.graph import Graph
-from zscgan_tf.student.student import activation_quantizers
+from zscgan_tf.student.student import Student
 
 layers = tf_keras.layers
 
 
-def align_additions(student):
+def align_additions(student: Student) -> None:
     """Widens the ranges of activations until additions that gain by it are exact.
 
     Args:
         student: a `Student` of kind 'folded' whose ranges are set.
     """
-    quantizers = activation_quantizers(student)
+    ranges = student.ranges()
     steps = {}
-    for name, (quantizer, variables) in quantizers.items():
-        low = float(variables['min'].numpy()) if 'min' in variables else 0.0
-        steps[name] = (float(variables['max'].numpy()) - low) / (2**quantizer.bits - 1)
+    for name, each in ranges.items():
+        low, high = each.ends()
+        steps[name] = (high - low) / (2**each.bits - 1)
     sums = [
         (result, operands)
         for result, operands in _exact_sums(student.twin)
-        if {result, *operands} <= quantizers.keys()
-        and len({quantizers[name][0].bits for name in (result, *operands)}) == 1
+        if {result, *operands} <= ranges.keys()
+        and len({ranges[name].bits for name in (result, *operands)}) == 1
     ]
     for name, step in joined_steps(steps, sums).items():
         if step > steps[name]:
-            _widen(*quantizers[name], step)
+            _widen(ranges[name], step)
 
 
-def joined_steps(steps, sums):
+def joined_steps(steps: dict[str, float], sums: list[tuple[str, list[str]]]) -> dict[str, float]:
     """The steps with which tensors are rounded least in all.
 
     Args:
@@ -104,12 +104,9 @@ def _selects_channels(layer):
     )
 
 
-def _widen(quantizer, variables, step):
-    """Gives a range another step, zero staying at its share of the levels."""
-    levels = 2**quantizer.bits - 1
-    below = 0
-    if 'min' in variables:
-        low, high = (float(variables[name].numpy()) for name in ('min', 'max'))
-        below = round(-low / (high - low) * levels)
-        variables['min'].assign(-below * step)
-    variables['max'].assign((levels - below) * step)
+def _widen(each, step):
+    """Gives a `Range` another step, zero staying at its share of the levels."""
+    levels = 2**each.bits - 1
+    low, high = each.ends()
+    below = round(-low / (high - low) * levels)
+    each.assign(-below * step, (levels - below) * step)

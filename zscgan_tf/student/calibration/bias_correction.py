@@ -5,45 +5,48 @@ Where a folded batch norm divided by a small deviation, that shift is larger tha
 between images. Biases are stored in 32 bits and take it back.
 """
 
+import collections.abc
+
+import numpy as np
 import tensorflow as tf
 import tf_keras
-import tqdm
 
+from zscgan_tf.student.calibration.observing import observe
 from zscgan_tf.student.folding import kernel_name
+from zscgan_tf.student.student import Student
 
 
-def correct_biases(student, batches, total=None):
+def correct_biases(
+    student: Student,
+    images: collections.abc.Callable[[], collections.abc.Iterable[np.ndarray]],
+    total: int | None = None,
+) -> None:
     """Subtracts from the student's biases what the rounding of kernels adds to their channels.
 
     Args:
         student: a `Student` of kind 'folded' whose ranges are set.
-        batches: a function that returns an iterable of batches of pixels.
+        images: a function that returns batches of pixels.
         total: number of images, for the progress bar.
     """
-    biases, shifts = [], []
-    for wrapper in student.model.layers:
-        for kernel, quantizer, variables in getattr(wrapper, '_weight_vars', []):
-            layer = student.twin.get_layer(wrapper.layer.name)
-            # As tensors: a custom gradient refuses a strategy's variables.
-            kernel = tf.convert_to_tensor(kernel)
-            ranges = {name: tf.convert_to_tensor(v) for name, v in variables.items()}
-            error = quantizer(kernel, training=False, weights=ranges)
-            error -= tf.convert_to_tensor(getattr(layer, kernel_name(layer)))
-            biases.append(wrapper.layer.bias)
-            shifts.append(tf.reduce_mean(_with_kernel(layer, error)(layer.input), [0, 1, 2]))
-    if not shifts:
+    kernels = student.kernels()
+    if not kernels:
         return
+    shifts = []
+    for kernel in kernels:
+        layer = student.twin.get_layer(kernel.layer.name)
+        error = kernel.rounded() - tf.convert_to_tensor(getattr(layer, kernel_name(layer)))
+        shifts.append(tf.reduce_mean(_with_kernel(layer, error)(layer.input), [0, 1, 2]))
     model = tf_keras.Model(student.twin.input, shifts)
-    run = tf.function(lambda pixels: model(student.input_spec.to_inputs(pixels), training=False))
-    sums, images = [0.0] * len(shifts), 0
-    with tqdm.tqdm(total=total, desc='bias correction', unit=' images', disable=None) as bar:
-        for pixels in batches():
-            found = tf.nest.flatten(run(tf.convert_to_tensor(pixels)))
-            sums = [s + len(pixels) * f.numpy() for s, f in zip(sums, found, strict=True)]
-            images += len(pixels)
-            bar.update(len(pixels))
-    for bias, shift in zip(biases, sums, strict=True):
-        bias.assign_sub(shift / images)
+
+    def count_and_shifts(pixels):
+        return len(pixels), model(student.input_spec.to_inputs(pixels), training=False)
+
+    sums, count = [0.0] * len(shifts), 0
+    for size, *means in observe(count_and_shifts, images, 'bias correction', total):
+        sums = [s + int(size) * mean for s, mean in zip(sums, means, strict=True)]
+        count += int(size)
+    for kernel, shift in zip(kernels, sums, strict=True):
+        kernel.layer.bias.assign_sub(shift / count)
 
 
 def _with_kernel(layer, kernel):

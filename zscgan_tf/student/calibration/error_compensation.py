@@ -5,13 +5,16 @@ other, and those that are still to come take up the error so far: least squares 
 computes, given the second moments of its inputs. The grid stays the same.
 """
 
+import collections.abc
+
 import numpy as np
 import tensorflow as tf
 import tf_keras
-import tqdm
 
+from zscgan_tf.student.calibration.observing import observe
 from zscgan_tf.student.folding import kernel_name
 from zscgan_tf.student.grids import SMALLEST_RANGE, weight_levels
+from zscgan_tf.student.student import Student
 
 # Of the mean second moment, added to each: what images say little about is not relied on.
 DAMPING = 0.01
@@ -22,7 +25,11 @@ LARGEST_MOMENTS = 2**25
 BLOCK = 64
 
 
-def compensate_errors(student, batches, total=None):
+def compensate_errors(
+    student: Student,
+    images: collections.abc.Callable[[], collections.abc.Iterable[np.ndarray]],
+    total: int | None = None,
+) -> None:
     """Puts the student's kernels on their grids so that rounding changes its layers least.
 
     A layer with more than 5,792 inputs (the root of `LARGEST_MOMENTS`) is left to be rounded to the
@@ -30,27 +37,23 @@ def compensate_errors(student, batches, total=None):
 
     Args:
         student: a `Student` of kind 'folded' whose ranges are set.
-        batches: a function that returns an iterable of batches of pixels; called once or more.
+        images: a function that returns batches of pixels; called once or more.
         total: number of images, for the progress bar.
     """
-    wrappers = [
-        wrapper
-        for wrapper in student.model.layers
-        if getattr(wrapper, '_weight_vars', None) and wrapper.layer.trainable
-    ]
-    for several in _passes(wrappers):
-        found = _second_moments(student, several, batches, total)
-        for wrapper, moments in zip(several, found, strict=True):
-            ((kernel, quantizer, variables),) = wrapper._weight_vars
-            groups, inputs = _groups_and_inputs(wrapper.layer)
+    for kernels in _passes([kernel for kernel in student.kernels() if kernel.layer.trainable]):
+        moments = _second_moments(student, kernels, images, total)
+        for kernel, of_inputs in zip(kernels, moments, strict=True):
+            groups, inputs = _groups_and_inputs(kernel.layer)
             # Depthwise kernels are [h, w, G, C], others [h, w, D / (h w), G C].
-            weights = kernel.numpy().reshape(inputs, groups, -1).transpose(1, 0, 2)
-            maximum = variables['max'].numpy().reshape(groups, -1)
-            rounded = round_compensated(weights, moments, maximum, quantizer.bits)
-            kernel.assign(rounded.transpose(1, 0, 2).reshape(kernel.shape))
+            weights = kernel.variable.numpy().reshape(inputs, groups, -1).transpose(1, 0, 2)
+            maximum = kernel.maximum.numpy().reshape(groups, -1)
+            rounded = round_compensated(weights, of_inputs, maximum, kernel.bits)
+            kernel.variable.assign(rounded.transpose(1, 0, 2).reshape(kernel.variable.shape))
 
 
-def round_compensated(weights, moments, maximum, bits):
+def round_compensated(
+    weights: np.ndarray, moments: np.ndarray, maximum: np.ndarray, bits: int
+) -> np.ndarray:
     """Rounds weights one after the other, the rest taking up the error.
 
     Inputs are taken in the order of their second moments, the largest first.
@@ -91,39 +94,36 @@ def round_compensated(weights, moments, maximum, bits):
     return result
 
 
-def _passes(wrappers):
-    """Lists of layers whose moments fit into memory at once; without those that do not alone."""
-    several, numbers = [], 0
-    for wrapper in wrappers:
-        groups, inputs = _groups_and_inputs(wrapper.layer)
+def _passes(kernels):
+    """Lists of kernels whose moments fit into memory at once; without those that do not alone."""
+    batch, numbers = [], 0
+    for kernel in kernels:
+        groups, inputs = _groups_and_inputs(kernel.layer)
         size = groups * inputs**2
         if size > LARGEST_MOMENTS:
             continue
         if numbers + size > LARGEST_MOMENTS:
-            yield several
-            several, numbers = [], 0
-        several.append(wrapper)
+            yield batch
+            batch, numbers = [], 0
+        batch.append(kernel)
         numbers += size
-    if several:
-        yield several
+    if batch:
+        yield batch
 
 
-def _second_moments(student, wrappers, batches, total):
+def _second_moments(student, kernels, images, total):
     """Sums over images of products of what kernels are multiplied with: float64, [G, D, D] each."""
-    observer = tf_keras.Model(student.model.input, [wrapper.input for wrapper in wrappers])
+    observer = tf_keras.Model(student.model.input, [kernel.inputs for kernel in kernels])
 
-    @tf.function
-    def run(pixels):
-        found = tf.nest.flatten(observer(student.input_spec.to_inputs(pixels), training=False))
-        return [_sum_of_products(w.layer, x) for w, x in zip(wrappers, found, strict=True)]
+    def products(pixels):
+        inputs = tf.nest.flatten(observer(student.input_spec.to_inputs(pixels), training=False))
+        return [_sum_of_products(k.layer, x) for k, x in zip(kernels, inputs, strict=True)]
 
-    sizes = [_groups_and_inputs(wrapper.layer) for wrapper in wrappers]
+    sizes = [_groups_and_inputs(kernel.layer) for kernel in kernels]
     sums = [np.zeros([groups, inputs, inputs]) for groups, inputs in sizes]
-    with tqdm.tqdm(total=total, desc='error compensation', unit=' images', disable=None) as bar:
-        for pixels in batches():
-            for products, more in zip(sums, run(tf.convert_to_tensor(pixels)), strict=True):
-                products += more.numpy()
-            bar.update(len(pixels))
+    for batch in observe(products, images, 'error compensation', total):
+        for moments, more in zip(sums, batch, strict=True):
+            moments += more
     return sums
 
 

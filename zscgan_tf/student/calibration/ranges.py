@@ -1,271 +1,90 @@
-"""How the ranges of weights and activations are chosen: extremes or squared error.
+"""Sets the ranges of a student's weights and activations from the float values on images."""
 
-Pure NumPy on kernels and on histograms of activations. Grids are those of TensorFlow's fused
-fake-quantization: narrow and symmetric for weights, nudged so that zero is exact for activations.
-
-Usage: limits = weight_ranges(kernel, 4, 'mse', axis=3)
-       low, high = activation_range(histogram, 4, 'mse', nonnegative=True)
-"""
-
-import math
+import collections.abc
 
 import numpy as np
+import tensorflow as tf
+import tf_keras
 
-from zscgan_tf.errors import UserError
-from zscgan_tf.presets import CHOICES
+from zscgan_tf.student.calibration import range_estimators as estimators
+from zscgan_tf.student.calibration.observing import observe
+from zscgan_tf.student.grids import SMALLEST_RANGE
+from zscgan_tf.student.scheme import Kernel
+from zscgan_tf.student.student import Student
 
-ESTIMATORS = CHOICES['range_estimator']
-# Fractions of the largest |w| that are tried, the largest first: it wins where errors are equal.
-WEIGHT_FRACTIONS = np.arange(100, 4, -1, dtype=np.float32) / np.float32(100)
-# Fine near the extremes, where 8 bits choose; coarse down to 1 %, where outliers lead. Within 0.5 %
-# of the least error at all widths, measured on bell-shaped, exponential and clipped values.
-ACTIVATION_FRACTIONS = np.float32([*np.linspace(1, 0.4, 61), *np.geomspace(0.4, 0.01, 81)[1:]])
-SEARCH_ROUNDS = 3
-# An 8-bit step is at least 16 bins: what lies within a bin is not seen by the search.
-BINS = 4096
-# Images of another kind than those that set a range reach further. Asked with images and blends of
-# generators of the class loss and of the BNS loss alone, a margin of a tenth is best at 4, 6 and 8
-# bits (of none, 0.1, 0.2 and 0.35).
-MARGIN = 1.1
-# Larger batches of values are thinned out before they are counted.
-COUNTED_VALUES = 2**22
+# Of the largest range of a kernel's channels: see `_weight_ranges`.
+WEIGHT_RANGE_FLOOR = 1e-5
 
 
-def weight_ranges(kernel, bits, estimator, axis):
-    """The largest absolute weight m that each output channel's grid represents.
-
-    The grid is symmetric and narrow: step m / (2^(bits-1) - 1), as many levels on either side of
-    zero; at 2 bits -m, 0, m.
+def set_ranges(
+    student: Student,
+    images: collections.abc.Callable[[], collections.abc.Iterable[np.ndarray]],
+    estimator: str = 'mse',
+    total: int | None = None,
+) -> None:
+    """Sets the ranges of weights and activations, before any training.
 
     Args:
-        kernel: float array of any shape.
-        bits: 2 to 8.
-        estimator: 'minmax' (the largest |w|), or 'mse', the m with the smallest squared error of
-            the channel.
-        axis: of the output channels: 3 of a convolution's [h, w, in, out]. A depthwise kernel
-            [h, w, c, m] is passed as [h, w, c * m].
-
-    Returns:
-        float32, [channels]; 0 where a channel is all zero.
-
-    Raises:
-        UserError: unknown estimator, or bits out of range.
+        student: a `Student` of kind 'folded'.
+        images: a function that returns batches of pixels; called several times.
+        estimator: 'minmax', or 'mse' (squared error, with a margin; of the logits their
+            cross-entropy: `logits_range`).
+        total: number of images, for the progress bar.
     """
-    _check(bits, estimator)
-    kernel = np.moveaxis(np.asarray(kernel, np.float32), axis, -1)
-    weights = kernel.reshape(-1, kernel.shape[-1])  # [N, channels]
-    magnitudes = np.abs(weights)
-    largest = magnitudes.max(axis=0)
-    if estimator == 'minmax':
-        return largest
-    levels = np.float32(2 ** (bits - 1) - 1)
-    best, least = largest, np.full(largest.shape, np.inf, np.float32)
-    for fraction in WEIGHT_FRACTIONS:
-        limits = largest * fraction
-        steps = np.where(limits > 0, limits / levels, np.float32(1))
-        # The grid is symmetric: magnitudes give the same errors as weights.
-        rounded = np.minimum(np.rint(magnitudes / steps), levels) * steps
-        error = np.square(magnitudes - rounded).sum(axis=0)
-        best = np.where(error < least, limits, best)
-        least = np.minimum(error, least)
-    return best
+    for kernel in student.kernels():
+        kernel.maximum.assign(_weight_ranges(kernel, estimator))
+    ranges = student.ranges()
+    tensors = [student.twin.get_layer(name).output for name in ranges]
+    histograms = observe_histograms(student, tensors, images, total)
+    for histogram, each in zip(histograms, ranges.values(), strict=True):
+        low, high = estimators.activation_range(histogram, each.bits, estimator, each.nonnegative)
+        if estimator == 'mse':
+            low, high = estimators.with_margin(low, high, histogram)
+        each.assign(low, high)
+    last = ranges.get(student.last_range())
+    if estimator == 'mse' and last is not None and not last.nonnegative:
+        to_inputs = student.input_spec.to_inputs
+        logits = [student.twin.predict_on_batch(to_inputs(pixels)) for pixels in images()]
+        logits = np.concatenate([values.reshape(len(values), -1) for values in logits])
+        last.assign(*estimators.logits_range(logits, last.bits, student.has_labels))
 
 
-class Histogram:
-    """The values of one activation tensor over many batches, in `BINS` bins.
-
-    Two passes over the same images: `see_range` for all batches, then `count` for all of them.
-    Exact zeros, often most of a ReLU's values, are left out: every grid represents them.
-
-    Attributes:
-        low, high: extremes of all values seen and of zero, low <= 0 <= high.
-        counts: [BINS], number of values that are not zero.
-        sums: [BINS], their sums: a bin stands for its mean, so that many equal values (a ReLU6's
-            6) stay where they are.
-    """
-
-    def __init__(self):
-        self.low = 0.0
-        self.high = 0.0
-        self.counts = np.zeros(BINS, np.int64)
-        self.sums = np.zeros(BINS, np.float64)
-
-    def see_range(self, values):
-        """Widens the range to a batch of values; all of them are looked at.
-
-        Raises:
-            UserError: values that are not finite.
-        """
-        low, high = float(np.min(values)), float(np.max(values))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise UserError(
-                'An activation is not finite: look at the images that ranges are set from, and at '
-                "the teacher's weights."
-            )
-        self.low, self.high = min(self.low, low), max(self.high, high)
-
-    def count(self, values):
-        """Counts a batch of values, [..., C]; what lies outside the range counts at its end.
-
-        Of more than `COUNTED_VALUES` values each k-th one is counted, k prime to C, so that all
-        channels take part.
-        """
-        if self.low == self.high:
-            return  # all zero
-        values = np.asarray(values, np.float32)
-        channels = values.shape[-1] if values.ndim else 1
-        values = values.reshape(-1)
-        stride = -(-values.size // COUNTED_VALUES)
-        while math.gcd(stride, channels) > 1:
-            stride += 1
-        values = values[::stride]
-        values = np.clip(values[values != 0], self.low, self.high)
-        places = (values.astype(np.float64) - self.low) * (BINS / (self.high - self.low))
-        places = np.minimum(places.astype(np.int32), BINS - 1)
-        self.counts += np.bincount(places, minlength=BINS)
-        self.sums += np.bincount(places, values, minlength=BINS)
-
-    def means_and_counts(self):
-        """The filled bins: mean value and number of values, float64, [filled] each, ascending."""
-        filled = self.counts > 0
-        return self.sums[filled] / self.counts[filled], self.counts[filled].astype(np.float64)
-
-
-def activation_range(histogram, bits, estimator, nonnegative):
-    """The range that one activation tensor's grid of 2^bits levels covers.
+def observe_histograms(
+    student: Student,
+    tensors: list,
+    images: collections.abc.Callable[[], collections.abc.Iterable[np.ndarray]],
+    total: int | None = None,
+) -> list[estimators.Histogram]:
+    """Histograms of float values over images.
 
     Args:
-        histogram: a `Histogram` that has counted.
-        bits: 2 to 8.
-        estimator: 'minmax' (the extremes), or 'mse', the smallest expected squared error of the
-            grid, nudged as TensorFlow nudges it.
-        nonnegative: whether it stands behind a ReLU: low is 0 and only high is chosen.
-
-    Returns:
-        (low, high) with low <= 0 <= high and low < high; of an all-zero tensor (0, 1), whose step
-        is as good as any.
-
-    Raises:
-        UserError: unknown estimator, or bits out of range.
+        student: a `Student`.
+        tensors: symbolic tensors of its twin.
+        images, total: as in `set_ranges`.
     """
-    _check(bits, estimator)
-    low, high = (0.0 if nonnegative else histogram.low), histogram.high
-    values, counts = histogram.means_and_counts()
-    if low == high:
-        return 0.0, 1.0
-    if estimator == 'minmax' or not len(values):
-        return low, high
-    return _least_error_range(low, high, values, counts, bits)
+    if not tensors:
+        return []
+    observer = tf_keras.Model(student.twin.input, tensors)
+
+    def values_of(pixels):
+        return observer(student.input_spec.to_inputs(pixels), training=False)
+
+    histograms = [estimators.Histogram() for _ in tensors]
+    for see, description in (('see_range', 'extremes'), ('count', 'ranges')):
+        for outputs in observe(values_of, images, description, total):
+            for histogram, values in zip(histograms, outputs, strict=True):
+                getattr(histogram, see)(values)
+    return histograms
 
 
-def with_margin(low, high, histogram):
-    """A range of least error, wider by `MARGIN`, but not beyond the extremes of all values."""
-    low = min(low, max(MARGIN * low, histogram.low))
-    return low, max(high, min(MARGIN * high, histogram.high))
+def _weight_ranges(kernel: Kernel, estimator):
+    """The ranges of a kernel's channels, [C].
 
-
-def logits_range(logits, bits, independent=False):
-    """The range of the logits that costs least of eq. 4's cross-entropy.
-
-    Which class comes first is decided by small differences, so a fine step matters more than how
-    sure the surest answers are: squared errors would keep a range for these.
-
-    Args:
-        logits: [N, K], float values; of a single unit z, [N, 1], those of (0, z).
-        bits: 2 to 8.
-        independent: whether they are of K independent labels, whose cross-entropies add up.
-
-    Returns:
-        (low, high) with low <= 0 < high.
+    A bias is stored in steps of its channel's weights. Of a channel of zeros, or nearly so, these
+    would be too small for the bias: it gets the largest range of the kernel's channels.
     """
-    logits = logits[..., None] if independent else logits  # [N, K, 1], each of (0, z)
-    least, most = min(0.0, float(logits.min())), max(0.0, float(logits.max()))
-    if most == 0.0:
-        return (least, 1e-3 * -least) if least else (0.0, 1.0)
-    targets = np.exp(_log_softmax(logits))
-
-    def cost(low, high):
-        return -np.mean(np.sum(targets * _log_softmax(quantize(logits, low, high, bits)), axis=-1))
-
-    shares = np.arange(1, 21) / 20
-    candidates = [(least * a, most * b) for a in shares for b in shares]
-    return min(candidates, key=lambda candidate: cost(*candidate))
-
-
-def _log_softmax(logits):
-    if logits.shape[-1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
-
-
-def nudge(low, high, bits):
-    """A range moved so that zero is on its grid, in float32 as TensorFlow's fused op does it.
-
-    Args:
-        low, high: numbers or arrays, low < high.
-        bits: 2 to 8.
-
-    Returns:
-        (nudged low, nudged high, step), float32.
-    """
-    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-    last = np.float32(2**bits - 1)
-    step = (high - low) / last
-    zero_point = np.floor(np.clip(-low / step, 0, last).astype(np.float64) + 0.5)
-    zero_point = zero_point.astype(np.float32)
-    return -zero_point * step, (last - zero_point) * step, step
-
-
-def quantize(values, low, high, bits):
-    """Values on the nudged grid of 2^bits levels: `tf.quantization.fake_quant_with_min_max_vars`.
-
-    Args:
-        values: array.
-        low, high: numbers, or arrays that broadcast with the values, low < high.
-        bits: 2 to 8.
-
-    Returns:
-        float32; halves are rounded up.
-    """
-    low, high, step = nudge(low, high, bits)
-    inverse = np.float32(1) / step
-    zero_point = np.floor(-low * inverse + np.float32(0.5))
-    shifted = np.clip(np.asarray(values, np.float32), low, high) - low
-    return np.floor(shifted * inverse - zero_point + np.float32(0.5)) * step
-
-
-def _least_error_range(low, high, values, counts, bits):
-    """Scales both ends together, then one at a time."""
-
-    def best(lows, highs):
-        lows, highs = np.broadcast_arrays(lows, highs)
-        errors = np.empty(len(lows))
-        for i in range(len(lows)):
-            residues = quantize(values, lows[i], highs[i], bits) - values
-            errors[i] = counts @ np.square(residues)
-        least = np.argmin(errors)
-        return float(lows[least]), float(highs[least])
-
-    lows, highs = low * ACTIVATION_FRACTIONS, high * ACTIVATION_FRACTIONS
-    chosen = best(lows, highs)
-    if low == 0 or high == 0:
-        return chosen
-    for _ in range(SEARCH_ROUNDS):
-        before = chosen
-        # An end may go to zero altogether: of a swish, which has little below it.
-        chosen = best(np.append(lows, [chosen[0], 0]), np.float32(chosen[1]))
-        # Where low went to zero high must not.
-        chosen = best(np.float32(chosen[0]), np.append(highs, chosen[1]))
-        if chosen == before:
-            break
-    return chosen
-
-
-def _check(bits, estimator):
-    if estimator not in ESTIMATORS:
-        raise UserError(
-            f'--range_estimator={estimator} is unknown: pass one of {", ".join(ESTIMATORS)}.'
-        )
-    if not 2 <= bits <= 8:
-        raise UserError(f'{bits} bits cannot be had: pass 2 to 8.')
+    values = tf.convert_to_tensor(kernel.by_channel(kernel.variable)).numpy()
+    channels = estimators.weight_ranges(values, kernel.bits, estimator, axis=values.ndim - 1)
+    largest = channels.max(initial=0)
+    floor = max(WEIGHT_RANGE_FLOOR * largest, SMALLEST_RANGE)
+    return np.where(channels > floor, channels, largest if largest > 0 else 1.0)

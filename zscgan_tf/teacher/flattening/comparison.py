@@ -27,7 +27,7 @@ _BEHIND_THE_END = frozenset(
 _ENDS = ('Softmax', 'Sigmoid')
 
 
-def check_same(model, flat, input_spec, label):
+def check_same(model: object, flat: tf_keras.Model, input_spec: object, label: str) -> None:
     """Refuses a flat model that answers differently from the original.
 
     Args:
@@ -37,7 +37,7 @@ def check_same(model, flat, input_spec, label):
         label: the model's name for messages.
 
     Raises:
-        UserError: they differ, or TensorFlow can not run them on this machine.
+        UserError: they differ, or TensorFlow cannot run them on this machine.
     """
     low, high = input_spec.input_range
     rng = np.random.default_rng(0)
@@ -52,21 +52,21 @@ def check_same(model, flat, input_spec, label):
         if reference is None:
             tolerance, reference = _SAME_IN_HALF, model
     try:
-        expected, found = (_answers(m, images) for m in (reference, flat))
+        expected, answers = (_answers(m, images) for m in (reference, flat))
     except tf.errors.OpError as error:
         # Of oneDNN alone: depthwise convolutions with unequal strides, say.
         reason = error.message.splitlines()[0].rpartition('}} ')[2].rstrip('.')
         raise UserError(
-            f'{label} can not be run on this machine ({reason[:200]}): does it predict such images '
+            f'{label} cannot be run on this machine ({reason[:200]}): does it predict such images '
             f'here? TF_ENABLE_ONEDNN_OPTS=1 in the environment may help.'
         ) from error
-    if [x.shape for x in expected] != [x.shape for x in found]:
-        # Their ends can't be told apart in the same way: their outputs alone.
-        expected, found = expected[:1], found[:1]
-    differences = [_difference(a, b) for a, b in zip(expected, found, strict=True)]
+    if [x.shape for x in expected] != [x.shape for x in answers]:
+        # The softmaxes of the two graphs are not the same: their outputs alone are compared.
+        expected, answers = expected[:1], answers[:1]
+    differences = [_difference(a, b) for a, b in zip(expected, answers, strict=True)]
     if not max(differences) <= tolerance:
         raise UserError(
-            f'{label} can not be taken apart: its copy of plain layers gives other answers (by '
+            f'{label} cannot be taken apart: its copy of plain layers gives other answers (by '
             f'{max(differences):.2g} of their deviation); does a layer work differently from its '
             f"class's name?"
         )
@@ -80,10 +80,10 @@ def _batch_size(model):
         return 1
 
 
-def _difference(expected, found):
-    if expected.shape != found.shape:
+def _difference(expected, answers):
+    if expected.shape != answers.shape:
         return np.inf
-    return np.abs(found - expected).max() / max(expected.std(), 1e-6)
+    return np.abs(answers - expected).max() / max(expected.std(), 1e-6)
 
 
 def _answers(model, images):
@@ -109,23 +109,23 @@ def _answers(model, images):
 
 
 def _end_inputs(output):
-    """What the softmaxes and sigmoids take behind which nothing but plain arithmetic stands.
+    """The inputs of the softmaxes and sigmoids that an output is plain arithmetic of.
 
-    Of a tensor in a graph; none of one that was computed at once.
+    A tensor that was computed eagerly has no graph, so there are none.
     """
     if tf.is_tensor(output) and hasattr(output, 'numpy'):
         return []
-    found, seen, pending = [], set(), [output]
+    end_inputs, seen, pending = [], set(), [output]
     while pending:
         x = pending.pop(0)
         if x.ref() in seen:
             continue
         seen.add(x.ref())
         if x.op.type in _ENDS:
-            found.append(x.op.inputs[0])
+            end_inputs.append(x.op.inputs[0])
         elif x.op.type in _BEHIND_THE_END:
             pending.extend(x.op.inputs)
-    return found
+    return end_inputs
 
 
 def _in_float32(model):
@@ -136,7 +136,7 @@ def _in_float32(model):
         with library.utils.custom_object_scope(own):
             copy = type(model).from_config(_without_half(model.get_config()))
         copy.set_weights([np.float32(weight) for weight in model.get_weights()])
-    # What user's classes raise that can't be made of a configuration.
+    # What user's classes raise that cannot be made of a configuration.
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
         return None
     return copy

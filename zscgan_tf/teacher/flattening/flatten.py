@@ -5,6 +5,7 @@ and layers and models of the user's own classes are followed through their `call
 fresh copies, frozen and float32: the user's own model keeps its weights and its training state.
 """
 
+import collections.abc
 import inspect
 
 import tensorflow as tf
@@ -12,27 +13,11 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flattening import operations
-from zscgan_tf.teacher.flattening.arithmetic import Pending, is_symbolic, settle
-from zscgan_tf.teacher.layers import Reshape
+from zscgan_tf.teacher.flattening.arithmetic import Pending, Value, settle
+from zscgan_tf.teacher.graphs import is_symbolic, nodes_in_order
+from zscgan_tf.teacher.layers import Reshape, classes_with
 
-# Identity in inference, so the flat model does without them.
-_DROPPED = (
-    tf_keras.layers.ActivityRegularization,
-    tf_keras.layers.AlphaDropout,
-    tf_keras.layers.Dropout,
-    tf_keras.layers.GaussianDropout,
-    tf_keras.layers.GaussianNoise,
-    tf_keras.layers.Identity,
-    tf_keras.layers.RandomBrightness,
-    tf_keras.layers.RandomContrast,
-    tf_keras.layers.RandomFlip,
-    tf_keras.layers.RandomHeight,
-    tf_keras.layers.RandomRotation,
-    tf_keras.layers.RandomTranslation,
-    tf_keras.layers.RandomWidth,
-    tf_keras.layers.RandomZoom,
-    tf_keras.layers.SpatialDropout2D,
-)
+_DROPPED = classes_with('dropped')
 _BATCH_NORMS = (
     tf_keras.layers.BatchNormalization,
     tf_keras.layers.experimental.SyncBatchNormalization,
@@ -46,7 +31,9 @@ _BUILT_IN_ACTIVATIONS = {
 }
 
 
-def flatten(model, image_shape=None, name=None):
+def flatten(
+    model: tf_keras.Model, image_shape: tuple[int, int, int] | None = None, name: str | None = None
+) -> tf_keras.Model:
     """A flat, frozen, functional copy of a classifier.
 
     Args:
@@ -80,7 +67,7 @@ class Flattener:
         batch_size: the number of images that the original takes, None where it is open.
     """
 
-    def __init__(self, model_name, batch_size=None):
+    def __init__(self, model_name: str, batch_size: int | None = None) -> None:
         self.model_name = model_name
         self.batch_size = batch_size
         self._names = {'images'}
@@ -89,11 +76,11 @@ class Flattener:
 
     # Values
 
-    def tensor(self, value):
+    def tensor(self, value: Value) -> Value:
         """The tensor of a value, its pending operation brought into the graph."""
-        return settle(self, value) if isinstance(value, Pending) else value
+        return settle(value) if isinstance(value, Pending) else value
 
-    def single(self, values):
+    def single(self, values: object) -> Value:
         """The one value of an output structure."""
         flat = tf.nest.flatten(values)
         if len(flat) != 1:
@@ -105,21 +92,16 @@ class Flattener:
 
     # The graph
 
-    def emit(self, layer_class, inputs, name, **config):
+    def emit(self, layer_class: type, inputs: object, name: str, **config: object) -> tf.Tensor:
         """Calls a new layer on values; `name` is made unique."""
         layer = layer_class(name=self.unique(name), dtype='float32', trainable=False, **config)
         return layer(tf.nest.map_structure(self.tensor, inputs))
 
-    def unique(self, name):
+    def unique(self, name: str) -> str:
         """The name, numbered where it was given before."""
-        number, candidate = 0, name
-        while candidate in self._names:
-            number += 1
-            candidate = f'{name}_{number}'
-        self._names.add(candidate)
-        return candidate
+        return unused_name(name, self._names)
 
-    def evaluate(self, outputs, known, path):
+    def evaluate(self, outputs: object, known: dict[int, Value], path: str) -> object:
         """The values of symbolic tensors in the new graph.
 
         Args:
@@ -153,7 +135,7 @@ class Flattener:
             known.update(zip(map(id, targets), values, strict=True))
         return tf.nest.map_structure(value_of, outputs)
 
-    def apply(self, layer, args, kwargs, path):
+    def apply(self, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str) -> object:
         """The values that a layer of the original graph gives for values."""
         if kwargs.get('training') is True:
             raise UserError(
@@ -172,7 +154,7 @@ class Flattener:
         special = operations.layer_as_operation(self, layer, args, kwargs, path)
         return self.copy(layer, args, kwargs, path) if special is None else special
 
-    def follow(self, layer, args, kwargs, path):
+    def follow(self, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str) -> object:
         """The values of a model, or of a layer of a class that is not Keras' own."""
         if isinstance(layer, tf_keras.Sequential) and _is_built_in(type(layer)):
             value = args[0]
@@ -185,7 +167,14 @@ class Flattener:
             return self.evaluate(layer._nested_outputs, known, path)
         return self.trace(layer.call, args, kwargs, path, layer)
 
-    def trace(self, function, args, kwargs, path, layer):
+    def trace(
+        self,
+        function: collections.abc.Callable,
+        args: tuple,
+        kwargs: dict,
+        path: str,
+        layer: tf_keras.layers.Layer,
+    ) -> object:
         """The values of a Python function, found by calling it on symbolic inputs."""
         known = {}
 
@@ -204,10 +193,10 @@ class Flattener:
             kwargs['training'] = False
         try:
             outputs = function(*args, **kwargs)
-        # Whatever the user's own code raises where it can't take symbolic tensors.
+        # Whatever the user's own code raises where it cannot take symbolic tensors.
         except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError) as error:
             raise UserError(
-                f"{self.model_name}: '{layer.name}' of class {type(layer).__name__} can't be "
+                f"{self.model_name}: '{layer.name}' of class {type(layer).__name__} cannot be "
                 f'followed layer by layer ({_first_line(error)}): build it of Keras layers and '
                 f'plain TensorFlow operations.'
             ) from error
@@ -215,7 +204,7 @@ class Flattener:
 
     # Layers
 
-    def copy(self, layer, args, kwargs, path):
+    def copy(self, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str) -> object:
         """Calls the frozen copy of a built-in layer on values."""
         self._refuse_channels_first(layer, args)
         if isinstance(layer, (tf_keras.layers.DepthwiseConv2D, tf_keras.layers.SeparableConv2D)):
@@ -234,7 +223,7 @@ class Flattener:
                 fresh.set_weights(layer.get_weights())
             except ValueError as error:
                 raise UserError(
-                    f"{self.model_name}: the weights of layer '{layer.name}' don't fit images of "
+                    f"{self.model_name}: the weights of layer '{layer.name}' do not fit images of "
                     f'this size: pass the --image_size that the model was trained with.'
                 ) from error
             self._copies[id(layer)] = (layer, fresh)
@@ -308,30 +297,14 @@ def _fresh(layer, name, linear):
     return layer_class.from_config(config)
 
 
-def nodes(model):
-    """The nodes of a flat functional model but its input's, each after those that it reads."""
-    levels = sorted(model._nodes_by_depth.items(), reverse=True)
-    return [node for _, level in levels for node in level if not node.is_input]
-
-
-def nodes_in_order(outputs, known):
-    """The nodes that `outputs` need, each after those it needs itself; depth first."""
-    order, seen = [], set()
-    pending = [(x, False) for x in reversed(tf.nest.flatten(outputs))]
-    while pending:
-        x, ready = pending.pop()
-        if not is_symbolic(x) or id(x) in known:
-            continue
-        layer, node_index, _ = x._keras_history
-        node = layer._inbound_nodes[node_index]
-        if ready:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            pending.append((x, True))
-            needed = tf.nest.flatten((node.call_args, node.call_kwargs))
-            pending.extend((y, False) for y in reversed(needed))
-    return order
+def unused_name(name: str, used: set[str]) -> str:
+    """The name, numbered where it was used before; it is added to the used ones."""
+    number, candidate = 0, name
+    while candidate in used:
+        number += 1
+        candidate = f'{name}_{number}'
+    used.add(candidate)
+    return candidate
 
 
 def _implementation(layer):

@@ -1,35 +1,42 @@
-"""Keras 3 models as flat functional tf_keras models, layer by layer (design decision 1).
+"""Keras 3 models as functional tf_keras models of layers and op layers, for `flatten`.
 
 The graph of the Keras 3 model is walked from its outputs to its inputs. Nested models are inlined;
 layers of the user's own are traced: their `call` runs on symbolic tensors, and what it did is
-walked in turn. Keras 3 objects are only looked at, so this module doesn't import Keras 3.
+walked in turn. Keras 3 objects are only looked at, so this module does not import Keras 3.
 
-    flat = translate(keras.models.load_model('model.keras'))
+    flat = flatten(translate(keras.models.load_model('model.keras')))
 """
 
 import inspect
 import re
 import sys
 
+import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.flattening.flatten import unused_name
 from zscgan_tf.teacher.flattening.keras3_layers import (
-    MERGES,
+    FUNCTIONS,
+    activation_name,
     built_in_class,
+    check_layer,
     copy_weights,
+    counterpart,
     describe,
-    layer_maker,
-    layer_steps,
+    has_activation_of_tf_keras,
     unsupported,
 )
-from zscgan_tf.teacher.flattening.keras3_ops import apply_operation, hard_swish
+from zscgan_tf.teacher.flattening.keras3_ops import function_of
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
 
 # What running a user's `call` on symbolic tensors raises where it leaves Keras 3's operations.
 _TRACING_ERRORS = (AttributeError, NotImplementedError, TypeError, ValueError)
+# What a TensorFlow function raises for arguments that it does not take.
+_CALL_ERRORS = (AttributeError, IndexError, TypeError, ValueError, tf.errors.InvalidArgumentError)
 
 
-def translate(model, symbolic_input=None):
+def translate(model: object, symbolic_input: object | None = None) -> tf_keras.Model:
     """The flat functional tf_keras model that computes in inference what a Keras 3 model does.
 
     Args:
@@ -39,10 +46,10 @@ def translate(model, symbolic_input=None):
             `keras.Input` of shape [None, H, W, C]; without it, the shape the model was built with.
 
     Returns:
-        A tf_keras model of built-in layers, HardSwish and HardSigmoid.
+        A tf_keras model of built-in layers and op layers, which `flatten` takes apart.
 
     Raises:
-        UserError: the model has no fixed input shape, or holds something that can't be translated.
+        UserError: the model has no fixed input shape, or holds something that cannot be translated.
     """
     graph = _inner_graph(model)
     traced = graph is None or (symbolic_input is not None and not _is_of_fixed_size(graph))
@@ -66,23 +73,26 @@ def translate(model, symbolic_input=None):
     walk = _Walk()
     # Names of symbolic tensors are counted in the process; those of input layers are the model's.
     name = 'inputs' if traced else sources[0]._keras_history.operation.name
-    inputs = walk.make(tf_keras.layers.InputLayer, name, input_shape=shape[1:]).output
+    inputs = walk.named_after(tf_keras.Input(shape[1:], shape[0]), name)
     known = {id(sources[0]): (sources[0], inputs)}
     outputs = walk.run(targets, known, traced=traced)
     return tf_keras.Model(inputs, outputs[0], name=model.name)
 
 
 class _Walk:
-    """One translation: the names that are taken, and what stands for each Keras 3 layer.
-
-    Attributes:
-        make: see `keras3_layers.layer_maker`.
-    """
+    """One translation: the names that are taken, and what stands for each Keras 3 layer."""
 
     def __init__(self):
-        self.make = layer_maker()
+        self._names = set()
+        # The new layers whose names are final.
+        self._named = set()
         # A layer that is used twice is translated once; the layer is kept, so that its id stays.
-        self._steps = {}
+        self._copies = {}
+
+    def unique(self, name):
+        """The name as tf_keras allows it, numbered where it was given before."""
+        name = re.sub(r'[^A-Za-z0-9_.-]', '_', name)
+        return unused_name(name if name[0] not in '_-' else f'layer{name}', self._names)
 
     def run(self, targets, known, traced=False):
         """The tf_keras tensors of Keras 3 tensors.
@@ -136,41 +146,73 @@ class _Walk:
                 return type(argument)(replace(item) for item in argument)
             return known[id(argument)][1] if id(argument) in known else argument
 
-        args, kwargs = replace(args), {name: replace(v) for name, v in kwargs.items()}
-        shape = node.outputs[0].shape
-        return [apply_operation(operation, args, kwargs, shape, self.make)]
+        return self._apply_operation(operation, replace([*args, *kwargs.values()]))
 
-    def _apply_layer(self, node, inputs):
-        layer, tensors = node.operation, node.input_tensors
-        called_with = node.arguments.args[0] if node.arguments.args else tensors
-        merges = built_in_class(layer).__name__ in MERGES
-        if len(inputs) != (len(called_with) if merges else 1):
-            raise unsupported(layer, 'is called with more than one tensor, or with constants')
-        if id(layer) not in self._steps:
-            # The activation's input has the shape of the output.
-            symbol = node.outputs[0]
+    def _apply_operation(self, operation, values):
+        """The outputs of an operation of Keras 3 for tf_keras tensors and constants."""
+        kind = type(operation).__name__
+        settings = {k: v for k, v in vars(operation).items() if not k.startswith('_')}
+        del settings['name']
+        if settings.pop('data_format', None) == 'channels_first':
+            raise unsupported(operation, 'works on channels first')
+        function = function_of(kind)
+        if function is None:
+            raise unsupported(operation)
+        try:
+            outputs = _flatten(function(*values, **settings))
+        except _CALL_ERRORS as error:
+            raise unsupported(operation, f'cannot be translated ({_reason(error)})') from error
+        snake = re.sub(r'(?<=[a-z0-9])([A-Z])', r'_\1', kind).lower()
+        self.named_after(outputs[0], f'op_{snake}')
+        return outputs
 
-            def trace_activation(activation, x):
-                return self._trace_activation(layer, activation, symbol, x)
+    def named_after(self, x, name):
+        """Names the layer that a function made; gives its tensor `x` back.
 
-            shapes = [tensor.shape for tensor in tensors]
-            steps = layer_steps(layer, shapes, self.make, trace_activation)
-            self._steps[id(layer)] = (layer, steps)
-        _, steps = self._steps[id(layer)]
-        x = inputs if len(inputs) > 1 else inputs[0]
-        if built_in_class(layer).__name__ == 'Multiply' and len(inputs) == 2:
-            gated = hard_swish(*inputs, self.make, layer.name)
-            if gated is not None:
-                return gated
-        for step in steps:
-            x = step(x)
-        copy_weights(layer, [step for step in steps if isinstance(step, tf_keras.layers.Layer)])
+        tf_keras would number the layer by what else the process has made.
+        """
+        layer = x._keras_history.layer
+        if layer not in self._named:
+            self._named.add(layer)
+            layer._name = layer.given_name = self.unique(name)
         return x
 
-    def _trace_activation(self, layer, activation, symbol, x):
-        """Applies an activation that is a layer or a function of the user's own."""
+    def _apply_layer(self, node, inputs):
+        layer = node.operation
+        called_with = node.arguments.args[0] if node.arguments.args else node.input_tensors
+        merges = isinstance(called_with, list | tuple)
+        if len(inputs) != (len(called_with) if merges else 1):
+            raise unsupported(layer, 'is called with more than one tensor, or with constants')
+        check_layer(layer, node.input_tensors[0].shape)
+        x = inputs if len(inputs) > 1 else inputs[0]
+        kind = built_in_class(layer).__name__
+        if LAYER_TYPES[kind].dropped or merges and len(inputs) == 1:
+            return x
+        if kind in FUNCTIONS:
+            return self.named_after(FUNCTIONS[kind](layer, x), layer.name)
+        if id(layer) not in self._copies:
+            copy = counterpart(layer, self.unique)
+            self._copies[id(layer)] = layer, copy
+            self._named.add(copy)
+        _, copy = self._copies[id(layer)]
+        if copy is not None:
+            x = copy(x)
+            copy_weights(layer, copy)
+        if has_activation_of_tf_keras(layer):
+            return x
+        return self._activate(layer, node.outputs[0], x)
+
+    def _activate(self, layer, symbol, x):
+        """Applies a layer's activation, for which Keras 3 has a symbol of the same shape."""
+        name = activation_name(layer)
+        if name is not None:
+            function = function_of(name)
+            if function is None:
+                raise unsupported(layer, f"uses the activation '{name}', which tf_keras lacks")
+            suffix = '' if built_in_class(layer).__name__ == 'Activation' else '_activation'
+            return self.named_after(function(x), layer.name + suffix)
         try:
-            targets = _flatten(activation(symbol))
+            targets = _flatten(layer.activation(symbol))
         except _TRACING_ERRORS as error:
             raise _not_traceable(layer, error) from error
         return self.run(targets, {id(symbol): (symbol, x)})[0]
@@ -222,9 +264,9 @@ def _node(tensor):
 
 
 def _check_shape(operation, tensor, value):
-    expected, found = tuple(tensor.shape[1:]), tuple(value.shape[1:])
-    if len(tensor.shape) != value.shape.rank or expected != found:
-        raise unsupported(operation, f'gives shape {expected}, its translation {found}')
+    expected, translated = tuple(tensor.shape[1:]), tuple(value.shape[1:])
+    if len(tensor.shape) != value.shape.rank or expected != translated:
+        raise unsupported(operation, f'gives shape {expected}, its translation {translated}')
 
 
 def _input_as_built(model):
@@ -262,11 +304,14 @@ def _trace(layer, args, kwargs):
 
 
 def _not_traceable(layer, error):
-    reason = re.split(r'\.\s|\n', str(error).strip())[0]
     return UserError(
-        f'{describe(layer)} can not be traced ({reason}): write its call with keras.layers and '
-        f'keras.ops only (ops.multiply(weight, x), not weight * x; no keras.activations).'
+        f'{describe(layer)} cannot be traced ({_reason(error)}): write its call with keras.layers '
+        f'and keras.ops only (ops.multiply(weight, x), not weight * x; no keras.activations).'
     )
+
+
+def _reason(error):
+    return re.split(r'\.\s|\n', str(error).strip())[0][:200]
 
 
 def _flatten(outputs):

@@ -1,4 +1,4 @@
-"""Op layers (`x + y`, `tf.nn.relu(x)`, slices ...) become layers that every later step knows.
+"""The one table of operations: op layers (`x + y`, `tf.nn.relu(x)`, slices ...) become layers.
 
 A handler has the parameters of the TensorFlow function that it stands for, behind `at`, the `Place`
 in the graph where it is.
@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.teacher.flattening import arithmetic, shapes
-from zscgan_tf.teacher.flattening.arithmetic import Place
+from zscgan_tf.teacher.flattening.arithmetic import Place, Value
 
 _OPERATION_CLASSES = (
     'ClassMethod',
@@ -23,19 +23,21 @@ _OPERATION_CLASSES = (
 )
 
 
-def is_operation(layer):
-    """Whether the layer is a plain operation in a layer's clothes."""
+def is_operation(layer: tf_keras.layers.Layer) -> bool:
+    """Whether the layer is an op layer: one that calls a TensorFlow function."""
     return type(layer).__name__ in _OPERATION_CLASSES and type(layer).__module__.startswith(
         'tf_keras.'
     )
 
 
-def constant(value):
+def constant(value: object) -> object:
     """A value without tensors or variables of TensorFlow's."""
     return value.numpy() if isinstance(value, (tf.Tensor, tf.Variable)) else value
 
 
-def apply(flat, layer, args, kwargs, path):
+def apply(
+    flat: object, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str
+) -> Value:
     """The value of an op layer for values; see `Flattener.apply`."""
     at = Place(flat, path, layer)
     symbol = getattr(layer, 'symbol', None) or type(layer).__name__
@@ -50,8 +52,10 @@ def apply(flat, layer, args, kwargs, path):
     return handler(at, *args, **kwargs)
 
 
-def layer_as_operation(flat, layer, args, kwargs, path):
-    """The value of a built-in layer that takes part in the patterns above; None for others."""
+def layer_as_operation(
+    flat: object, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str
+) -> Value | None:
+    """The value of a built-in layer that is arithmetic or changes nothing; None for others."""
     at = Place(flat, path, layer)
     layers = tf_keras.layers
     if type(layer) is layers.Rescaling:
@@ -78,7 +82,12 @@ def _is_relu6(layer):
     return layer.max_value == 6 and not layer.negative_slope and not layer.threshold
 
 
+_ACTIVATIONS = """
+    math.sigmoid math.softplus math.tanh nn.elu nn.selu nn.sigmoid nn.softplus nn.softsign nn.tanh
+""".split()
+# By the name of the TensorFlow function; files may call no others.
 HANDLERS = {
+    **{name: arithmetic.activation(name.split('.')[1]) for name in _ACTIVATIONS},
     '__operators__.add': arithmetic.add,
     '__operators__.getitem': shapes.getitem,
     'add_n': arithmetic.add_n,
@@ -86,42 +95,41 @@ HANDLERS = {
     'clip_by_value': arithmetic.clip_by_value,
     'concat': shapes.concat,
     'expand_dims': shapes.expand_dims,
+    'gather': shapes.gather,
     'identity': arithmetic.identity,
     'image.resize': shapes.resize,
+    'linalg.matmul': shapes.matmul,
     'math.add': arithmetic.add,
     'math.add_n': arithmetic.add_n,
     'math.divide': arithmetic.divide,
+    'math.exp': arithmetic.activation('exponential'),
     'math.floordiv': arithmetic.floor_divide,
     'math.maximum': arithmetic.maximum,
     'math.minimum': arithmetic.minimum,
     'math.multiply': arithmetic.multiply,
     'math.negative': arithmetic.negative,
+    'math.pow': arithmetic.power,
     'math.reduce_max': shapes.reduce_max,
     'math.reduce_mean': shapes.reduce_mean,
     'math.reduce_sum': shapes.reduce_sum,
-    'math.sigmoid': arithmetic.activation('sigmoid'),
-    'math.softplus': arithmetic.activation('softplus'),
     'math.square': arithmetic.square,
     'math.subtract': arithmetic.subtract,
-    'math.tanh': arithmetic.activation('tanh'),
     'math.truediv': arithmetic.divide,
     'nn.avg_pool': shapes.pooling(tf_keras.layers.AveragePooling2D, 'avg_pool'),
     'nn.avg_pool2d': shapes.pooling(tf_keras.layers.AveragePooling2D, 'avg_pool'),
-    'nn.elu': arithmetic.activation('elu'),
+    'nn.bias_add': arithmetic.bias_add,
+    'nn.conv2d': shapes.conv2d,
+    'nn.convolution': shapes.conv2d,
+    'nn.depthwise_conv2d': shapes.depthwise_conv2d,
     'nn.gelu': arithmetic.gelu,
     'nn.leaky_relu': arithmetic.leaky_relu,
     'nn.max_pool': shapes.pooling(tf_keras.layers.MaxPooling2D, 'max_pool'),
     'nn.max_pool2d': shapes.pooling(tf_keras.layers.MaxPooling2D, 'max_pool'),
     'nn.relu': arithmetic.relu,
     'nn.relu6': arithmetic.relu6,
-    'nn.selu': arithmetic.activation('selu'),
-    'nn.sigmoid': arithmetic.activation('sigmoid'),
     'nn.silu': arithmetic.silu,
     'nn.softmax': arithmetic.softmax,
-    'nn.softplus': arithmetic.activation('softplus'),
-    'nn.softsign': arithmetic.activation('softsign'),
     'nn.swish': arithmetic.silu,
-    'nn.tanh': arithmetic.activation('tanh'),
     'pad': shapes.pad,
     'reshape': shapes.reshape,
     'reverse': shapes.reverse,

@@ -3,26 +3,28 @@
 The shape of a tensor is a list of numbers, None for the batch.
 """
 
+import collections.abc
 import math
 
 import numpy as np
 import tf_keras
 
-from zscgan_tf.teacher.flattening.arithmetic import affine, is_symbolic, is_tensor
+from zscgan_tf.teacher.flattening.arithmetic import Place, Value, affine, is_tensor
+from zscgan_tf.teacher.graphs import is_symbolic, node_of
 from zscgan_tf.teacher.layers import Reshape, SelectChannels
 
 
-def shape(at, input, name=None, out_type=None):
+def shape(at: Place, input: Value, name: str | None = None, out_type: Value = None) -> Value:
     return list(input.shape)
 
 
-def pack(at, values, axis=0):
+def pack(at: Place, values: Value, axis: Value = 0) -> Value:
     if any(is_tensor(value) for value in values):
         at.refuse('tf.stack')
     return list(values)
 
 
-def reshape(at, tensor, shape):
+def reshape(at: Place, tensor: Value, shape: Value) -> Value:
     shape = [None if side is None else int(side) for side in np.ravel(np.array(shape, object))]
     sides = list(tensor.shape[1:])
     target = shape[1:]
@@ -44,12 +46,13 @@ def _reshape(at, x, target):
         return x
     # Of two reshapes in a row the second says it all.
     if is_symbolic(x) and isinstance(x._keras_history.layer, Reshape):
-        layer, node_index, _ = x._keras_history
-        return _reshape(at, layer._inbound_nodes[node_index].keras_inputs[0], target)
+        return _reshape(at, node_of(x).keras_inputs[0], target)
     return at.emit(Reshape, x, 'reshape', target_shape=tuple(target))
 
 
-def expand_dims(at, input, axis=None, name=None, dim=None):
+def expand_dims(
+    at: Place, input: Value, axis: Value = None, name: str | None = None, dim: Value = None
+) -> Value:
     axis = dim if axis is None else axis
     axis = int(axis) % (input.shape.rank + 1)
     if axis == 0:
@@ -58,7 +61,9 @@ def expand_dims(at, input, axis=None, name=None, dim=None):
     return _reshape(at, input, [*sides[: axis - 1], 1, *sides[axis - 1 :]])
 
 
-def squeeze(at, input, axis=None, name=None, squeeze_dims=None):
+def squeeze(
+    at: Place, input: Value, axis: Value = None, name: str | None = None, squeeze_dims: Value = None
+) -> Value:
     axis = squeeze_dims if axis is None else axis
     rank, sides = input.shape.rank, list(input.shape)
     if axis is None:
@@ -68,7 +73,7 @@ def squeeze(at, input, axis=None, name=None, squeeze_dims=None):
     return _reshape(at, input, [sides[i] for i in range(1, rank) if i not in axes])
 
 
-def transpose(at, a, perm=None, conjugate=False):
+def transpose(at: Place, a: Value, perm: Value = None, conjugate: bool = False) -> Value:
     rank = a.shape.rank
     perm = None if perm is None else [int(i) % rank for i in perm]
     if perm is None or perm[0] != 0:
@@ -80,7 +85,7 @@ def transpose(at, a, perm=None, conjugate=False):
     return at.emit(tf_keras.layers.Permute, a, 'permute', dims=tuple(perm[1:]))
 
 
-def concat(at, values, axis):
+def concat(at: Place, values: Value, axis: Value) -> Value:
     if not any(is_tensor(value) for value in values):
         return [side for value in values for side in np.ravel(np.array(value, object))]
     if not all(is_tensor(value) for value in values):
@@ -95,7 +100,7 @@ def concat(at, values, axis):
 # Positions and channels
 
 
-def reduction(layer_class, kind):
+def reduction(layer_class: type, kind: str) -> collections.abc.Callable[..., Value]:
     """The handler of a reduction over height and width."""
 
     def handler(at, input_tensor, axis=None, keepdims=False):
@@ -112,12 +117,19 @@ reduce_mean = reduction(tf_keras.layers.GlobalAveragePooling2D, 'reduce_mean')
 reduce_max = reduction(tf_keras.layers.GlobalMaxPooling2D, 'reduce_max')
 
 
-def reduce_sum(at, input_tensor, axis=None, keepdims=False):
+def reduce_sum(at: Place, input_tensor: Value, axis: Value = None, keepdims: bool = False) -> Value:
     mean = reduce_mean(at, input_tensor, axis, keepdims)
     return affine(at, mean, float(math.prod(input_tensor.shape[1:3])), 0.0)
 
 
-def pad(at, tensor, paddings, mode='CONSTANT', name=None, constant_values=0):
+def pad(
+    at: Place,
+    tensor: Value,
+    paddings: Value,
+    mode: str = 'CONSTANT',
+    name: str | None = None,
+    constant_values: Value = 0,
+) -> Value:
     paddings = np.array(paddings, int).tolist()
     if mode.upper() != 'CONSTANT' or constant_values != 0:
         at.refuse(f'tf.pad of mode {mode}')
@@ -138,20 +150,93 @@ def _channels(at, x, matrix):
     if x.shape.rank == 2:
         image = _reshape(at, x, [1, 1, matrix.shape[0]])
         return _reshape(at, _channels(at, image, matrix), [matrix.shape[1]])
-    layer = SelectChannels(
-        matrix.shape[1],
-        1,
-        use_bias=False,
-        kernel_initializer='zeros',
-        name=at.flat.unique(f'{at.path}/channels' if at.path else 'channels'),
-        trainable=False,
-    )
-    y = layer(at.flat.tensor(x))
-    layer.set_weights([matrix[None, None].astype(np.float32)])
+    kernel = matrix[None, None]
+    return _with_kernel(at, SelectChannels, x, kernel, 'channels', filters=matrix.shape[1])
+
+
+def _with_kernel(at, layer_class, x, kernel, kind, **config):
+    """A layer with a constant kernel and no bias."""
+    if layer_class is not tf_keras.layers.Dense:
+        config['kernel_size'] = kernel.shape[:2]
+    initializer = 'depthwise' if layer_class is tf_keras.layers.DepthwiseConv2D else 'kernel'
+    config[f'{initializer}_initializer'] = 'zeros'
+    y = at.emit(layer_class, x, kind, use_bias=False, **config)
+    y._keras_history.layer.set_weights([np.float32(kernel)])
     return y
 
 
-def split(at, value, num_or_size_splits, axis=0, num=None):
+def conv2d(
+    at: Place,
+    input: Value,
+    filters: Value,
+    strides: Value = 1,
+    padding: str = 'VALID',
+    use_cudnn_on_gpu: bool = True,
+    data_format: str | None = None,
+    dilations: Value = 1,
+) -> Value:
+    config = _window(at, filters, strides, padding, data_format, dilations)
+    config |= {'filters': filters.shape[3], 'groups': input.shape[3] // filters.shape[2]}
+    return _with_kernel(at, tf_keras.layers.Conv2D, input, filters, 'conv2d', **config)
+
+
+def depthwise_conv2d(
+    at: Place,
+    input: Value,
+    filter: Value,
+    strides: Value,
+    padding: str,
+    rate: Value = 1,
+    data_format: str | None = None,
+    dilations: Value = None,
+) -> Value:
+    config = _window(at, filter, strides, padding, data_format, dilations or rate)
+    config['depth_multiplier'] = filter.shape[3]
+    layer_class = tf_keras.layers.DepthwiseConv2D
+    return _with_kernel(at, layer_class, input, filter, 'depthwise_conv2d', **config)
+
+
+def _window(at, kernel, strides, padding, data_format, dilations):
+    """The settings of a convolution as its layer has them."""
+    if is_tensor(kernel) or np.ndim(kernel) != 4:
+        at.refuse('a convolution with other than a constant kernel of two dimensions')
+    if data_format not in (None, 'NHWC') or not isinstance(padding, str):
+        at.refuse('a convolution in that form')
+    strides, dilations = _two(strides), _two(dilations)
+    return {'strides': strides, 'padding': padding.lower(), 'dilation_rate': dilations}
+
+
+def _two(sizes):
+    """Height and width of 1, 2 or 4 sizes as TensorFlow's functions have them."""
+    sizes = np.ravel(1 if sizes is None else sizes)
+    sizes = sizes[1:3] if len(sizes) == 4 else np.broadcast_to(sizes, 2)
+    return tuple(map(int, sizes))
+
+
+def matmul(at: Place, a: Value, b: Value, **options: object) -> Value:
+    if not is_tensor(a) or is_tensor(b) or np.ndim(b) != 2 or any(options.values()):
+        at.refuse('a product with something else than a constant matrix')
+    return _with_kernel(at, tf_keras.layers.Dense, a, b, 'matmul', units=b.shape[1])
+
+
+def gather(
+    at: Place,
+    params: Value,
+    indices: Value,
+    axis: Value = None,
+    batch_dims: Value = 0,
+    validate_indices: Value = None,
+) -> Value:
+    """tf.gather: of channels."""
+    rank = params.shape.rank
+    if axis is None or int(axis) % rank != rank - 1 or batch_dims or np.ndim(indices) != 1:
+        at.refuse('tf.gather of something else than channels')
+    return _channels(at, params, np.eye(params.shape[-1])[:, np.array(indices)])
+
+
+def split(
+    at: Place, value: Value, num_or_size_splits: Value, axis: Value = 0, num: Value = None
+) -> Value:
     channels = value.shape[-1]
     if int(axis) % value.shape.rank != value.shape.rank - 1 or value.shape.rank not in (2, 4):
         at.refuse(f'tf.split along axis {axis}')
@@ -162,7 +247,7 @@ def split(at, value, num_or_size_splits, axis=0, num=None):
     return [_channels(at, value, eye[:, a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
 
-def getitem(at, tensor, slice_spec, var=None):
+def getitem(at: Place, tensor: Value, slice_spec: Value, var: Value = None) -> Value:
     """tensor[slices]: of a shape; or of a tensor's positions, channels, or sides of 1."""
     spec = list(slice_spec) if isinstance(slice_spec, (tuple, list)) else [slice_spec]
     spec = [slice(s['start'], s['stop'], s['step']) if isinstance(s, dict) else s for s in spec]
@@ -229,14 +314,14 @@ def _slice_image(at, x, ranges, whole):
     return x
 
 
-def resize(at, images, size, **options):
+def resize(at: Place, images: Value, size: Value, **options: object) -> Value:
     """tf.image.resize to the size that the images have."""
     if [int(side) for side in size] != list(images.shape[1:3]):
         at.refuse(f'tf.image.resize from {tuple(images.shape[1:3])} to {tuple(size)}')
     return images
 
 
-def reverse(at, tensor, axis):
+def reverse(at: Place, tensor: Value, axis: Value) -> Value:
     """tf.reverse: of channels."""
     rank = tensor.shape.rank
     if [int(i) % rank for i in np.ravel(axis)] != [rank - 1]:
@@ -244,19 +329,14 @@ def reverse(at, tensor, axis):
     return getitem(at, tensor, (Ellipsis, slice(None, None, -1)))
 
 
-def pooling(layer_class, kind):
+def pooling(layer_class: type, kind: str) -> collections.abc.Callable[..., Value]:
     """The handler of a pooling over height and width."""
 
     def handler(at, input=None, ksize=1, strides=1, padding='VALID', data_format='NHWC', **other):
         x = other.pop('value', input)
         if data_format not in (None, 'NHWC') or other:
             at.refuse(f'tf.nn.{kind} in that form')
-        sizes = [
-            tuple(int(v) for v in (n[1:3] if len(n) == 4 else n))
-            for n in (np.broadcast_to(np.ravel(v), max(2, np.size(v))) for v in (ksize, strides))
-        ]
-        return at.emit(
-            layer_class, x, kind, pool_size=sizes[0], strides=sizes[1], padding=padding.lower()
-        )
+        settings = {'pool_size': _two(ksize), 'strides': _two(strides), 'padding': padding.lower()}
+        return at.emit(layer_class, x, kind, **settings)
 
     return handler

@@ -1,34 +1,20 @@
 """What the configuration of a model file may name: checked before anything is deserialized.
 
 Keras builds whatever a configuration names, Python code of Lambda layers and functions of any
-module included. Only Keras' own layers for images, and the plain operations that `operations`
-knows, are let through.
+module included. Only Keras' own layers for images, and the operations that flattening knows, are
+let through.
 """
+
+import pathlib
+from collections.abc import Iterator
 
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.flattening.operations import HANDLERS
+from zscgan_tf.teacher.layer_types import LAYER_TYPES
 
-_LAYERS = frozenset(
-    """
-    Activation ActivityRegularization AdaptiveAveragePooling2D AdaptiveMaxPooling2D Add
-    AlphaDropout AugMix Average AveragePooling1D AveragePooling2D AvgPool2D BatchNormalization
-    BatchNormalizationV1 BatchNormalizationV2 CenterCrop Concatenate Conv1D Conv2D
-    Conv2DTranspose Convolution2D Cropping2D Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout
-    ELU Flatten GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D
-    GlobalAvgPool2D GlobalMaxPool2D GlobalMaxPooling1D GlobalMaxPooling2D GroupNormalization
-    HardSigmoid HardSwish Identity InputLayer LayerNormalization LeakyReLU LogProbabilities
-    MaxPool2D MaxPooling1D MaxPooling2D Maximum Minimum MultiHeadAttention Multiply
-    Normalization PReLU Permute Pipeline RandAugment RandomBrightness RandomColorDegeneration
-    RandomColorJitter RandomContrast RandomCrop RandomElasticTransform RandomErasing RandomFlip
-    RandomGaussianBlur RandomGrayscale RandomHeight RandomHue RandomInvert RandomPerspective
-    RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear
-    RandomTranslation RandomWidth RandomZoom ReLU RepeatVector Rescaling Reshape Resizing
-    SelectChannels SeparableConv1D SeparableConv2D SlicingOpLambda Softmax SpatialDropout1D
-    SpatialDropout2D SpectralNormalization Subtract SyncBatchNormalization TFOpLambda
-    ThresholdedReLU TimeDistributed UnitNormalization UpSampling2D ZeroPadding2D
-    """.split()
-)
+_LAYERS = {name for name, layer_type in LAYER_TYPES.items() if layer_type.readable}
 _MODELS = frozenset(('Functional', 'Model', 'Sequential'))
 # Beside layers: dtype policies, tensors, shapes and slices in the arguments of layers.
 _VALUES = frozenset(
@@ -38,13 +24,8 @@ _VALUES = frozenset(
     """.split()
 )
 # Keras' own things of which a name alone says enough; none of them runs what a file brings.
-_HARMLESS_MODULES = (
-    'constraints',
-    'initializers',
-    'losses',
-    'metrics',
-    'optimizers',
-    'regularizers',
+_HARMLESS_MODULES = frozenset(
+    'constraints initializers losses metrics optimizers regularizers'.split()
 )
 _LEGACY_HARMLESS = frozenset(
     """
@@ -59,19 +40,29 @@ _FUNCTION_MODULES = ('activations', 'losses', 'metrics', 'nn', 'ops')
 _KERAS_PACKAGES = ('keras', 'tf_keras', 'tensorflow.keras', 'tensorflow.python.keras')
 
 
-def check_configuration(config, path, operations, allow_code=False, keras3=False):
+_LOAD_IN_PYTHON = (
+    'build the model in Python and pass it to zscgan_tf.load_teacher, or pass '
+    '--teacher=package.module:function --allow_code.'
+)
+
+
+def check_configuration(
+    config: object, path: pathlib.Path, allow_code: bool = False, keras3: bool = False
+) -> None:
     """Refuses configurations that name anything but Keras' own building blocks.
 
     Args:
         config: the parsed configuration: dicts, lists and values.
         path: the file, for messages.
-        operations: names of the TensorFlow functions that op layers may call.
         allow_code: lets Lambda layers and functions through.
-        keras3: whether Keras 3 wrote the file: its Lambda layers can't be translated.
+        keras3: whether Keras 3 wrote the file: its Lambda layers cannot be translated.
 
     Raises:
         UserError: with the name of the layer and what to do.
+        ValueError: it is no configuration.
     """
+    if not isinstance(config, dict):
+        raise ValueError('its configuration is no JSON object')
     pending = [(config, None)]
     while pending:
         part, layer = pending.pop()
@@ -80,13 +71,16 @@ def check_configuration(config, path, operations, allow_code=False, keras3=False
             if isinstance(inner, dict) and isinstance(inner.get('name'), str):
                 layer = inner['name']
             if 'class_name' in part:
-                _check_class(part, layer, path, operations, allow_code, keras3)
+                where = f"'{layer}'" if layer else 'without a name'
+                problem = _problem(part, where, allow_code, keras3)
+                if problem:
+                    raise UserError(f'{path} contains {problem}')
             pending.extend((value, layer) for value in part.values())
         elif isinstance(part, list):
             pending.extend((value, layer) for value in part)
 
 
-def dicts_in(value):
+def dicts_in(value: object) -> Iterator[dict]:
     """All dicts in a parsed JSON value."""
     pending = [value]
     while pending:
@@ -98,115 +92,99 @@ def dicts_in(value):
             pending.extend(part)
 
 
-def _check_class(part, layer, path, operations, allow_code, keras3):
-    """Refuses one `class_name` of a configuration, and what stands beside it."""
-    name = part['class_name']
-    module = part.get('module') or ''
-    inner = part.get('config')
-    where = f"'{layer}'" if layer else 'without a name'
+def _problem(part, where, allow_code, keras3):
+    """What stands against a `class_name` of a configuration and what is beside it, or None."""
+    name, module = part['class_name'], part.get('module') or ''
+    inner, registered = part.get('config'), part.get('registered_name')
+    settings = inner if isinstance(inner, dict) else {}
     if name == 'Lambda' and keras3:
-        raise UserError(
-            f'{path} contains a Lambda layer {where}, which is Python code that can not be '
-            f'translated from Keras 3, with --allow_code neither: put Keras layers or a subclass '
-            f'of keras.layers.Layer that calls keras.ops in its place, and pass the model as '
+        return (
+            f'a Lambda layer {where}, which is Python code that cannot be translated from Keras 3, '
+            f'with --allow_code neither: put Keras layers or a subclass of keras.layers.Layer that '
+            f'calls keras.ops in its place, and pass the model as '
             f'--teacher=package.module:function --allow_code.'
         )
-    if name in ('Lambda', '__lambda__') or (isinstance(inner, dict) and 'function_type' in inner):
-        if not allow_code:
-            what = 'a Lambda layer' if name == 'Lambda' else 'a lambda function in layer'
-            raise UserError(
-                f'{path} contains {what} {where}, which is Python code; pass --allow_code if you '
-                f'trust the file.'
-            )
-        return
+    if name in ('Lambda', '__lambda__') or 'function_type' in settings:
+        what = 'a Lambda layer' if name == 'Lambda' else 'a lambda function in layer'
+        code = f'{what} {where}, which is Python code; pass --allow_code if you trust the file.'
+        return None if allow_code else code
     if name == 'function':
-        _check_function(part, where, path, allow_code, keras3)
-        return
-    if (
-        not isinstance(name, str)
-        or not isinstance(module, str)
-        or not _is_known(name, module, part.get('registered_name'))
-    ):
-        raise _unknown(name, module, part.get('registered_name'), where, path)
-    activation = inner.get('activation') if isinstance(inner, dict) else None
+        return _problem_of_function(module or 'builtins', inner, where, allow_code, keras3)
+    plain = isinstance(name, str) and isinstance(module, str)
+    if not plain or not _is_known(name, module, registered):
+        return _problem_of_class(name, module, plain and not _is_users(name, registered), where)
+    activation = settings.get('activation')
     if isinstance(activation, str) and not allow_code and not _is_function(activation, keras3):
-        raise _foreign_function(f'{activation:.80}', where, path)
-    if name in ('TFOpLambda', 'SlicingOpLambda'):
-        function = inner.get('function') if isinstance(inner, dict) else None
-        if str(function).removeprefix('compat.v1.') not in operations:
-            raise UserError(
-                f'{path}: layer {where} is the operation tf.{function}, which no Keras layer '
-                f'stands for: rebuild the model with Keras layers.'
-            )
+        return _foreign_function(f'{activation:.80}', where)
+    function = settings.get('function')
+    is_operation = name in ('TFOpLambda', 'SlicingOpLambda')
+    if is_operation and str(function).removeprefix('compat.v1.') not in HANDLERS:
+        return (
+            f'the layer {where}, the operation tf.{function}, which no Keras layer stands for: '
+            f'rebuild the model with Keras layers.'
+        )
+    return None
 
 
-def _unknown(name, module, registered, where, path):
-    """The error for a class that is not let through."""
+def _problem_of_class(name, module, may_be_keras, where):
+    """What stands against a class that is not let through."""
     shown = f'{module}.{name}' if module and module != 'builtins' else str(name)
-    plain = isinstance(name, str) and isinstance(module, str) and not _is_users(name, registered)
-    in_keras = plain and _is_keras(module)
+    in_keras = may_be_keras and _is_keras(module)
     in_layers = in_keras and 'layers' in module.split('.')
-    if (in_layers or (plain and module in ('', 'builtins'))) and _is_layer(name):
-        return UserError(
-            f'{path}: layer {where} is of class {name:.80}, a Keras layer that can not be '
-            f'quantized here: rebuild the model without it, with Conv2D, DepthwiseConv2D, Dense, '
+    if (in_layers or (may_be_keras and module in ('', 'builtins'))) and _is_layer(name):
+        return (
+            f'the layer {where} of class {name:.80}, a Keras layer that cannot be quantized here: '
+            f'rebuild the model without it, with Conv2D, DepthwiseConv2D, Dense, '
             f'BatchNormalization, pooling, Add, Multiply, Concatenate and common activations.'
         )
     if in_keras and not in_layers:
-        return UserError(
-            f'{path}: layer {where} names {shown:.80}, which is nothing that a classifier is built '
-            f'of: rebuild the model with Keras layers, in float32 or mixed precision.'
+        return (
+            f'{shown:.80} in layer {where}, which is nothing that a classifier is built of: '
+            f'rebuild the model with Keras layers, in float32 or mixed precision.'
         )
-    return UserError(
-        f'{path}: layer {where} is of class {shown:.80}, which is not part of Keras: build the '
-        f'model in Python and pass it to zscgan_tf.load_teacher, or pass '
-        f'--teacher=package.module:function --allow_code.'
+    return f'the layer {where} of class {shown:.80}, which is not part of Keras: {_LOAD_IN_PYTHON}'
+
+
+def _problem_of_function(module, function, where, allow_code, keras3):
+    """What stands against a function, unless it is an activation of Keras'."""
+    # Without a module: a function of Keras', or one that the user registered.
+    if module == 'builtins' and _is_function(function, keras3):
+        return None
+    if not isinstance(module, str) or not _is_keras(module):
+        foreign = _foreign_function(f'{function!s:.80} of {module!s:.80}', where)
+        return None if allow_code else foreign
+    if any(name in _FUNCTION_MODULES for name in module.split('.')):
+        return None
+    return (
+        f'the function {function!s:.80} of {module:.80} in layer {where}, which is no activation: '
+        f'rebuild the model with Keras layers and activations.'
     )
 
 
-def _check_function(part, where, path, allow_code, keras3):
-    """Refuses a function that is no activation of Keras'."""
-    module, function = part.get('module') or 'builtins', part.get('config')
-    # Without a module: a function of Keras', or one that the user registered.
-    if module == 'builtins' and _is_function(function, keras3):
-        return
-    if isinstance(module, str) and _is_keras(module):
-        if any(name in _FUNCTION_MODULES for name in module.split('.')):
-            return
-        raise UserError(
-            f'{path}: layer {where} uses the function {function!s:.80} of {module:.80}, which is '
-            f'no activation: rebuild the model with Keras layers and activations.'
-        )
-    if not allow_code:
-        raise _foreign_function(f'{function!s:.80} of {module!s:.80}', where, path)
-
-
-def _foreign_function(function, where, path):
-    return UserError(
-        f'{path}: layer {where} uses the function {function}, which is not part of Keras: build '
-        f'the model in Python and pass it to zscgan_tf.load_teacher, or pass '
-        f'--teacher=package.module:function --allow_code.'
+def _foreign_function(function, where):
+    return (
+        f'the function {function} in layer {where}, which is not part of Keras: {_LOAD_IN_PYTHON}'
     )
 
 
 def _is_known(name, module, registered):
     """Whether Keras or this project brings the class."""
-    if _is_keras(module) and any(part in _HARMLESS_MODULES for part in module.split('.')):
+    if _is_keras(module) and not _HARMLESS_MODULES.isdisjoint(module.split('.')):
         return True
     if _is_users(name, registered):
         return False
     name = name.rpartition('>')[2]
-    if module in ('', 'builtins'):
-        return name in _LAYERS | _MODELS | _VALUES | _LEGACY_HARMLESS
     if module.startswith('zscgan_tf.'):
         return name in _LAYERS
-    if not _is_keras(module):
-        return False
-    return name in _LAYERS | _MODELS | _VALUES or module.startswith('keras.src.ops.')
+    if module in ('', 'builtins'):
+        return name in _LAYERS | _MODELS | _VALUES | _LEGACY_HARMLESS
+    return _is_keras(module) and (
+        name in _LAYERS | _MODELS | _VALUES or module.startswith('keras.src.ops.')
+    )
 
 
 def _is_users(name, registered):
-    """Whether the class was registered by a user: `package>name`, of a package that isn't ours."""
+    """Whether the class was registered by a user: `package>name`, of a package that is not ours."""
     for registration in (name, registered):
         package, separator, _ = str(registration or '').rpartition('>')
         if separator and package not in ('zscgan_tf', 'keras'):

@@ -1,8 +1,8 @@
-"""Model files: what a format's configuration is, and the model in it.
+"""Model files: reads `.h5`, `.keras` and SavedModel directories into Keras models.
 
-Every configuration is read and checked (`configuration`) before Keras deserializes it, and so is
-what a file may allocate (`sizes`) or read (`weights_file`). Files that Keras 3 wrote are read with
-Keras 3, all others with tf_keras.
+Every configuration is checked (`configuration`) before Keras deserializes it, and so is what a
+file may allocate (`sizes`) or read (`hdf5`). Files that Keras 3 wrote are read with Keras 3, all
+others with tf_keras.
 """
 
 import json
@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
+from typing import TYPE_CHECKING
 
 import h5py
 import tensorflow as tf
@@ -19,11 +20,13 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tf_keras.protobuf import saved_metadata_pb2
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.flattening.operations import HANDLERS
 from zscgan_tf.teacher.reading.configuration import check_configuration, dicts_in
-from zscgan_tf.teacher.reading.hdf5 import check_hdf5, in_todays_layout, is_of_todays_layout
+from zscgan_tf.teacher.reading.hdf5 import check_hdf5, rename_groups
 from zscgan_tf.teacher.reading.inputs import check_takes_images
 from zscgan_tf.teacher.reading.sizes import bounded_weights, check_outputs, check_unpacked
+
+if TYPE_CHECKING:
+    import keras
 
 _FORMATS = 'pass a Keras .keras or .h5 file, or a SavedModel directory written by tf_keras'
 # Far more than any network's configuration takes.
@@ -31,13 +34,11 @@ _CONFIG_BYTES = 256 * 2**20
 _WEIGHTS = 'model.weights.h5'
 
 
-def load_file(path, load_keras3, allow_code=False):
+def load_file(path: pathlib.Path, allow_code: bool = False) -> 'tf_keras.Model | keras.Model':
     """The model of a file or SavedModel directory.
 
     Args:
-        path: an existing `pathlib.Path`.
-        load_keras3: gives the model of a file that Keras 3 wrote, of its path and whether Lambda
-            layers are let through.
+        path: an existing file or directory.
         allow_code: lets Lambda layers through.
 
     Returns:
@@ -48,7 +49,7 @@ def load_file(path, load_keras3, allow_code=False):
             or would take more memory than there is.
     """
     try:
-        model = _load(path, load_keras3, allow_code)
+        model = _load(path, allow_code)
     except UserError:
         raise
     except RecursionError as error:
@@ -58,29 +59,29 @@ def load_file(path, load_keras3, allow_code=False):
     # Whatever a file's bytes make of h5py, zipfile, TensorFlow and Keras.
     except Exception as error:
         raise UserError(
-            f'{path} can not be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
+            f'{path} cannot be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
         ) from error
     check_outputs(model, path)
     return model
 
 
-def _load(path, load_keras3, allow_code):
+def _load(path, allow_code):
     if path.is_dir():
         return _load_saved_model(path, allow_code)
     try:
         with open(path, 'rb') as file:
             start = file.read(8)
     except OSError as error:
-        raise UserError(f'{path}: {error.strerror}.') from error
+        raise UserError(f'{path} cannot be read: {error.strerror}.') from error
     if start.startswith(b'\x89HDF\r\n\x1a\n'):
-        return _load_hdf5(path, load_keras3, allow_code)
+        return _load_hdf5(path, allow_code)
     if start.startswith(b'PK'):
-        return _load_keras_zip(path, load_keras3, allow_code)
+        return _load_keras_zip(path, allow_code)
     what = 'is empty' if not start else 'is not a model file'
     raise UserError(f'{path} {what}: {_FORMATS}.')
 
 
-def _load_hdf5(path, load_keras3, allow_code):
+def _load_hdf5(path, allow_code):
     size = path.stat().st_size
     with h5py.File(path, 'r') as file:
         check_hdf5(file, size, path)
@@ -96,16 +97,16 @@ def _load_hdf5(path, load_keras3, allow_code):
     check_takes_images(config, path)
     if keras3:
         _refuse_operations(config, path)
-    _check(config, path, allow_code, keras3)
+    check_configuration(config, path, allow_code, keras3)
     with bounded_weights(size, path):
         if keras3:
-            return load_keras3(path, allow_code)
+            return _load_keras3(path, allow_code)
         with h5py.File(path, 'r') as file:
             return tf_keras.models.load_model(file, compile=False)
 
 
 def _refuse_operations(config, path):
-    """Refuses what Keras 3 writes to .h5 but can't read back: operations such as x + 1."""
+    """Refuses what Keras 3 writes to .h5 but cannot read back: operations such as x + 1."""
     for part in dicts_in(config):
         inner = part.get('config')
         if 'inbound_nodes' not in part or not isinstance(inner, dict):
@@ -114,12 +115,12 @@ def _refuse_operations(config, path):
         if 'dtype' not in inner and 'layers' not in inner:
             raise UserError(
                 f"{path}: '{inner.get('name')}' is the operation {part.get('class_name')}, which "
-                f'Keras 3 can not read back from an .h5 file: save the model with '
+                f'Keras 3 cannot read back from an .h5 file: save the model with '
                 f'model.save("model.keras").'
             )
 
 
-def _load_keras_zip(path, load_keras3, allow_code):
+def _load_keras_zip(path, allow_code):
     with zipfile.ZipFile(path) as archive:
         config = _member(archive, 'config.json')
         metadata = _member(archive, 'metadata.json')
@@ -127,7 +128,7 @@ def _load_keras_zip(path, load_keras3, allow_code):
         # Optimizer, loss and metrics are left out of what is deserialized.
         config.pop('compile_config', None)
         check_takes_images(config, path)
-        _check(config, path, allow_code, keras3)
+        check_configuration(config, path, allow_code, keras3)
         with tempfile.TemporaryDirectory(prefix='zscgan_') as folder:
             weights = _unpacked_weights(archive, pathlib.Path(folder), path)
             # What was checked and nothing else: other members of the archive stay there.
@@ -138,8 +139,15 @@ def _load_keras_zip(path, load_keras3, allow_code):
                 file.write(weights, _WEIGHTS)
             with bounded_weights(weights.stat().st_size, path):
                 if keras3:
-                    return load_keras3(clean, allow_code)
+                    return _load_keras3(clean, allow_code)
                 return tf_keras.models.load_model(clean, compile=False, safe_mode=not allow_code)
+
+
+def _load_keras3(path, allow_code):
+    """The model of a file whose configuration was checked."""
+    import keras  # takes a second, which files of Keras 2 do not need
+
+    return keras.saving.load_model(path, compile=False, safe_mode=not allow_code)
 
 
 def _unpacked_weights(archive, folder, path):
@@ -151,10 +159,8 @@ def _unpacked_weights(archive, folder, path):
         shutil.copyfileobj(member, file, 2**20)
     with h5py.File(weights, 'r') as file:
         names = check_hdf5(file, packed.file_size, path)
-        if is_of_todays_layout(names):
-            return weights
-        in_todays_layout(file, names, folder / 'renamed.h5')
-    return folder / 'renamed.h5'
+        renamed = folder / 'renamed.h5'
+        return renamed if rename_groups(file, names, renamed) else weights
 
 
 def _member(archive, name):
@@ -183,8 +189,8 @@ def _load_saved_model(path, allow_code):
     root = json.loads(metadata)
     config = {'class_name': root['class_name'], 'config': root.get('config')}
     check_takes_images(config, path)
-    _check(config, path, allow_code)
-    # The names of these files follow from the prefix, so a checkpoint can't name another one; and
+    check_configuration(config, path, allow_code)
+    # The names of these files follow from the prefix, so a checkpoint cannot name another one; and
     # every tensor has a checksum. A folder of links, as download caches have, is therefore fine.
     prefix = str(path / 'variables' / 'variables')
     stored = sum(file.stat().st_size for file in (path / 'variables').glob('variables.data*'))
@@ -225,12 +231,6 @@ def _decoded(value):
     if value.get('class_name') == '__ellipsis__':
         return ...
     return {key: _decoded(part) for key, part in value.items()}
-
-
-def _check(config, path, allow_code, keras3=False):
-    if not isinstance(config, dict):
-        raise UserError(f'{path} is damaged: its configuration is no JSON object.')
-    check_configuration(config, path, HANDLERS, allow_code, keras3)
 
 
 def _is_keras3_version(version):

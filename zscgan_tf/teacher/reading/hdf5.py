@@ -5,6 +5,7 @@ stored in them, and datasets put together from them. Keras writes none of these.
 """
 
 import math
+import pathlib
 import re
 
 import h5py
@@ -16,7 +17,7 @@ from zscgan_tf.teacher.reading.sizes import check_unpacked
 _OLD_LAYERS = '_layer_checkpoint_dependencies'
 
 
-def check_hdf5(file, stored, path):
+def check_hdf5(file: h5py.File, stored: int, path: pathlib.Path) -> list[str]:
     """Refuses an HDF5 file that names other files, or whose tensors are larger than it can hold.
 
     Nothing is followed and no dataset is read.
@@ -30,7 +31,7 @@ def check_hdf5(file, stored, path):
         The names of all groups and datasets.
 
     Raises:
-        UserError: it does.
+        UserError: the file names others, or is too large in memory.
     """
     names, total = [], 0
     # Hard links may make circles.
@@ -68,8 +69,8 @@ def _names_other(path, what):
     )
 
 
-def in_todays_layout(source, names, target):
-    """Copies the weights of a `.keras` file with the groups named as Keras names them today.
+def rename_groups(source: h5py.File, names: list[str], target: pathlib.Path) -> bool:
+    """Copies the weights of an old `.keras` file with its groups named as Keras names them today.
 
     Keras 2.13 and 2.14 name the layers of a model `_layer_checkpoint_dependencies`, and 2.13
     numbers those of one class with gaps. Keras 2 on Windows separates names by a backslash.
@@ -78,7 +79,12 @@ def in_todays_layout(source, names, target):
         source: the open `h5py.File`, checked.
         names: the names of its groups and datasets.
         target: path of the new file.
+
+    Returns:
+        Whether there is a new file: another is not needed where the names are today's.
     """
+    if not any('\\' in name or _OLD_LAYERS in name for name in names):
+        return False
     with h5py.File(target, 'w') as file:
         numbers = _numbers(names)
         for name in names:
@@ -90,11 +96,7 @@ def in_todays_layout(source, names, target):
             else:
                 group = file.require_group('/'.join(['', *renamed[:-1]]))
                 source.copy(source[name], group, name=renamed[-1])
-
-
-def is_of_todays_layout(names):
-    """Whether the groups of a `.keras` file have the names that Keras gives them today."""
-    return not any('\\' in name or _OLD_LAYERS in name for name in names)
+    return True
 
 
 def _parts(name):

@@ -1,10 +1,15 @@
-"""What a model takes, by Keras or by its file's configuration: images and nothing else."""
+"""Checks that a model takes images and nothing else, by Keras or by its file's configuration."""
+
+import pathlib
+from collections.abc import Sequence
 
 from zscgan_tf.errors import UserError
 
 
-def only_image_shape(inputs, label):
-    """(height, width, channels) of a model's only input.
+def only_image_shape(
+    inputs: Sequence[tuple[int | None, ...]], label: str
+) -> tuple[int | None, int | None, int | None]:
+    """(height, width, channels) of a model's only input, None where it is open.
 
     Args:
         inputs: the shapes of all its inputs, batch included.
@@ -24,11 +29,11 @@ def only_image_shape(inputs, label):
     return shape[1:]
 
 
-def check_takes_images(config, path):
+def check_takes_images(config: object, path: pathlib.Path) -> None:
     """Refuses the configuration of a model that takes no images.
 
-    Of a model for texts this says more than the first of its layers that can't be quantized. A
-    configuration that doesn't tell its inputs is let through: the model is asked later.
+    Of a model for texts this says more than the first of its layers that cannot be quantized. A
+    configuration that does not tell its inputs is let through: the model is asked later.
 
     Args:
         config: the parsed configuration of the model.

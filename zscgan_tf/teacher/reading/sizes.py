@@ -1,17 +1,25 @@
-"""How much memory a model file may ask for: compared with the machine and with the file itself.
+"""Limits on the memory that a model file asks for: that of the machine, and the file's own size.
 
 A few bytes of a configuration or of an archive can stand for any number of bytes in memory. What
 they stand for is worked out before it is allocated.
 """
 
 import contextlib
+import itertools
 import math
 import os
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from zscgan_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
 
 # Trained weights are close to random bits and hardly compress; those of a network pruned to a few
 # per cent do so ten or twenty times. Zeros compress a thousand times.
@@ -20,12 +28,12 @@ _COMPRESSION = 100
 _SLACK = 16 * 2**20
 
 
-def machine_memory():
+def machine_memory() -> int:
     """Bytes of memory that this machine has."""
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
-def in_words(size):
+def in_words(size: float) -> str:
     """A number of bytes for people: '59.6 GB'."""
     for unit in ('bytes', 'kB', 'MB', 'GB', 'TB'):
         if size < 1024 or unit == 'TB':
@@ -34,7 +42,7 @@ def in_words(size):
         size /= 1024
 
 
-def check_unpacked(size, packed, what, path):
+def check_unpacked(size: int, packed: int, what: str, path: pathlib.Path) -> None:
     """Refuses what takes far more memory than the bytes it is stored in.
 
     Args:
@@ -60,8 +68,8 @@ def check_unpacked(size, packed, what, path):
 
 
 @contextlib.contextmanager
-def bounded_weights(stored, path):
-    """A context in which Keras can't make weights that no file of this size holds.
+def bounded_weights(stored: int, path: pathlib.Path) -> Iterator[None]:
+    """A context in which Keras cannot make weights that no file of this size holds.
 
     Args:
         stored: bytes of the file that holds the weights.
@@ -109,8 +117,8 @@ def _size(settings):
     return math.prod(tf.TensorShape(shape).as_list()) * tf.as_dtype(dtype).size
 
 
-def check_outputs(model, path):
-    """Refuses a model with a layer whose output for one image doesn't fit the machine's memory."""
+def check_outputs(model: 'tf_keras.Model | keras.Model', path: pathlib.Path) -> None:
+    """Refuses a model with a layer whose output for one image does not fit the machine's memory."""
     memory = machine_memory()
     pending = [model]
     while pending:
@@ -118,13 +126,12 @@ def check_outputs(model, path):
         pending.extend(layer for layer in inner.layers if hasattr(layer, 'layers'))
         # A Sequential of Keras 3 keeps its graph in a model of its own.
         graph = getattr(inner, '_functional', None) or inner
-        for nodes in getattr(graph, '_nodes_by_depth', {}).values():
-            for node in nodes:
-                for tensor in tf.nest.flatten(node.outputs):
-                    size = 4 * math.prod(n or 1 for n in tuple(tensor.shape))
-                    if size > memory:
-                        name = getattr(node, 'operation', None) or node.layer
-                        raise UserError(
-                            f"{path}: the output of layer '{name.name}' takes {in_words(size)} for "
-                            f"one image, more than this machine's memory of {in_words(memory)}."
-                        )
+        for node in itertools.chain(*getattr(graph, '_nodes_by_depth', {}).values()):
+            for tensor in tf.nest.flatten(node.outputs):
+                size = 4 * math.prod(n or 1 for n in tuple(tensor.shape))
+                if size > memory:
+                    layer = getattr(node, 'operation', None) or node.layer
+                    raise UserError(
+                        f"{path}: the output of layer '{layer.name}' takes {in_words(size)} for "
+                        f"one image, more than this machine's memory of {in_words(memory)}."
+                    )

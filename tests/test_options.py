@@ -1,5 +1,6 @@
-"""Presets: the paper's values, what overrides change, and what is out of range."""
+"""Options: the paper's values, what overrides change, and what is out of range."""
 
+import dataclasses
 import json
 import types
 
@@ -7,9 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zscgan_tf import presets
+from zscgan_tf import options
+from zscgan_tf.commands import flags_page
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_options import GeneratorOptions, default_scales
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.teacher.input_spec import InputSpec
+from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
 
 def teacher(size, num_classes=10):
@@ -17,54 +23,66 @@ def teacher(size, num_classes=10):
     return types.SimpleNamespace(input_spec=spec, num_classes=num_classes, has_labels=False)
 
 
+def resolve(preset, teacher, overrides):
+    return dataclasses.asdict(GeneratorOptions.resolve(preset, overrides, teacher))
+
+
+def calibration_images(preset, teacher):
+    return TfliteCalibrationOptions.resolve(preset, {}, teacher).calibration_images
+
+
+def names(options_class):
+    return {field.name for field in dataclasses.fields(options_class)}
+
+
 def test_paper_is_section_3():
-    options = presets.resolve('paper', teacher(224, 1000), {})
-    assert options['steps'] == 200 * 1000 and options['batch_size'] == 128
-    assert options['generator_scales'] == 5 and options['generator_channels'] == [128] * 5
-    assert options['learning_rate'] == 1e-3 and options['output_stride'] == 1
-    assert options['class_loss_weight'] == options['bns_loss_weight'] == 1
-    assert options['entropy_loss_weight'] == 0 and options['noise_scales'] == 1
-    assert options['z_channels'] == 32 and options['skip_channels'] == 4
-    assert presets.calibration_images('paper', teacher(32)) == 10_000
+    found = resolve('paper', teacher(224, 1000), {})
+    assert found['steps'] == 200 * 1000 and found['batch_size'] == 128
+    assert found['generator_scales'] == 5 and found['generator_channels'] == [128] * 5
+    assert found['learning_rate'] == 1e-3 and found['output_stride'] == 1
+    assert found['class_loss_weight'] == found['bns_loss_weight'] == 1
+    assert found['entropy_loss_weight'] == 0 and found['noise_scales'] == 1
+    assert found['z_channels'] == 32 and found['skip_channels'] == 4
+    assert calibration_images('paper', teacher(32)) == 10_000
 
 
 def test_small_is_smaller():
     for size in (8, 32, 224):
-        small, paper = (presets.resolve(p, teacher(size), {}) for p in ('small', 'paper'))
-        assert small.keys() == paper.keys() == set(presets.OPTIONS)
+        small, paper = (resolve(p, teacher(size), {}) for p in ('small', 'paper'))
+        assert small.keys() == paper.keys() == names(GeneratorOptions)
         assert small['steps'] * small['batch_size'] < paper['steps'] * paper['batch_size']
-    assert presets.calibration_images('small', teacher(224)) < 10_000
+    assert calibration_images('small', teacher(224)) < 10_000
 
 
 def test_small_images_calibrate_with_one_a_class_at_least():
-    found = [presets.calibration_images('small', teacher(32, k)) for k in (2, 10, 200, 10_000)]
+    found = [calibration_images('small', teacher(32, k)) for k in (2, 10, 200, 10_000)]
     assert found == [128, 128, 200, 512]
 
 
 def test_overrides():
-    options = presets.resolve(
+    found = resolve(
         'small', teacher(32), {'steps': 7, 'batch_size': None, 'generator_channels': [4]}
     )
-    assert options['steps'] == 7 and options['generator_channels'] == [4] * 3
-    assert options['batch_size'] == presets.resolve('small', teacher(32), {})['batch_size']
-    options = presets.resolve('small', teacher(32), {'generator_channels': [4, 8, 8, 16]})
-    assert options['generator_scales'] == 4 and options['generator_channels'] == [4, 8, 8, 16]
+    assert found['steps'] == 7 and found['generator_channels'] == [4] * 3
+    assert found['batch_size'] == resolve('small', teacher(32), {})['batch_size']
+    found = resolve('small', teacher(32), {'generator_channels': [4, 8, 8, 16]})
+    assert found['generator_scales'] == 4 and found['generator_channels'] == [4, 8, 8, 16]
 
 
 def test_the_presets_lists_fit_any_size():
     for size in (8, 17, 32, 95, 96, 224, 512):
-        options = presets.resolve('small', teacher(size), {})
-        assert len(options['generator_channels']) == options['generator_scales']
-        assert 1 <= options['noise_scales'] <= options['generator_scales']
-        build = presets.resolve('small', teacher(size), {'generator_scales': 2})
+        found = resolve('small', teacher(size), {})
+        assert len(found['generator_channels']) == found['generator_scales']
+        assert 1 <= found['noise_scales'] <= found['generator_scales']
+        build = resolve('small', teacher(size), {'generator_scales': 2})
         assert len(build['generator_channels']) == 2 and build['noise_scales'] <= 2
 
 
 def test_a_preset_resolves_to_itself():
     """What a workdir's configuration holds can be passed again."""
-    for preset in presets.PRESETS:
-        options = presets.resolve(preset, teacher(224, 1000), {})
-        assert presets.resolve(preset, teacher(224, 1000), options) == options
+    for preset in options.PRESETS:
+        found = resolve(preset, teacher(224, 1000), {})
+        assert resolve(preset, teacher(224, 1000), found) == found
 
 
 def test_scales_fit_the_size_that_the_network_works_at():
@@ -75,8 +93,8 @@ def test_scales_fit_the_size_that_the_network_works_at():
         ('small', 32, 1, 3),  # those that leave four pixels
         ('small', 32, 2, 2),
     ):
-        options = presets.resolve(preset, teacher(size), {'output_stride': stride})
-        assert options['generator_scales'] == scales
+        found = resolve(preset, teacher(size), {'output_stride': stride})
+        assert found['generator_scales'] == scales
 
 
 @pytest.mark.parametrize(
@@ -106,35 +124,35 @@ def test_scales_fit_the_size_that_the_network_works_at():
 )
 def test_out_of_range(overrides, message):
     with pytest.raises(UserError, match=message):
-        presets.resolve('small', teacher(32), overrides)
+        resolve('small', teacher(32), overrides)
 
 
 def test_unknown_preset():
     with pytest.raises(UserError, match='--preset=big is unknown: pass one of small, paper.'):
-        presets.resolve('big', teacher(32), {})
+        resolve('big', teacher(32), {})
 
 
 def distillation(preset='small', **overrides):
-    return presets.resolve_distillation(preset, overrides)
+    return dataclasses.asdict(DistillationOptions.resolve(preset, overrides))
 
 
 def test_a_paper_distillation_is_section_3():
-    options = distillation('paper')
-    assert options['steps'] == 50 * 1000 and options['learning_rate'] == 1e-4
-    assert options['optimizer'] == 'sgd' and options['update_generator']
-    assert options['soft_target_weight'] == options['temperature'] == 1  # eq. 4
-    assert options['feature_loss_weight'] == 0 and not options['augment']
-    assert options['range_training'] == 'moving_average'
-    assert options['range_estimator'] == 'minmax'
+    found = distillation('paper')
+    assert found['steps'] == 50 * 1000 and found['learning_rate'] == 1e-4
+    assert found['optimizer'] == 'sgd' and found['update_generator']
+    assert found['soft_target_weight'] == found['temperature'] == 1  # eq. 4
+    assert found['feature_loss_weight'] == 0 and not found['augment']
+    assert found['range_training'] == 'moving_average'
+    assert found['range_estimator'] == 'minmax'
 
 
 def test_a_small_distillation_is_shorter_and_keeps_the_generator():
     small, paper = distillation(), distillation('paper')
-    assert small.keys() == paper.keys() == set(presets.DISTILLATION_OPTIONS)
+    assert small.keys() == paper.keys() == names(DistillationOptions)
     assert small['steps'] < paper['steps'] and not small['update_generator']
-    for options in (small, paper):
-        assert options['weight_bits'] == options['activation_bits'] == 8
-        assert not options['all_activations']
+    for found in (small, paper):
+        assert found['weight_bits'] == found['activation_bits'] == 8
+        assert not found['all_activations']
 
 
 def test_fewer_bits_learn_faster():
@@ -153,17 +171,17 @@ def test_the_first_and_last_layer_are_like_the_others_unless_said():
 
 
 def test_false_and_zero_override_a_preset():
-    options = distillation('paper', update_generator=False, steps=0)
-    assert options['update_generator'] is False and options['steps'] == 0
-    options = distillation(augment=False, feature_loss_weight=0.0, steps=None)
-    assert options['augment'] is False and options['feature_loss_weight'] == 0
-    assert options['steps'] == distillation()['steps']
+    found = distillation('paper', update_generator=False, temperature=2)
+    assert found['update_generator'] is False and found['temperature'] == 2
+    found = distillation(augment=False, feature_loss_weight=0.0, steps=None)
+    assert found['augment'] is False and found['feature_loss_weight'] == 0
+    assert found['steps'] == distillation()['steps']
 
 
 def test_a_distillation_resolves_to_itself():
-    for preset in presets.PRESETS:
-        options = distillation(preset, weight_bits=4, activation_bits=6)
-        assert distillation(preset, **options) == options
+    for preset in options.PRESETS:
+        found = distillation(preset, weight_bits=4, activation_bits=6)
+        assert distillation(preset, **found) == found
 
 
 @pytest.mark.parametrize(
@@ -181,11 +199,12 @@ def test_a_distillation_resolves_to_itself():
             {'feature_loss_weight': -1.0},
             '--feature_loss_weight=-1.0 must be 0 .switched off. or more.',
         ),
-        ({'steps': -1}, '--distillation_steps=-1 must be 0 .ranges only, no training. or more.'),
+        ({'steps': 0}, '--distillation_steps=0 must be a whole number, at least 1; --method=ptq'),
         ({'learning_rate': 0.0}, '--distillation_learning_rate=0.0 must be positive.'),
         ({'optimizer': 'adamw'}, '--distillation_optimizer=adamw must be one of adam, sgd.'),
         ({'range_images': 0}, '--range_images=0 must be a whole number, at least 1.'),
         ({'range_estimator': 'kl'}, '--range_estimator=kl must be one of minmax, mse.'),
+        ({'range_decay': 0.9}, '--range_decay=0.9 is for moving averages of a folded student'),
         ({'range_training': 'no'}, '--range_training=no must be one of learned, moving_average, '),
         ({'wide_residuals': True}, '--wide_residuals keeps at 8 bits what would have fewer: pass'),
         (
@@ -217,9 +236,10 @@ def test_a_range_training_that_was_not_passed_is_not_named():
 def test_what_is_chosen_for_a_grid_needs_grids_that_stay(option):
     assert distillation()[option]
     assert not distillation(range_training='moving_average')[option]
-    assert distillation(range_training='moving_average', steps=0)[option]
     assert not distillation('paper')[option]
-    assert distillation('paper', steps=0, **{option: True})[option]
+    # Without training they stay, whatever would move them.
+    for preset, given in (('small', {'range_training': 'moving_average'}), ('paper', {})):
+        assert getattr(CalibrationOptions.resolve(preset, {option: True, **given}), option)
 
 
 def test_a_distillation_of_an_unknown_preset():
@@ -231,17 +251,17 @@ def test_a_distillation_of_an_unknown_preset():
     'size, scales', [((224, 224), 5), ((32, 32), 3), ((33, 17), 2), ((8, 8), 1), ((2, 9), 1)]
 )
 def test_default_scales(size, scales):
-    assert presets.default_scales(size) == scales
+    assert default_scales(size) == scales
 
 
 def test_independent_labels_have_no_entropy_loss():
     labels = types.SimpleNamespace(**{**vars(teacher(32, 500)), 'has_labels': True, 'name': 'net'})
-    assert presets.resolve('small', teacher(32, 500), {})['entropy_loss_weight'] > 0
-    assert presets.resolve('small', labels, {})['entropy_loss_weight'] == 0
+    assert resolve('small', teacher(32, 500), {})['entropy_loss_weight'] > 0
+    assert resolve('small', labels, {})['entropy_loss_weight'] == 0
     with pytest.raises(
         UserError, match='--entropy_loss_weight=2.0 .* net gives independent labels'
     ):
-        presets.resolve('small', labels, {'entropy_loss_weight': 2})
+        resolve('small', labels, {'entropy_loss_weight': 2})
 
 
 ODD_VALUES = [
@@ -253,14 +273,11 @@ ODD_VALUES = [
 @pytest.mark.parametrize('value', ODD_VALUES, ids=lambda value: repr(value)[:20])
 def test_no_value_is_a_traceback(value):
     """Each is taken, and then fits into JSON, or refused in one line that names the option."""
-    resolve = {
-        lambda **options: presets.resolve('small', teacher(32), options): presets.OPTIONS,
-        distillation: presets.DISTILLATION_OPTIONS,
-    }
-    for function, names in resolve.items():
-        for name in names:
+    for options_class in (GeneratorOptions, DistillationOptions, TfliteCalibrationOptions):
+        for name in names(options_class):
             try:
-                json.dumps(function(**{name: value}))
+                found = options_class.resolve('small', {name: value}, teacher(32))
+                json.dumps(found.record())
             except UserError as error:
                 assert name in str(error) and '\n' not in str(error) and len(str(error)) < 250
 
@@ -273,20 +290,46 @@ def test_numpy_numbers_are_numbers():
         'bns_loss_weight': np.int32(2),
         'generator_channels': np.array([4, 8]),
     }
-    options = presets.resolve('small', teacher(32), given)
-    assert json.loads(json.dumps(options)) == options
-    assert (options['batch_size'], options['steps'], options['learning_rate']) == (16, 7, 0.5)
-    assert options['generator_channels'] == [4, 8] and options['bns_loss_weight'] == 2
+    found = resolve('small', teacher(32), given)
+    assert json.loads(json.dumps(found)) == found
+    assert (found['batch_size'], found['steps'], found['learning_rate']) == (16, 7, 0.5)
+    assert found['generator_channels'] == [4, 8] and found['bns_loss_weight'] == 2
     for channels in (np.int64(4), (4,), [np.int8(4)], np.array([4])):
         given = {'generator_channels': channels}
-        assert presets.resolve('small', teacher(32), given)['generator_channels'] == [4] * 3
-    options = distillation(weight_bits=np.int64(4), augment=np.True_, temperature=np.float64(2))
-    assert json.loads(json.dumps(options)) == options
-    assert options['weight_bits'] == 4 and options['augment'] is True
+        assert resolve('small', teacher(32), given)['generator_channels'] == [4] * 3
+    found = distillation(weight_bits=np.int64(4), augment=np.True_, temperature=np.float64(2))
+    assert json.loads(json.dumps(found)) == found
+    assert found['weight_bits'] == 4 and found['augment'] is True
 
 
 def test_arguments_of_the_functions_that_train():
-    assert presets.checked('seed', np.int64(3)) == 3
-    for name, value in (('seed', '0'), ('seed', -1), ('seed', 2**32), ('checkpoint_every', 0)):
-        with pytest.raises(UserError, match=f'--{name}='):
-            presets.checked(name, value)
+    assert options.check(options.SEED, 'seed', np.int64(3)) == 3
+    for kind, value in (
+        (options.SEED, '0'),
+        (options.SEED, -1),
+        (options.SEED, 2**32),
+        (options.COUNT, 0),
+    ):
+        with pytest.raises(UserError, match='--name='):
+            options.check(kind, 'name', value)
+
+
+def test_the_page_of_flags_is_of_today():
+    assert flags_page.PAGE.read_text(encoding='utf-8') == flags_page.page()
+
+
+@dataclasses.dataclass(frozen=True)
+class Later(options.Options):
+    """Options of which the second came later, when all trainings had 0.5 there."""
+
+    first: int = options.option(options.COUNT, 'The first.', paper=1)
+    second: float = options.option(options.POSITIVE, 'The second.', paper=0.5, before=0.5)
+
+
+def test_records_from_before_an_option_mean_what_they_did():
+    assert Later.from_record({'first': 3}) == Later(3, 0.5)
+    assert Later(3, 0.5).record() == {'first': 3}
+    assert Later(3, 0.7).record() == {'first': 3, 'second': 0.7}
+    assert Later.from_record(Later(3, 0.7).record()) == Later(3, 0.7)
+    with pytest.raises(KeyError, match='first'):
+        Later.from_record({'second': 0.7})

@@ -1,0 +1,40 @@
+"""Strategies by name, slices of replicas, seeds of steps."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.training.strategy import fold_seed, make_strategy, replica_slice
+
+
+def test_strategies_by_name():
+    assert make_strategy('default') is tf.distribute.get_strategy()
+    mirrored = make_strategy('mirrored')
+    assert isinstance(mirrored, tf.distribute.MirroredStrategy)
+    # Collective operations of two strategies in one process would be taken for each other's.
+    assert make_strategy('mirrored') is mirrored
+    with pytest.raises(UserError, match='--strategy=many is unknown: pass one of default,'):
+        make_strategy('many')
+
+
+def test_replica_slices_make_up_the_whole():
+    class Replica:
+        num_replicas_in_sync = 3
+
+        def __init__(self, index):
+            self.replica_id_in_sync_group = index
+
+    x = tf.range(12)
+    parts = [replica_slice(x, Replica(i)) for i in range(3)]
+    np.testing.assert_array_equal(tf.concat(parts, 0), x)
+
+
+def test_seeds_differ_by_seed_step_and_stream():
+    seeds = {
+        tuple(fold_seed(seed, tf.constant(index, tf.int64), stream).numpy())
+        for seed in range(3)
+        for index in range(3)
+        for stream in range(3)
+    }
+    assert len(seeds) == 27

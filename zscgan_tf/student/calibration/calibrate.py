@@ -1,0 +1,119 @@
+"""Calibrates a student: all that is done on images before, or instead of, its training."""
+
+import collections.abc
+
+import numpy as np
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.sources import take
+from zscgan_tf.student.calibration.alignment import align_additions
+from zscgan_tf.student.calibration.bias_correction import correct_biases
+from zscgan_tf.student.calibration.error_compensation import compensate_errors
+from zscgan_tf.student.calibration.ranges import set_ranges
+from zscgan_tf.student.options import CalibrationOptions
+from zscgan_tf.student.student import Student, build_student
+from zscgan_tf.student.tfmot_student import build_tfmot_student, set_tfmot_ranges
+from zscgan_tf.teacher.input_spec import check_pixels
+from zscgan_tf.teacher.teacher import Teacher
+
+
+def calibrate(
+    student: Student,
+    images: collections.abc.Callable[[], collections.abc.Iterable[np.ndarray]],
+    options: CalibrationOptions,
+) -> None:
+    """Sets a student's ranges, joins grids of what is added, rounds kernels, corrects biases.
+
+    Args:
+        student: a `Student` with its twin's weights.
+        images: a function that returns `range_images` images in batches of pixels.
+        options: which of these, and how.
+    """
+    total = options.range_images
+    set_all = set_tfmot_ranges if student.kind == 'tfmot' else set_ranges
+    set_all(student, images, options.range_estimator, total)
+    if options.align_additions:
+        align_additions(student)
+    if options.error_compensation:
+        compensate_errors(student, images, total)
+    if options.bias_correction:
+        correct_biases(student, images, total)
+
+
+def calibrate_student(
+    teacher: Teacher, source: object, *, preset: str = 'small', **options: object
+) -> Student:
+    """A student of a teacher, calibrated on a source's first images, without any training.
+
+    Args:
+        teacher: a `Teacher`.
+        source: where the images come from.
+        preset: 'small' or 'paper': defaults of the options.
+        **options: any field of `CalibrationOptions`, in place of the preset's value.
+
+    Returns:
+        The `Student`; `quantize_student` makes a file of it.
+
+    Raises:
+        UserError: an option is out of range, a layer is not supported, images of another shape or
+            not finite, or too few of them.
+    """
+    resolved = CalibrationOptions.resolve(preset, options)
+    check_images(teacher, source, resolved)
+    student = build(teacher, resolved)
+    calibrate(student, first_images(teacher, source, resolved), resolved)
+    return student
+
+
+def build(teacher: Teacher, options: CalibrationOptions) -> Student:
+    """The `Student` of these options, its ranges not set yet; all of its `UserError`s."""
+    if options.student == 'tfmot':
+        return build_tfmot_student(teacher, options)
+    return build_student(teacher, options)
+
+
+def first_images(
+    teacher: Teacher, source: object, options: CalibrationOptions
+) -> collections.abc.Callable[[], collections.abc.Iterable[np.ndarray]]:
+    """A function that returns the images of a source that set ranges, in batches of pixels."""
+
+    def images():
+        batches = take(checked_batches(teacher, source), options.range_images)
+        return (pixels for pixels, _ in batches)
+
+    return images
+
+
+def checked_batches(
+    teacher: Teacher, source: object, start: int = 0
+) -> collections.abc.Iterator[tuple]:
+    """A source's batches from number `start` on; refuses pixels that are not finite.
+
+    Raises:
+        UserError: while it is iterated.
+    """
+    for pixels, labels in source.batches(start=start):
+        try:
+            check_pixels(pixels, teacher.input_spec)
+        except UserError as error:
+            raise UserError(f'{source.description["kind"]}: {error}') from error
+        yield pixels, labels
+
+
+def check_images(teacher: Teacher, source: object, options: CalibrationOptions) -> None:
+    """Refuses, before any work, a source whose images cannot set ranges.
+
+    Raises:
+        UserError: images of another shape, or too few of them.
+    """
+    if tuple(source.image_shape) != teacher.input_spec.image_shape:
+        raise UserError(
+            f'the images have the shape {list(source.image_shape)}, but {teacher.name} takes '
+            f'{list(teacher.input_spec.image_shape)}: pass images of its size.'
+        )
+    count = getattr(source, 'image_count', None)
+    if count is not None and count < options.range_images:
+        raise UserError(
+            f'the source holds {count} images, fewer than the {options.range_images} that set the '
+            f'ranges: pass more images, or a smaller --range_images.'
+        )

@@ -1,0 +1,127 @@
+"""The options of a quantized student: its widths, and how its ranges are set."""
+
+import dataclasses
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.options import BITS, COUNT, SHARE, SWITCH, Derived, Options, choice, option
+
+RANGE_DECAY = 0.99
+# What a student of stock tfmot is: it knows no other widths.
+TFMOT_STUDENT = {
+    'weight_bits': 8,
+    'activation_bits': 8,
+    'first_last_bits': 8,
+    'all_activations': False,
+    'wide_residuals': False,
+    'range_training': 'moving_average',
+}
+TFMOT_CALIBRATION = {
+    'align_additions': False,
+    'error_compensation': False,
+    'bias_correction': False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentOptions(Options):
+    """What a student is: its kind, and the widths of its tensors."""
+
+    student: str = option(
+        choice('folded', 'tfmot'),
+        'folded: batch norms folded, any width; tfmot: its quantize_model as it comes, 8 bits.',
+        paper='folded',
+    )
+    weight_bits: int = option(BITS, 'Width of the weights, 2 to 8.', paper=8)
+    activation_bits: int = option(BITS, 'Width of what convolutions read, 2 to 8.', paper=8)
+    first_last_bits: int = option(
+        BITS,
+        "Width of the first and the last layer's weights.",
+        paper=Derived('--weight_bits'),
+    )
+    all_activations: bool = option(
+        SWITCH,
+        "Bring the model's input, the logits and what is only summed to --activation_bits too, "
+        'not only what convolutions read.',
+        paper=False,
+    )
+    wide_residuals: bool = option(
+        SWITCH,
+        'Keep what both convolutions and additions read at 8 bits; convolutions read a copy of '
+        '--activation_bits.',
+        paper=False,
+    )
+    range_training: str = option(
+        choice('learned', 'moving_average', 'frozen'),
+        'What happens to ranges in training.',
+        paper='moving_average',
+        small='learned',
+    )
+    range_decay: float = option(
+        SHARE,
+        'Share of the old range that a step of moving averages keeps.',
+        paper=RANGE_DECAY,
+        before=RANGE_DECAY,
+    )
+
+    @classmethod
+    def _completed(cls, values, given, preset, teacher) -> dict:
+        if values['student'] == 'tfmot':
+            values = values | _only_tfmot(TFMOT_STUDENT, given)
+        follows = values['student'] == 'folded' and values['range_training'] == 'moving_average'
+        if values['range_decay'] != RANGE_DECAY and not follows:
+            raise UserError(
+                f'--range_decay={values["range_decay"]} is for moving averages of a folded '
+                f'student: pass --range_training=moving_average, or leave it out.'
+            )
+        if values['first_last_bits'] is None:
+            values['first_last_bits'] = values['weight_bits']
+        if values['wide_residuals'] and (
+            values['activation_bits'] == 8 or values['all_activations']
+        ):
+            raise UserError(
+                '--wide_residuals keeps at 8 bits what would have fewer: pass fewer '
+                '--activation_bits, and no --all_activations, or leave it out.'
+            )
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationOptions(StudentOptions):
+    """How the ranges, grids, roundings and biases of a student are set on images."""
+
+    range_estimator: str = option(
+        choice('minmax', 'mse'),
+        'How ranges are set before training: the extremes, or the least squared error. With '
+        "--method=ptq: quantize with these ranges and no training, instead of TFLite's "
+        'calibration.',
+        paper='minmax',
+        small='mse',
+    )
+    range_images: int = option(COUNT, 'Images that set the ranges.', paper=1024, small=512)
+    align_additions: bool = option(
+        SWITCH, 'One step for what is added, so that sums are exact.', paper=False, small=True
+    )
+    error_compensation: bool = option(
+        SWITCH, 'Round kernels so that their errors cancel.', paper=False, small=True
+    )
+    bias_correction: bool = option(
+        SWITCH, 'Take back what rounding kernels adds to channels.', paper=False, small=True
+    )
+
+    @classmethod
+    def _completed(cls, values, given, preset, teacher) -> dict:
+        values = super()._completed(values, given, preset, teacher)
+        if values['student'] == 'tfmot':
+            values = values | _only_tfmot(TFMOT_CALIBRATION, given)
+        return values
+
+
+def _only_tfmot(allowed, given):
+    """The options of a stock student; refuses others."""
+    for name, value in allowed.items():
+        if given.get(name, value) != value:
+            raise UserError(
+                f'--{name}={given[name]} is not for --student=tfmot, which knows {value} only: '
+                f'leave it out, or pass --student=folded.'
+            )
+    return allowed
