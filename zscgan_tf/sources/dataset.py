@@ -29,6 +29,16 @@ class DatasetSource(StoredImages):
 
     So that the classes take turns, `batches` reads all labels when it is first called, and with
     them every byte of the split: pass a part of a large one, as `train[:10000]`.
+
+    Args:
+        name: of the dataset, as `cifar10` or `name/config:version`.
+        split: as `test` or `train[:5000]`.
+        data_dir: the folder that tfds keeps datasets in; None for tfds' default.
+        input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
+
+    Raises:
+        UserError: no such dataset, split or feature, or a damaged file. The images themselves are
+            checked when their batch is asked for.
     """
 
     def __init__(
@@ -41,18 +51,6 @@ class DatasetSource(StoredImages):
         seed: int = 0,
         resize_short_side: int | None = None,
     ) -> None:
-        """Finds the dataset's files and their records.
-
-        Args:
-            name: of the dataset, as `cifar10` or `name/config:version`.
-            split: as `test` or `train[:5000]`.
-            data_dir: the folder that tfds keeps datasets in; None for tfds' default.
-            input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
-
-        Raises:
-            UserError: no such dataset, split or feature, or a damaged file. The images themselves
-                are checked when their batch is asked for.
-        """
         check_local(data_dir or '')
         super().__init__(input_spec, batch_size, seed, resize_short_side)
         info = _dataset_info(name, data_dir)
