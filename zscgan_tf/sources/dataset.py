@@ -15,7 +15,7 @@ import tensorflow as tf
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
-from zscgan_tf.atomic_files import check_local
+from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.stored import StoredImages
@@ -45,7 +45,7 @@ class DatasetSource(StoredImages):
         self,
         name: str,
         split: str,
-        data_dir: str | os.PathLike | None,
+        data_dir: PathLike | None,
         input_spec: InputSpec,
         batch_size: int = 32,
         seed: int = 0,

@@ -2,7 +2,7 @@
 
 import os
 
-from zscgan_tf.atomic_files import check_local
+from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.image_folder import decode, list_images
@@ -27,7 +27,7 @@ class FileSource(StoredImages):
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: PathLike,
         input_spec: InputSpec,
         batch_size: int = 32,
         seed: int = 0,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from zscgan_tf.atomic_files import check_local
+from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
 from zscgan_tf.teacher.raw_pixels import RAW_PIXELS
@@ -38,7 +38,7 @@ class TfliteModel:
     """
 
     def __init__(
-        self, path_or_bytes: str | os.PathLike | bytes | bytearray, num_threads: int | None = None
+        self, path_or_bytes: PathLike | bytes | bytearray, num_threads: int | None = None
     ) -> None:
         if isinstance(path_or_bytes, (bytes, bytearray)):
             self.name, content = 'The .tflite', bytes(path_or_bytes)
