@@ -117,12 +117,16 @@ def _dataset_info(name, data_dir):
     data_dir = data_dir or os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
     try:
         folder = _version_folder(pathlib.Path(data_dir).expanduser(), *name.split(':'))
-        return tfds.builder_from_directory(folder).info
-    except (OSError, LookupError, TypeError, ValueError, json_format.ParseError) as error:
+    except (OSError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f'dataset {name}: no such dataset in {data_dir}: pass its name, as `cifar10`, and the '
             f'--data_dir that tfds prepared it in (nothing is downloaded here).'
         ) from error
+    try:
+        return tfds.builder_from_directory(folder).info
+    except (OSError, LookupError, TypeError, ValueError, json_format.ParseError) as error:
+        reason = str(error).split('\n')[0]
+        raise UserError(f'dataset {name}: {folder} cannot be read by tfds ({reason}).') from error
 
 
 def _version_folder(data_dir, name, version='*.*.*'):
