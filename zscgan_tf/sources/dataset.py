@@ -15,7 +15,7 @@ import tensorflow as tf
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
-from zscgan_tf.atomic_files import check_local
+from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.stored import StoredImages
@@ -29,30 +29,28 @@ class DatasetSource(StoredImages):
 
     So that the classes take turns, `batches` reads all labels when it is first called, and with
     them every byte of the split: pass a part of a large one, as `train[:10000]`.
+
+    Args:
+        name: of the dataset, as `cifar10` or `name/config:version`.
+        split: as `test` or `train[:5000]`.
+        data_dir: the folder that tfds keeps datasets in; None for tfds' default.
+        input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
+
+    Raises:
+        UserError: no such dataset, split or feature, or a damaged file. The images themselves are
+            checked when their batch is asked for.
     """
 
     def __init__(
         self,
         name: str,
         split: str,
-        data_dir: str | os.PathLike | None,
+        data_dir: PathLike | None,
         input_spec: InputSpec,
         batch_size: int = 32,
         seed: int = 0,
         resize_short_side: int | None = None,
     ) -> None:
-        """Finds the dataset's files and their records.
-
-        Args:
-            name: of the dataset, as `cifar10` or `name/config:version`.
-            split: as `test` or `train[:5000]`.
-            data_dir: the folder that tfds keeps datasets in; None for tfds' default.
-            input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
-
-        Raises:
-            UserError: no such dataset, split or feature, or a damaged file. The images themselves
-                are checked when their batch is asked for.
-        """
         check_local(data_dir or '')
         super().__init__(input_spec, batch_size, seed, resize_short_side)
         info = _dataset_info(name, data_dir)
@@ -119,12 +117,16 @@ def _dataset_info(name, data_dir):
     data_dir = data_dir or os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
     try:
         folder = _version_folder(pathlib.Path(data_dir).expanduser(), *name.split(':'))
-        return tfds.builder_from_directory(folder).info
-    except (OSError, LookupError, TypeError, ValueError, json_format.ParseError) as error:
+    except (OSError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f'dataset {name}: no such dataset in {data_dir}: pass its name, as `cifar10`, and the '
             f'--data_dir that tfds prepared it in (nothing is downloaded here).'
         ) from error
+    try:
+        return tfds.builder_from_directory(folder).info
+    except (OSError, LookupError, TypeError, ValueError, json_format.ParseError) as error:
+        reason = str(error).split('\n')[0]
+        raise UserError(f'dataset {name}: {folder} cannot be read by tfds ({reason}).') from error
 
 
 def _version_folder(data_dir, name, version='*.*.*'):

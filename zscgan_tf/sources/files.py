@@ -2,7 +2,7 @@
 
 import os
 
-from zscgan_tf.atomic_files import check_local
+from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.image_folder import decode, list_images
@@ -15,26 +15,24 @@ class FileSource(StoredImages):
     """Images from an .npz file (see `npz.open_npz`) or a folder (see `image_folder`).
 
     `num_classes` is one more than the highest label, or None; the teacher may have more classes.
+
+    Args:
+        path: the file or folder.
+        input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
+
+    Raises:
+        UserError: no such file or folder, no images in it, or as the modules named. The pixels of
+            an image file are checked when its batch is asked for.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: PathLike,
         input_spec: InputSpec,
         batch_size: int = 32,
         seed: int = 0,
         resize_short_side: int | None = None,
     ) -> None:
-        """Lists the images, or opens the file.
-
-        Args:
-            path: the file or folder.
-            input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
-
-        Raises:
-            UserError: no such file or folder, no images in it, or as the modules named. The pixels
-                of an image file are checked when its batch is asked for.
-        """
         check_local(path)
         super().__init__(input_spec, batch_size, seed, resize_short_side)
         self._path = path = os.fspath(path)

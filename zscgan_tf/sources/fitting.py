@@ -16,24 +16,23 @@ PIXEL_LIMIT = 64 * 2**20
 GRAY_WEIGHTS = np.float32([0.299, 0.587, 0.114])
 
 
-def default_short_side(image_size: tuple[int, int]) -> int:
-    """The length to which an image's short side is resized before its centre is cut out."""
-    side = min(image_size)
-    return round(side * SHORT_SIDE_RATIO) if side >= SMALLEST_CROPPED_SIDE else side
-
-
 def check_short_side(resize_short_side: int | None, image_size: tuple[int, int]) -> int:
-    """The short side to resize to: the default for None.
+    """The length to which an image's short side is resized before its centre is cut out.
+
+    Args:
+        resize_short_side: None for the common one of images of this size.
+        image_size: (height, width) that the teacher takes.
 
     Raises:
         UserError: it is shorter than the teacher's images.
     """
+    side = min(image_size)
     if resize_short_side is None:
-        return default_short_side(image_size)
-    if resize_short_side < min(image_size):
+        return round(side * SHORT_SIDE_RATIO) if side >= SMALLEST_CROPPED_SIDE else side
+    if resize_short_side < side:
         raise UserError(
-            f'--resize_short_side={resize_short_side} is shorter than the {min(image_size)} '
-            f'pixels that the teacher takes: pass at least {min(image_size)}.'
+            f'--resize_short_side={resize_short_side} is shorter than the {side} pixels that the '
+            f'teacher takes: pass at least {side}.'
         )
     return resize_short_side
 

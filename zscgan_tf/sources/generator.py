@@ -17,6 +17,13 @@ class GeneratorSource:
 
     The generator's batch norms have no moments but those of the batch, so an image depends on its
     batch. A batch depends on the seed and its number alone.
+
+    Args:
+        generator: the model of `build_generator`.
+        num_classes: number of classes.
+        batch_size: images a batch; best that of the generator's training.
+        seed: other seeds give other images.
+        options: JSON values that the generator was trained with.
     """
 
     has_labels = True
@@ -29,15 +36,6 @@ class GeneratorSource:
         seed: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:
-        """Wraps a generator.
-
-        Args:
-            generator: the model of `build_generator`.
-            num_classes: number of classes.
-            batch_size: images a batch; best that of the generator's training.
-            seed: other seeds give other images.
-            options: JSON values that the generator was trained with.
-        """
         self.generator = generator
         self.num_classes = num_classes
         self.batch_size = batch_size

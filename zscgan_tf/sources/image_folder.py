@@ -77,10 +77,9 @@ def _warn_of_numbers(folder, names):
     """Logs the class of each folder where the names of folders begin with other numbers."""
     matches = [re.match(r'[0-9]+(?![0-9])', name) for name in names]
     if all(matches) and any(int(match[0]) != i for i, match in enumerate(matches)):
-        shown = [
-            f'{name} is class {number}' for number, name in enumerate(names[:_CLASSES_IN_WARNING])
-        ]
-        shown += ['...'] if len(names) > _CLASSES_IN_WARNING else []
+        shown = [f'{name} is class {number}' for number, name in enumerate(names)]
+        if len(shown) > _CLASSES_IN_WARNING:
+            shown[_CLASSES_IN_WARNING:] = ['...']
         logger.warning(
             "%s: its folders are classes in alphabetical order, as in Keras, not by their names' "
             'numbers: %s', folder, ', '.join(shown),

@@ -14,7 +14,19 @@ KINDS = ('uniform', 'gaussian')
 
 
 class NoiseSource:
-    """Images of independent random pixels."""
+    """Images of independent random pixels.
+
+    Args:
+        input_spec: of the teacher.
+        kind: 'uniform' in [0, 1], or 'gaussian': of the mean and deviation of the preprocessing,
+            clipped to [0, 1]. (Where the preprocessing has a mean of 0 or a deviation of 1/255,
+            as `raw` and `caffe`, that is nearly one colour.)
+        batch_size: images a batch.
+        seed: batch i depends on (seed, i) alone.
+
+    Raises:
+        UserError: an unknown kind, or a batch of no images.
+    """
 
     has_labels = False
     num_classes = None
@@ -22,19 +34,6 @@ class NoiseSource:
     def __init__(
         self, input_spec: InputSpec, kind: str = 'uniform', batch_size: int = 32, seed: int = 0
     ) -> None:
-        """Chooses the noise.
-
-        Args:
-            input_spec: of the teacher.
-            kind: 'uniform' in [0, 1], or 'gaussian': of the mean and deviation of the
-                preprocessing, clipped to [0, 1]. (Where the preprocessing has a mean of 0 or a
-                deviation of 1/255, as `raw` and `caffe`, that is nearly one colour.)
-            batch_size: images a batch.
-            seed: batch i depends on (seed, i) alone.
-
-        Raises:
-            UserError: an unknown kind, or a batch of no images.
-        """
         if kind not in KINDS:
             raise UserError(f'noise of kind {kind!r} is unknown: pass one of {", ".join(KINDS)}.')
         check_batch_size(batch_size)

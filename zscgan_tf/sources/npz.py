@@ -5,13 +5,13 @@ Those of a compressed one (`np.savez_compressed`) are read whole, up to a limit.
 """
 
 import math
-import os
 import struct
 import zipfile
 import zlib
 
 import numpy as np
 
+from zscgan_tf.atomic_files import PathLike
 from zscgan_tf.errors import UserError
 
 IMAGE_KEYS = ('images', 'x', 'data')
@@ -20,7 +20,7 @@ COMPRESSED_LIMIT_BYTES = 4 * 2**30
 _CHECKED_AT_ONCE = 1024
 
 
-def open_npz(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
+def open_npz(path: PathLike) -> tuple[np.ndarray, np.ndarray | None]:
     """Images and labels of an .npz file.
 
     Args:

@@ -19,23 +19,21 @@ class StoredImages:
     they are known. A subclass sets `image_count`, `has_labels`, `num_classes`, `description` and
     `_labels` (int, [N], or None). Its `_read(index)` returns pixels, [H, W, C], and a label or
     None.
+
+    Args:
+        input_spec: of the teacher, which says the size of the images.
+        batch_size: images a batch.
+        seed: of the permutations.
+        resize_short_side: see `fitting.fit`; None for 256/224 of the teacher's short side, or just
+            this where it is below 64.
+
+    Raises:
+        UserError: a batch of no images, or a short side that is too short.
     """
 
     def __init__(
         self, input_spec: InputSpec, batch_size: int, seed: int, resize_short_side: int | None
     ) -> None:
-        """Sets what all stores share.
-
-        Args:
-            input_spec: of the teacher, which says the size of the images.
-            batch_size: images a batch.
-            seed: of the permutations.
-            resize_short_side: see `fitting.fit`; None for 256/224 of the teacher's short side, or
-                just this where it is below 64.
-
-        Raises:
-            UserError: a batch of no images, or a short side that is too short.
-        """
         order.check_batch_size(batch_size)
         self.image_shape = input_spec.image_shape
         self.batch_size = batch_size

@@ -15,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from zscgan_tf.atomic_files import (
+    PathLike,
     check_local,
     check_output,
     leftovers,
@@ -35,7 +36,7 @@ def to_bytes(pixels: np.ndarray | tf.Tensor) -> np.ndarray:
     return np.uint8(np.clip(np.asarray(pixels, np.float32), 0, 1) * 255 + 0.5)
 
 
-def check_folder(folder: str | os.PathLike, overwrite: bool = False) -> None:
+def check_folder(folder: PathLike, overwrite: bool = False) -> None:
     """Refuses a folder that could not be written in the end; called before any work.
 
     Args:
@@ -69,7 +70,7 @@ def check_folder(folder: str | os.PathLike, overwrite: bool = False) -> None:
 
 
 def write_folder(
-    folder: str | os.PathLike,
+    folder: PathLike,
     batches: Iterable[Batch],
     count: int,
     num_classes: int | None = None,
@@ -113,7 +114,7 @@ def write_folder(
 
 
 def write_npz(
-    path: str | os.PathLike,
+    path: PathLike,
     batches: Iterable[Batch],
     count: int,
     overwrite: bool = False,
