@@ -9,7 +9,7 @@ import numpy as np
 
 from zscgan_tf import atomic_files, evaluation
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import take
+from zscgan_tf.sources import Source, StoredSource, take
 from zscgan_tf.student.student import Student
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit, calibration, convertible, student_export
@@ -67,12 +67,12 @@ class Quantized:
 
 def quantize(
     teacher: Teacher,
-    source: object,
+    source: Source,
     output: str,
     *,
     preset: str = 'small',
     check_images: int = 1000,
-    evaluate_on: object = None,
+    evaluate_on: StoredSource | None = None,
     overwrite: bool = False,
     **options: object,
 ) -> Quantized:
@@ -119,11 +119,11 @@ def quantize(
 
 def quantize_student(
     student: Student,
-    source: object,
+    source: Source,
     output: str,
     *,
     check_images: int = 1000,
-    evaluate_on: object = None,
+    evaluate_on: StoredSource | None = None,
     overwrite: bool = False,
     **options: object,
 ) -> Quantized:

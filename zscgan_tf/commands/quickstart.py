@@ -43,7 +43,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f'{folder} can not be made ({error.strerror}): pass another --output.'
+            f'{folder} cannot be made ({error.strerror}): pass another --output.'
         ) from error
     runs = [folder / name for name in ('generator', *map(_student_name, STUDENT_BITS))]
     for run_folder in runs:

@@ -81,7 +81,7 @@ def entropy_loss(
     them, and the logits, which no batch norm guards, stay far below those of real images. The first
     term, the mean entropy of the teacher's answers, asks for sure ones. Alone it is lowest where
     all images are of one class; the second is what the entropy of the batch's mean answer lacks to
-    that of as many classes as there are images (sure images can't show more).
+    that of as many classes as there are images (sure images cannot show more).
 
     Args:
         logits: [B, K] of this replica.
