@@ -67,6 +67,6 @@ def index_batches(
 
 
 def consecutive_batches(count: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Batches of the indices 0...N-1; the last one as short as need be."""
+    """Batches of the indices 0...N-1; the last batch may be short."""
     for start in range(0, count, batch_size):
         yield np.arange(start, min(start + batch_size, count))
