@@ -11,6 +11,9 @@ from zscgan_tf.generators import draw_noise
 from zscgan_tf.sources.batches import Batch
 from zscgan_tf.sources.order import index_batches
 
+# Rows and columns of a grid of images, a row a class.
+GRID_CLASSES, GRID_IMAGES = 10, 8
+
 
 class GeneratorSource:
     """Batches of a generator's images with the classes that they were made for.
@@ -76,3 +79,18 @@ class GeneratorSource:
             batch = self._make(tf.constant(labels, tf.int32), tf.constant(index)).numpy()
             pixels[places] = batch[: len(places)]
         return pixels
+
+
+def class_grid(source: GeneratorSource, num_classes: int) -> tuple[list[int], np.ndarray]:
+    """Images for a grid, a row a class: up to ten classes, spread evenly, of eight images.
+
+    Args:
+        source: a `GeneratorSource`.
+        num_classes: number of the teacher's classes.
+
+    Returns:
+        The rows' classes, a list, and the pixels, [rows * 8, H, W, C].
+    """
+    rows = min(GRID_CLASSES, num_classes)
+    classes = [row * num_classes // rows for row in range(rows)]
+    return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])

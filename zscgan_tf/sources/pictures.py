@@ -1,6 +1,6 @@
 """Draws grids of generated images.
 
-python -m zscgan_tf.report.figures grids.png 'class loss=a/classes.png' 'both=b/classes.png'
+python -m zscgan_tf.sources.pictures grids.png 'class loss=a/classes.png' 'both=b/classes.png'
 """
 
 import io
