@@ -1,4 +1,4 @@
-"""What the project's own code costs beside the work that it can not avoid, as ratios.
+"""What the project's own code costs beside the work that it cannot avoid, as ratios.
 
 Both sides of a ratio are measured in one process, in turns (A B A B ...), because a machine's speed
 drifts by tens of per cent from minute to minute; the ratio is the median over the pairs.

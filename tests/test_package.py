@@ -174,17 +174,6 @@ def test_recipes_say_what_they_are(path):
 
 DOCUMENTS = [ROOT / f'{name}.md' for name in ('README', 'CONTRIBUTING', 'CHANGELOG')]
 DOCUMENTS += sorted((ROOT / 'docs').glob('*.md'))
-# Written about before they are merged.
-TO_COME = {
-    'docs/adding_a_layer.md',
-    'zscgan_tf/methods/distillation_options.py',
-    'zscgan_tf/generator_options.py',
-    'zscgan_tf/student/calibration/calibrate.py',
-    'zscgan_tf/student/options.py',
-    'zscgan_tf/teacher/layer_types.py',
-    'zscgan_tf/tflite/converter.py',
-    'zscgan_tf/tflite/options.py',
-}
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
@@ -194,11 +183,9 @@ def test_documents_name_files_that_exist(path):
     named = re.findall(r'`((?:zscgan_tf|benchmarks|bin|docs|flags|tests)/[\w./]+)[` ]', text)
     paths = [(path.parent / link).resolve() for link in links] + [ROOT / name for name in named]
     missing = {str(p.relative_to(ROOT)) for p in paths if not p.exists()}
-    assert missing <= TO_COME
+    assert not missing
 
 
-# Rooms whose public functions have no annotations yet; also in pyproject.toml.
-UNFINISHED = ('report', 'sources', 'tflite.interpreter', 'evaluation')
 MODULES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for folder in ('zscgan_tf', 'benchmarks')
@@ -221,10 +208,7 @@ def test_parameters_of_public_functions_are_annotated():
     """What ruff cannot demand of public functions alone; it demands the types that they return."""
     bare = []
     for module, path in MODULES.items():
-        room = module.removeprefix('zscgan_tf.')
-        if room.startswith('benchmarks') or f'{room}.'.startswith(
-            tuple(f'{name}.' for name in UNFINISHED)
-        ):
+        if module.startswith('benchmarks'):
             continue
         for function in public_functions(ast.parse(path.read_text())):
             arguments = function.args
@@ -249,10 +233,6 @@ FLOORS = """
     commands
     benchmarks
 """
-UPWARDS = {
-    # A training of the generator shows its images in the grids that a report has too.
-    ('zscgan_tf.methods.zscgan', 'zscgan_tf.report.figures'),
-}
 
 
 def imports_of(path):
@@ -284,5 +264,5 @@ def test_no_module_imports_upwards():
         for imported in imports - {'zscgan_tf'}
         if floor(imported) > floor(module)
     }
-    assert upwards == UPWARDS
+    assert not upwards
     graphlib.TopologicalSorter(graph).prepare()  # raises where modules import in a circle

@@ -31,7 +31,7 @@ def test_every_path_from_python(teacher, tmp_path, monkeypatch, path):
         lambda: zscgan.load_generator(teacher, path),
         lambda: distillation.distill(teacher, noise, path, steps=1, **ranges),
         lambda: pipeline.quantize(teacher, noise, path, calibration_images=4),
-        lambda: pipeline.quantize_student(None, noise, path, used_images=4),
+        lambda: pipeline.quantize_student(None, noise, path),
         lambda: writing.write_folder(path, batches, 4),
         lambda: writing.write_npz(f'{path}.npz', batches, 4),
         lambda: results.check(path),

@@ -4,7 +4,7 @@
 
     teacher = zscgan_tf.load_teacher('model.h5', input_spec={'preprocessing': 'tf'})
     images = zscgan_tf.train_generator(teacher, 'runs/model')
-    result = zscgan_tf.quantize(teacher, images, 'model.tflite', calibration_images=512)
+    result = zscgan_tf.quantize(teacher, images, 'model.tflite')
 
 The functions are imported when they are first used (PEP 562): `import zscgan_tf` is instant.
 """

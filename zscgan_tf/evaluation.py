@@ -1,115 +1,126 @@
-"""Accuracy of a `.tflite` or a float model, and its agreement with the teacher.
+"""Accuracy of a candidate (a `.tflite` or a float model), and its agreement with the teacher.
 
-Agreement is the share of images on which both have the same top-1 class. Divergence (Kullback and
-Leibler's, of all probabilities) tells more from fewer images, of files that end in logits. Ties are
-broken by the lowest class: an int8 softmax has many, so it gets no top-5.
-
-Of a teacher of independent labels (several sigmoids) agreement is the share of all labels on which
-both say the same, yes where p > 0.5.
+Agreement (`agreements`) is the share of images on which both have the same top-1 class; with a
+teacher of independent labels (several sigmoids) it is the share of all labels on which both say the
+same (`label_agreements`). Divergence (`divergences`) compares all probabilities, so fewer images
+tell more. It needs logits.
 
 Usage: evaluate(TfliteModel('model.tflite'), teacher, source.one_pass())
 """
 
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.sources.batches import Batch, with_progress
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
 from zscgan_tf.tflite.interpreter import TfliteModel, latency
+
+if TYPE_CHECKING:
+    from zscgan_tf.student.student import Student
+    from zscgan_tf.teacher.teacher import Teacher
 
 __all__ = ['TfliteModel', 'evaluate', 'latency', 'sizes']
 
 
-def evaluate(candidate, teacher, batches, *, total=None):
-    """Compares a candidate with its teacher and, where there are labels, with them.
+def evaluate(
+    candidate: TfliteModel | Student | Teacher | None,
+    teacher: Teacher,
+    batches: Iterable[Batch],
+    *,
+    total: int | None = None,
+) -> dict[str, float]:
+    """Compares a candidate with its teacher and, where there are labels, both with them.
 
     Args:
-        candidate: a `TfliteModel`, a `Student`, a `Teacher`, or None for the teacher itself.
-        teacher: a `Teacher`.
-        batches: iterable of (pixels [B, H, W, C] in [0, 1], labels [B] or None); one batch is
-            held at a time. One class an image says nothing of independent labels: of a teacher
-            that has them the labels of images are not looked at.
+        candidate: what is evaluated; None for the teacher itself.
+        teacher: the float model.
+        batches: images, one batch at a time. With a teacher of independent labels the images' own
+            labels are ignored: one class an image says nothing of them.
         total: number of images, for the progress bar.
 
     Returns:
-        A dict: `images`, their number; `classes`, the number of the teacher's top-1 classes among
-        them (of labels: those that are in an image at least); and in per cent `agreement`; `ties`,
-        the share of images whose top-1 class is not the only one with the highest score (of
-        labels: the share of those that are neither more nor less likely than not); of a candidate
-        that gives
-        logits `divergence`, the mean over images of KL(teacher || candidate) in nats; with labels
-        `accuracy` and `float_accuracy`; with labels, more than five classes and a candidate that is
-        float or ends in logits also `top5` and `float_top5`.
+        `images`: their number.
+        `classes`: number of the teacher's top-1 classes among them (of independent labels: of those
+            that the teacher finds in an image at least).
+        `agreement`: in per cent, see the module.
+        `ties`: images in per cent whose top-1 class shares its score with another (of independent
+            labels: those that are neither more nor less likely than not).
+        `accuracy`, `float_accuracy`: the candidate's and the teacher's, in per cent; with labels.
+        `top5`, `float_top5`: likewise; of more than five classes. An int8 softmax has too many
+            ties, so these are left out for a file that ends in one.
+        `divergence`: mean over images in nats; of a candidate that returns logits.
 
     Raises:
         UserError: no images, a label that is no class of the teacher's, labels for a part of the
             images only, answers that are not finite, or a candidate with other classes or images
             than the teacher's.
     """
-    teacher_logits = tf.function(teacher.logits, reduce_retracing=True)
     in_probabilities = _gives_probabilities(candidate, teacher)
-    scores_of = _scores_function(candidate, teacher, in_probabilities)
-    top5 = teacher.num_classes > 5 and not (in_probabilities and candidate.quantized_output)
+    with_top5 = teacher.num_classes > 5 and not (in_probabilities and candidate.quantized_output)
     images = labelled = 0
-    divergence = 0.0
-    classes = np.zeros(teacher.num_classes, bool)
-    sums = dict.fromkeys(
-        ('agreement', 'ties', 'accuracy', 'float_accuracy', 'top5', 'float_top5'), 0
-    )
-    with tqdm.tqdm(total=total, desc='evaluating', unit=' images', disable=None) as bar:
-        for pixels, labels in batches:
-            pixels = tf.convert_to_tensor(pixels, tf.float32)
-            expected = _finite(teacher_logits(pixels).numpy(), teacher)
-            scores = expected if scores_of is None else _finite(scores_of(pixels), candidate)
-            if scores.shape != expected.shape:
-                raise UserError(
-                    f'{_name(candidate)} has {scores.shape[1]} classes, but the teacher '
-                    f'{teacher.name} has {teacher.num_classes}.'
-                )
-            images += len(scores)
-            if teacher.has_labels:
-                middle = 0.5 if in_probabilities else 0.0
-                classes |= np.any(expected > 0, axis=0)
-                sums['agreement'] += np.sum(np.mean((scores > middle) == (expected > 0), axis=1))
-                sums['ties'] += np.sum(np.mean(scores == middle, axis=1))
-                labels = None
-            else:
-                classes[top_class(expected)] = True
-                sums['agreement'] += np.sum(top_class(scores) == top_class(expected))
-                sums['ties'] += np.sum(np.sum(scores == scores.max(1, keepdims=True), axis=1) > 1)
-            if not in_probabilities:
-                divergence += np.sum(divergences(expected, scores, teacher.has_labels))
-            if labels is not None:
-                labels = _checked_labels(labels, len(scores), teacher)
-                labelled += len(labels)
-                ranks, float_ranks = rank(scores, labels), rank(expected, labels)
-                sums['accuracy'] += np.sum(ranks == 0)
-                sums['float_accuracy'] += np.sum(float_ranks == 0)
-                sums['top5'] += np.sum(ranks < 5)
-                sums['float_top5'] += np.sum(float_ranks < 5)
-            bar.update(len(scores))
+    found_classes = np.zeros(teacher.num_classes, bool)
+    sums = collections.Counter()
+    answers = _answers(candidate, teacher, batches, in_probabilities)
+    for scores, teacher_logits, labels in with_progress(answers, total, 'evaluating'):
+        images += len(scores)
+        if teacher.has_labels:
+            found_classes |= np.any(teacher_logits > 0, axis=0)
+            values = _compare_labels(scores, teacher_logits, in_probabilities)
+        else:
+            found_classes[top_class(teacher_logits)] = True
+            values = {'agreement': agreements(scores, teacher_logits), 'ties': ties(scores)}
+        if labels is not None:
+            labelled += len(labels)
+            values |= _accuracies(scores, teacher_logits, labels, with_top5)
+        if not in_probabilities:
+            values['divergence'] = divergences(teacher_logits, scores, teacher.has_labels)
+        sums.update({name: np.sum(of_images) for name, of_images in values.items()})
     if not images:
         raise UserError('There are no images to evaluate on: pass at least one.')
     if labelled not in (0, images):
         raise UserError(f'Only {labelled} of {images} images have labels: label all, or none.')
-    names = ['agreement', 'ties']
-    if labelled:
-        names += ['accuracy', 'float_accuracy'] + (['top5', 'float_top5'] if top5 else [])
-    result = {
-        'images': images,
-        'classes': int(np.sum(classes)),
-        **{name: 100 * float(sums[name]) / images for name in names},
-    }
-    return result if in_probabilities else {**result, 'divergence': float(divergence) / images}
+    units = {'divergence': 1}  # all others are in per cent
+    means = {name: units.get(name, 100) * float(value) / images for name, value in sums.items()}
+    return {'images': images, 'classes': int(np.sum(found_classes)), **means}
 
 
-def divergences(teacher_logits, logits, has_labels=False):
-    """KL of the candidate's answers from the teacher's in nats: [B, K], [B, K] -> [B].
+def agreements(scores: np.ndarray, teacher_logits: np.ndarray) -> np.ndarray:
+    """Whether both have the same top-1 class: [B, K], [B, K] -> bool, [B]."""
+    return top_class(scores) == top_class(teacher_logits)
+
+
+def label_agreements(says_yes: np.ndarray, teacher_logits: np.ndarray) -> np.ndarray:
+    """Share of an image's K independent labels on which both say the same.
 
     Args:
-        teacher_logits, logits: [B, K].
+        says_yes: where the candidate's p > 0.5, bool, [B, K].
+        teacher_logits: [B, K].
+
+    Returns:
+        [B], in [0, 1].
+    """
+    return np.mean(says_yes == (teacher_logits > 0), axis=1)
+
+
+def divergences(
+    teacher_logits: np.ndarray, logits: np.ndarray, has_labels: bool = False
+) -> np.ndarray:
+    """KL(teacher || candidate), Kullback and Leibler's divergence, of each image in nats.
+
+    Args:
+        teacher_logits: [B, K].
+        logits: the candidate's, [B, K].
         has_labels: whether these are of K independent labels, whose divergences add up.
+
+    Returns:
+        float64, [B].
     """
     own, other = np.float64(teacher_logits), np.float64(logits)
     if has_labels:  # yes and no of each label: [B, K, 2]
@@ -119,12 +130,17 @@ def divergences(teacher_logits, logits, has_labels=False):
     return np.sum(kl, axis=1) if has_labels else kl
 
 
-def top_class(scores):
+def top_class(scores: np.ndarray) -> np.ndarray:
     """The class with the highest score, the lowest of several: [B, K] -> [B]."""
     return np.argmax(scores, axis=1)
 
 
-def rank(scores, labels):
+def ties(scores: np.ndarray) -> np.ndarray:
+    """Whether more than one class has the highest score: [B, K] -> bool, [B]."""
+    return np.sum(scores == scores.max(axis=1, keepdims=True), axis=1) > 1
+
+
+def rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes come before the label's, the lower of equal ones first.
 
     Args:
@@ -139,27 +155,68 @@ def rank(scores, labels):
     return np.sum((scores > own) | ((scores == own) & lower), axis=1)
 
 
-def sizes(teacher, tflite):
-    """Bytes of the teacher's float32 weights and of the whole file.
-
-    Args:
-        teacher: a `Teacher`.
-        tflite: a `TfliteModel`.
-
-    Returns:
-        A dict: `teacher_weight_bytes`, `tflite_file_bytes`.
-    """
+def sizes(teacher: Teacher, tflite: TfliteModel) -> dict[str, int]:
+    """Bytes of the teacher's weights in float32, and of the whole file."""
     return {
         'teacher_weight_bytes': 4 * int(teacher.model.count_params()),
         'tflite_file_bytes': tflite.file_bytes,
     }
 
 
+def check_classes(num_classes: int, teacher: Teacher) -> None:
+    """Refuses images of more classes than the teacher has, before any work.
+
+    Args:
+        num_classes: one more than the images' highest label.
+        teacher: the float model; where it gives independent labels, images have any classes.
+
+    Raises:
+        UserError: the images have more classes.
+    """
+    if num_classes > teacher.num_classes and not teacher.has_labels:
+        raise _no_class(num_classes - 1, teacher)
+
+
+def _answers(candidate, teacher, batches, in_probabilities):
+    """Yields (the candidate's scores [B, K], the teacher's logits [B, K], labels [B] or None)."""
+    logits_of_teacher = tf.function(teacher.logits, reduce_retracing=True)
+    scores_of = _scores_function(candidate, teacher, in_probabilities)
+    for pixels, labels in batches:
+        pixels = tf.convert_to_tensor(pixels, tf.float32)
+        teacher_logits = _finite(logits_of_teacher(pixels).numpy(), teacher)
+        scores = teacher_logits if scores_of is None else _finite(scores_of(pixels), candidate)
+        if scores.shape != teacher_logits.shape:
+            raise UserError(
+                f'{_name(candidate)} has {scores.shape[1]} classes, but the teacher '
+                f'{teacher.name} has {teacher.num_classes}.'
+            )
+        if labels is None or teacher.has_labels:
+            yield scores, teacher_logits, None
+        else:
+            yield scores, teacher_logits, _checked_labels(labels, len(scores), teacher)
+
+
+def _compare_labels(scores, teacher_logits, in_probabilities):
+    """Agreement and ties of independent labels: name -> value of each image, [B]."""
+    undecided = 0.5 if in_probabilities else 0.0
+    return {
+        'agreement': label_agreements(scores > undecided, teacher_logits),
+        'ties': np.mean(scores == undecided, axis=1),
+    }
+
+
+def _accuracies(scores, teacher_logits, labels, with_top5):
+    """Whether the labels are hit: name -> value of each image, bool, [B]."""
+    ranks, float_ranks = rank(scores, labels), rank(teacher_logits, labels)
+    values = {'accuracy': ranks == 0, 'float_accuracy': float_ranks == 0}
+    return values | ({'top5': ranks < 5, 'float_top5': float_ranks < 5} if with_top5 else {})
+
+
 def _gives_probabilities(candidate, teacher):
     """Whether a candidate's scores are probabilities and not logits."""
     if not isinstance(candidate, TfliteModel):
         return False
-    # Behind a softmax or sigmoid that something follows, the file alone does not tell.
+    # Where a layer follows the softmax or sigmoid, the file alone does not tell.
     return candidate.ends_in_probabilities or teacher.head == 'probabilities'
 
 
@@ -170,12 +227,12 @@ def _scores_function(candidate, teacher, in_probabilities):
     if not isinstance(candidate, TfliteModel):
         logits = tf.function(candidate.logits, reduce_retracing=True)
         return lambda pixels: logits(pixels).numpy()
-    if candidate.input_shape != teacher.input_spec.image_shape:
+    spec = teacher.input_spec
+    if candidate.input_shape != spec.image_shape:
         raise UserError(
             f'{candidate.name}: takes images of the shape {list(candidate.input_shape)}, but the '
-            f'teacher {teacher.name} takes {list(teacher.input_spec.image_shape)}.'
+            f'teacher {teacher.name} takes {list(spec.image_shape)}.'
         )
-    spec = teacher.input_spec
     if candidate.zero_pixel is not None:
         spec = raw_pixels_spec(spec, candidate.zero_pixel)
     return lambda pixels: candidate.scores(spec.to_inputs(pixels).numpy(), in_probabilities)
@@ -191,26 +248,6 @@ def _finite(scores, model):
     return scores
 
 
-def check_classes(num_classes, teacher):
-    """Refuses images of more classes than the teacher has, before any work.
-
-    The classes of images are not looked at where the teacher gives independent labels.
-
-    Args:
-        num_classes: one more than the images' highest label.
-        teacher: a `Teacher`.
-    """
-    if num_classes > teacher.num_classes and not teacher.has_labels:
-        raise _no_class(num_classes - 1, teacher)
-
-
-def _no_class(label, teacher):
-    return UserError(
-        f'Label {label} is not a class of the teacher {teacher.name}, which has '
-        f'{teacher.num_classes}: labels are 0 ... {teacher.num_classes - 1}.'
-    )
-
-
 def _checked_labels(labels, images, teacher):
     labels = np.asarray(labels)
     if labels.shape != (images,):
@@ -224,5 +261,12 @@ def _checked_labels(labels, images, teacher):
     return labels.astype(np.int64)
 
 
-def _name(candidate):
-    return f'{candidate.name}:' if isinstance(candidate, TfliteModel) else candidate.name
+def _no_class(label, teacher):
+    return UserError(
+        f'Label {label} is not a class of the teacher {teacher.name}, which has '
+        f'{teacher.num_classes}: labels are 0 ... {teacher.num_classes - 1}.'
+    )
+
+
+def _name(model):
+    return f'{model.name}:' if isinstance(model, TfliteModel) else model.name

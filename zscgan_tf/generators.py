@@ -23,7 +23,7 @@ class ConditionalBatchNormalization(layers.Layer):
     """Batch norm whose γ and β are looked up by class [3, 23].
 
     The moments are always those of the (global) batch, in training and when images are made
-    (design: an image depends on its batch), so nothing is stored but the two tables.
+    (so an image depends on its batch), so nothing is stored but the two tables.
     """
 
     def __init__(self, num_classes: int, epsilon: float = 1e-5, **kwargs):

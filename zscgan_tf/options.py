@@ -53,7 +53,7 @@ class Kind:
 
 
 def choice(*values: str) -> Kind:
-    """The kind of an option that has names for values."""
+    """The kind of an option whose value is one of these names."""
     return Kind(values.__contains__, f'one of {", ".join(values)}', str, values)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from zscgan_tf import atomic_files, evaluation
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import take
+from zscgan_tf.sources import Source, StoredSource, take
 from zscgan_tf.student.student import Student
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit, calibration, convertible, student_export
@@ -67,12 +67,12 @@ class Quantized:
 
 def quantize(
     teacher: Teacher,
-    source: object,
+    source: Source,
     output: str,
     *,
     preset: str = 'small',
     check_images: int = 1000,
-    evaluate_on: object = None,
+    evaluate_on: StoredSource | None = None,
     overwrite: bool = False,
     **options: object,
 ) -> Quantized:
@@ -119,12 +119,11 @@ def quantize(
 
 def quantize_student(
     student: Student,
-    source: object,
+    source: Source,
     output: str,
     *,
-    used_images: int,
     check_images: int = 1000,
-    evaluate_on: object = None,
+    evaluate_on: StoredSource | None = None,
     overwrite: bool = False,
     **options: object,
 ) -> Quantized:
@@ -132,9 +131,8 @@ def quantize_student(
 
     Args:
         student: a `Student` whose ranges are set, such as `distill` and `calibrate_student` return.
-        source: where its images came from.
+        source: where its images came from; those that made it are not asked for its agreement.
         output: the `.tflite` to write.
-        used_images: how many of the source's images set its ranges and trained it.
         check_images, evaluate_on, overwrite: see `quantize`.
         **options: any field of `FileOptions`.
 
@@ -145,6 +143,7 @@ def quantize_student(
     resolved = FileOptions.resolve('small', options)
     atomic_files.check_output(output, overwrite)
     teacher = student.teacher
+    used_images = student.options.used_images(source.batch_size)
     data, report, levels = student_export.export(
         student, _inputs(teacher, source, used_images), **resolved.record()
     )

@@ -16,6 +16,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator, draw_noise
 from zscgan_tf.methods import zscgan
+from zscgan_tf.sources.generator import class_grid
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
 
 TINY_OPTIONS = {
@@ -268,7 +269,7 @@ def test_training_lowers_both_losses(trained):
 
 def test_training_leaves_a_grid_of_classes(trained, teacher):
     workdir, source = trained
-    labels, images = zscgan.class_grid(source, teacher.num_classes)
+    labels, images = class_grid(source, teacher.num_classes)
     assert labels == [0, 1, 2, 3, 4] and images.shape == (40, 8, 8, 3)
     with Image.open(workdir / 'classes.png') as picture:
         assert picture.height > 5 * 56 and picture.width > 8 * 56
@@ -279,7 +280,7 @@ def test_grid_spreads_over_many_classes():
         def images_of(self, classes):
             return classes
 
-    labels, classes = zscgan.class_grid(Source(), 1000)
+    labels, classes = class_grid(Source(), 1000)
     assert labels == list(range(0, 1000, 100))
     assert classes == [c for c in labels for _ in range(8)]
 

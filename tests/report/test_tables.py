@@ -2,6 +2,9 @@ import json
 import pathlib
 import statistics
 
+import pytest
+
+from zscgan_tf.errors import UserError
 from zscgan_tf.report import tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -44,6 +47,38 @@ def test_the_benchmark_shows_ratios_and_seconds(tmp_path):
     assert tables.benchmark_table(path)[2:] == ['| `a_over_b` | 1.05 |', '| `export` | 41.3 s |']
     path.write_text(json.dumps({'ratios': {'a_over_b': 1.046}}))
     assert tables.benchmark_table(path)[2:] == ['| `a_over_b` | 1.05 |']
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        ('text', 'damaged'),
+        ('[]', 'damaged'),
+        ({'metrics': {'accuracy': []}}, 'damaged'),
+        ({'metrics': {'accuracy': [88.0]}}, "damaged: it has no 'agreement'"),
+        ({'metrics': {'accuracy': ['high'], 'agreement': [99.0]}}, 'damaged'),
+        ({'minutes': []}, 'damaged'),
+        ({'steps': None}, 'damaged'),
+        ({'float_accuracy': 'high'}, 'damaged'),
+    ],
+)
+def test_a_damaged_result_file_is_named(tmp_path, change, words):
+    path = tmp_path / 'ptq.json'
+    write_result(tmp_path, 'ptq', [88.0], [3.0])
+    result = json.loads(path.read_text())
+    path.write_text(change if isinstance(change, str) else json.dumps(result | change))
+    with pytest.raises(UserError) as error:
+        tables.result_table(tmp_path)
+    assert str(error.value).startswith(f'{path}: {words}') and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('text', ['text', '[]', '{}', '{"ratios": {"a": "b"}}', '{"ratios": []}'])
+def test_a_damaged_benchmark_is_named(tmp_path, text):
+    path = tmp_path / 'benchmark.json'
+    path.write_text(text)
+    with pytest.raises(UserError, match='benchmark.json: damaged') as error:
+        tables.benchmark_table(path)
+    assert '\n' not in str(error.value)
 
 
 def test_render_replaces_what_stands_between_the_markers(tmp_path):

@@ -1,6 +1,9 @@
 import itertools
 import json
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,12 +101,73 @@ def test_without_labels(data_dir):
     assert next(source.batches())[1] is None
 
 
+@pytest.fixture
+def versions(data_dir, tmp_path):
+    """Three versions of different sizes, an unfinished one, and one that is a configuration's."""
+    import tensorflow_datasets as tfds
+
+    image = tfds.features.Image(shape=(8, 8, 3), encoding_format='png')
+    label = tfds.features.ClassLabel(num_classes=4)
+    features = tfds.features.FeaturesDict({'image': image, 'label': label})
+    for count, version in enumerate(('1.2.0', '1.10.0', '2.0.0', '3.0.0'), 3):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            'many', version, features, {'train': examples(IMAGES[:count], LABELS[:count])},
+            data_dir=tmp_path, disable_shuffling=True,
+        )  # fmt: skip
+    (tmp_path / 'many' / '3.0.0').rename(tmp_path / 'many' / 'incomplete.XYZ_3.0.0')
+    shutil.copytree(tmp_path / 'many' / '1.2.0', tmp_path / 'sets' / 'small' / '1.2.0')
+    (tmp_path / 'sets' / '.config').mkdir()
+    (tmp_path / 'sets' / '.config' / 'metadata.json').write_text('{"default_config_name": "small"}')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    'name, count',
+    [
+        ('many', 5),
+        ('many:1.2.0', 3),
+        ('many:1.*.*', 4),
+        ('many:*.*.*', 5),
+        ('sets', 3),
+        ('sets/small', 3),
+        ('sets/small:1.2.0', 3),
+    ],
+)
+def test_versions_and_configurations(versions, name, count, monkeypatch):
+    assert DatasetSource(name, 'train', versions, SPEC, 8).image_count == count
+    monkeypatch.setenv('TFDS_DATA_DIR', str(versions))
+    assert DatasetSource(name, 'train', None, SPEC, 8).image_count == count
+
+
+def test_the_name_of_a_known_dataset_runs_no_code_and_asks_no_network(data_dir, tmp_path):
+    folder = shutil.copytree(f'{data_dir}/tiny', tmp_path / 'cifar10')
+    for path in folder.glob('1.0.0/*'):
+        path.rename(path.with_name(path.name.replace('tiny', 'cifar10')))
+    info = folder / '1.0.0' / 'dataset_info.json'
+    info.write_text(info.read_text().replace('tiny', 'cifar10'))
+    program = f"""
+import socket, sys
+socket.socket.connect = socket.getaddrinfo = None
+from zscgan_tf.sources.dataset import DatasetSource
+from zscgan_tf.teacher.input_spec import InputSpec
+source = DatasetSource('cifar10', 'train', {str(tmp_path)!r}, InputSpec((8, 8), 3, 0.5, 0.5))
+next(source.batches())
+assert source.image_count == 24
+assert not [m for m in sys.modules if m.startswith('tensorflow_datasets') and 'cifar' in m]
+"""
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, '-c', program], check=True, cwd=root)
+
+
 @pytest.mark.parametrize(
     'name, split, words',
     [
         ('nowhere', 'train', 'dataset nowhere: no such dataset in .* --data_dir'),
         ('mnist', 'train', 'dataset mnist: no such dataset'),
         ('tiny:9.9.9', 'train', 'no such dataset'),
+        ('tiny:9.*.*', 'train', 'no such dataset'),
+        ('tiny/nothing', 'train', 'no such dataset'),
+        ('tiny:1:0', 'train', 'no such dataset'),
         ('not a name', 'train', 'no such dataset'),
         ('tiny', 'validation', 'dataset tiny has no split validation, but train, test'),
         ('tiny', 'train[oops]', r'no split train\[oops\]'),
@@ -139,6 +203,16 @@ def test_damaged_records(data_dir, tmp_path):
     path.unlink()
     with pytest.raises(UserError, match='not a readable file'):
         DatasetSource('tiny', 'train', str(folder), SPEC, 8)
+
+
+@pytest.mark.parametrize('file', ['dataset_info.json', 'features.json'])
+@pytest.mark.parametrize('text', ['', 'no JSON', '[]', '{}', '{"a": 1}'])
+def test_damaged_descriptions(data_dir, tmp_path, file, text):
+    folder = shutil.copytree(data_dir, tmp_path / 'copy')
+    (folder / 'tiny' / '1.0.0' / file).write_text(text)
+    with pytest.raises(UserError, match='dataset tiny: .*(cannot be read by tfds|has no)') as error:
+        DatasetSource('tiny', 'train', folder, SPEC, 8)
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.slow

@@ -280,14 +280,42 @@ def test_damaged_npz(tmp_path):
         assert 'not a readable .npz file' in message(bad)
 
 
-@pytest.mark.parametrize('compression', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_an_absurd_npz_header_is_not_believed(tmp_path, compression):
-    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 4000, 4000, 3), }"
-    header = header.ljust(117) + '\n'
-    data = b'\x93NUMPY\x01\x00' + struct.pack('<H', len(header)) + header.encode() + bytes(1000)
-    with zipfile.ZipFile(tmp_path / 'bad.npz', 'w', compression) as archive:
+def write_header(path, shape, data_bytes, compression, version=1):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + '\n'
+    length = struct.pack('<H' if version == 1 else '<I', len(header))
+    data = b'\x93NUMPY' + bytes([version, 0]) + length + header.encode() + bytes(data_bytes)
+    with zipfile.ZipFile(path, 'w', compression) as archive:
         archive.writestr('images.npy', data)
-    assert 'not as long as its header says' in message(tmp_path / 'bad.npz')
+
+
+@pytest.mark.parametrize('compression', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    'shape, words',
+    [
+        ((1000000, 4000, 4000, 3), 'not as long as its header says'),
+        ((-2, -1, 8, 3), 'not a readable .npz file'),
+        ((0.25, 8, 8, 3), 'not a readable .npz file'),
+        ((True, 2, 8, 3), 'not a readable .npz file'),
+    ],
+)
+def test_an_absurd_npz_header_is_not_believed(tmp_path, shape, words, compression):
+    write_header(tmp_path / 'bad.npz', shape, 48, compression)
+    assert words in message(tmp_path / 'bad.npz')
+
+
+def test_npz_header_of_other_versions(tmp_path):
+    write_header(tmp_path / 'a.npz', (1, 8, 8, 3), 192, zipfile.ZIP_STORED, version=2)
+    assert FileSource(tmp_path / 'a.npz', SPEC, 4).image_count == 1
+    write_header(tmp_path / 'bad.npz', (1, 8, 8, 3), 192, zipfile.ZIP_STORED, version=3)
+    assert 'unknown format version' in message(tmp_path / 'bad.npz')
+
+
+def test_an_array_that_reaches_beyond_its_file(tmp_path):
+    np.savez(tmp_path / 'bad.npz', images=random_images(3))
+    data = bytearray((tmp_path / 'bad.npz').read_bytes())
+    data[28:30] = b'\xff\xff'  # the length of what stands before the array
+    (tmp_path / 'bad.npz').write_bytes(data)
+    assert 'not a readable .npz file' in message(tmp_path / 'bad.npz')
 
 
 def test_too_large_to_unpack(tmp_path, monkeypatch):

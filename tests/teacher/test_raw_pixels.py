@@ -168,7 +168,7 @@ def test_a_file_takes_bytes(tmp_path, bits, input_type, far_apart):
         student = calibrate_student(
             quantized, source, range_images=64, weight_bits=bits, activation_bits=bits
         )
-        result = pipeline.quantize_student(student, source, output, used_images=64, **options)
+        result = pipeline.quantize_student(student, source, output, **options)
     assert result.takes_raw_pixels and result.clipped_input_share < 1e-6
     zero = round(255 * quantized.input_spec.mean[0])
     off = {'uint8': 0, 'int8': 128, 'float32': zero}[input_type]

@@ -30,13 +30,13 @@ def define(options_class: type[Options]) -> None:
 
 def passed(options_class: type[Options]) -> dict[str, object]:
     """The options whose flags were passed, by the fields' names."""
-    found = {}
+    values = {}
     for field in dataclasses.fields(options_class):
         value = getattr(FLAGS, flag_of(field))
         if value is not None:
             is_list = field.type == list[int]
-            found[field.name] = parse_numbers(flag_of(field)) if is_list else value
-    return found
+            values[field.name] = parse_numbers(flag_of(field)) if is_list else value
+    return values
 
 
 def passed_flags(options_class: type[Options]) -> list[str]:

@@ -96,25 +96,17 @@ def main() -> int:
     }
     student_folder = None
     if student_options:
-        used = student_options.range_images
         if isinstance(student_options, DistillationOptions):
             student_folder = common_flags.student_folder(folder, student_options)
             student = common_flags.distill(quantized, source, student_folder)
-            used += student_options.steps * source.batch_size
         else:
             from zscgan_tf.student.calibration.calibrate import calibrate_student
 
             student = calibrate_student(
                 quantized, source, preset=FLAGS.preset, **option_flags.passed(CalibrationOptions)
             )
-        result = pipeline.quantize_student(
-            student,
-            source,
-            output,
-            used_images=used,
-            **arguments,
-            **option_flags.passed(FileOptions),
-        )
+        arguments |= option_flags.passed(FileOptions)
+        result = pipeline.quantize_student(student, source, output, **arguments)
     else:
         arguments |= option_flags.passed(TfliteCalibrationOptions)
         result = pipeline.quantize(quantized, source, output, preset=FLAGS.preset, **arguments)

@@ -43,7 +43,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f'{folder} can not be made ({error.strerror}): pass another --output.'
+            f'{folder} cannot be made ({error.strerror}): pass another --output.'
         ) from error
     runs = [folder / name for name in ('generator', *map(_student_name, STUDENT_BITS))]
     for run_folder in runs:
@@ -94,7 +94,6 @@ def main() -> None:
             student,
             generator,
             folder / f'digits_w{bits}a{bits}.tflite',
-            used_images=512 + FLAGS.distillation_steps * generator.batch_size,
             evaluate_on=real,
             overwrite=True,
         )

@@ -12,6 +12,7 @@ from zscgan_tf.methods import zscgan
 from zscgan_tf.methods.augmentation import augment, draw_integers, mix
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import COUNT, SEED, check
+from zscgan_tf.sources import Source
 from zscgan_tf.student.calibration.calibrate import (
     build,
     calibrate,
@@ -126,8 +127,8 @@ def make_step(
     variables = student.trainable_variables()
 
     def outputs(model, inputs, training):
-        found = model(inputs, training=training)
-        first, *others = found if isinstance(found, list) else [found]
+        results = model(inputs, training=training)
+        first, *others = results if isinstance(results, list) else [results]
         return as_logits(first), others
 
     def vary(pixels, seed, replicas):
@@ -198,7 +199,7 @@ def make_optimizer(
 
 def distill(
     teacher: Teacher,
-    source: object,
+    source: Source,
     workdir: str,
     *,
     preset: str = 'small',
@@ -228,7 +229,7 @@ def distill(
     Raises:
         UserError: an option is out of range, a layer is not supported, the workdir belongs to
             another run, images of another shape or not finite, a loss that is not finite, a student
-            that can not be exported (known before it is trained).
+            that cannot be exported (known before it is trained).
     """
     strategy = strategy or tf.distribute.get_strategy()
     resolved = DistillationOptions.resolve(preset, options)
@@ -270,7 +271,7 @@ def distill(
 
 
 def build_training(
-    teacher: Teacher, source: object, options: DistillationOptions, seed: int
+    teacher: Teacher, source: Source, options: DistillationOptions, seed: int
 ) -> tuple[Student, dict[str, object], collections.abc.Callable]:
     """What a distillation is made of; called in the strategy's scope.
 
@@ -303,7 +304,7 @@ def _config(teacher, source, options, seed):
     return workdirs.config_of(teacher, {**images, **options.record()}, seed)
 
 
-def check_source(teacher: Teacher, source: object, options: DistillationOptions) -> None:
+def check_source(teacher: Teacher, source: Source, options: DistillationOptions) -> None:
     """Refuses, before any work, a source that cannot feed this distillation.
 
     Raises:

@@ -71,6 +71,10 @@ class DistillationOptions(CalibrationOptions):
         SWITCH, 'Train the generator on while the student learns.', paper=True, small=False
     )
 
+    def used_images(self, batch_size: int) -> int:
+        """How many of a source's first images make a student of these options."""
+        return self.range_images + self.steps * batch_size
+
     @classmethod
     def _completed(cls, values, given, preset, teacher) -> dict:
         values = super()._completed(values, given, preset, teacher)

@@ -4,7 +4,6 @@ import collections.abc
 import dataclasses
 import pathlib
 
-import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -12,16 +11,14 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator, draw_noise
 from zscgan_tf.options import COUNT, SEED, check
-from zscgan_tf.report.figures import write_grid
-from zscgan_tf.sources.generator import GeneratorSource
+from zscgan_tf.sources.generator import GeneratorSource, class_grid
+from zscgan_tf.sources.pictures import write_grid
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.training import loop
 from zscgan_tf.training import workdir as workdirs
 from zscgan_tf.training.strategy import check_batch_size, fold_seed, replica_slice
-
-GRID_CLASSES, GRID_IMAGES = 10, 8
 
 
 def gaussian_kl(
@@ -81,7 +78,7 @@ def entropy_loss(
     them, and the logits, which no batch norm guards, stay far below those of real images. The first
     term, the mean entropy of the teacher's answers, asks for sure ones. Alone it is lowest where
     all images are of one class; the second is what the entropy of the batch's mean answer lacks to
-    that of as many classes as there are images (sure images can't show more).
+    that of as many classes as there are images (sure images cannot show more).
 
     Args:
         logits: [B, K] of this replica.
@@ -285,7 +282,8 @@ def train_generator(
 
     def write_images(done):
         labels, pixels = class_grid(source, teacher.num_classes)
-        write_grid(pathlib.Path(workdir) / 'classes.png', pixels, GRID_IMAGES, row_labels=labels)
+        columns = len(pixels) // len(labels)
+        write_grid(pathlib.Path(workdir) / 'classes.png', pixels, columns, row_labels=labels)
         return {'classes': pixels}
 
     loop.run(
@@ -349,21 +347,6 @@ def load_generator(
         batch_size = options.batch_size
     batch_size = check(COUNT, 'batch_size', batch_size)
     return GeneratorSource(generator, teacher.num_classes, batch_size, seed, options.record())
-
-
-def class_grid(source: GeneratorSource, num_classes: int) -> tuple[list[int], np.ndarray]:
-    """Images for a grid, a row a class: up to ten classes, spread evenly, of eight images.
-
-    Args:
-        source: a `GeneratorSource`.
-        num_classes: number of the teacher's classes.
-
-    Returns:
-        The rows' classes, a list, and the pixels, [rows * 8, H, W, C].
-    """
-    rows = min(GRID_CLASSES, num_classes)
-    classes = [row * num_classes // rows for row in range(rows)]
-    return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])
 
 
 def _update_of(generator, teacher, options, steps, seed):

@@ -1,0 +1,1 @@
+"""What people read of runs: summaries, result files, tables, grids of images."""

@@ -1,4 +1,4 @@
-"""A recipe's result file: metrics with a value a seed, and what they were made with."""
+"""The result file of a recipe: metrics with one value a seed, and what made them."""
 
 import contextlib
 import fcntl
@@ -7,8 +7,10 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Mapping
+from typing import Any
 
-from zscgan_tf.atomic_files import check_output, write_atomically
+from zscgan_tf.atomic_files import PathLike, check_output, write_atomically
 from zscgan_tf.errors import UserError
 from zscgan_tf.training.workdir import differences
 
@@ -22,7 +24,9 @@ PACKAGES = (
 )
 
 
-def add(path, seed, metrics, minutes, **common):
+def add(
+    path: PathLike, seed: int, metrics: Mapping[str, float], minutes: float, **common: Any
+) -> None:
     """Adds one seed's result to a file, in place of an earlier one of that seed.
 
     Several processes may add to one file at the same time.
@@ -30,13 +34,13 @@ def add(path, seed, metrics, minutes, **common):
     Args:
         path: the JSON file; made if it is not there.
         seed: of the run.
-        metrics: dict of numbers.
+        metrics: by name.
         minutes: of training.
         **common: what all seeds share, such as `float_accuracy`, `images`, `steps`; `options`, a
             dict of what shaped the result, is taken over where the file has none yet.
 
     Raises:
-        UserError: the file holds the results of another configuration, or can't be written.
+        UserError: the file holds the results of another configuration, or cannot be written.
     """
     with _alone(path):
         found = read(path) if os.path.exists(path) else {}
@@ -79,7 +83,7 @@ def _alone(path):
         os.close(folder)
 
 
-def made_with():
+def made_with() -> dict[str, Any]:
     """The versions and the machine that a result was made with, as it stands in its file."""
     return {
         'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -87,8 +91,8 @@ def made_with():
     }
 
 
-def check(path, evaluated=None, **known):
-    """Refuses a result file that a seed could not be added to in the end; called before any work.
+def check(path: PathLike, evaluated: bool | None = None, **known: Any) -> None:
+    """Refuses a result file to which a seed could not be added in the end; called before any work.
 
     Args:
         path: the JSON file.
@@ -121,8 +125,8 @@ def _refuse_others(path, found, common):
         )
 
 
-def read(path):
-    """A result file, a dict.
+def read(path: PathLike) -> dict[str, Any]:
+    """The content of a result file.
 
     Raises:
         UserError: it is no result file.

@@ -37,27 +37,27 @@ _LOW_AGREEMENT = 95.0
 
 def _warnings(teacher, result):
     """What the user should know before using the file, and what to do."""
-    measured, found = result.measured, []
+    measured, warnings = result.measured, []
     if not measured:
-        return found
+        return warnings
     by_calibration = result.levels is None
     more = 'pass --range_estimator=mse, ' if by_calibration else 'pass more bits, '
     if result.disagrees(teacher):
-        found.append(
+        warnings.append(
             f'answers otherwise than its teacher too often to be of use: {more}or more --steps, '
             f'and look at the images'
         )
     elif by_calibration and measured['agreement'] < _LOW_AGREEMENT:
-        found.append(
+        warnings.append(
             f'agrees on less than {_LOW_AGREEMENT:g} %: {more}which sets ranges more carefully '
             f"than TFLite's calibration, or more --steps"
         )
     if measured['classes'] < 2 and not teacher.has_labels:
-        found.append(
+        warnings.append(
             'the checked images are all of one class to the model, so the agreement says little: '
             'pass more --steps, and look at the images'
         )
-    return found
+    return warnings
 
 
 def _input_rows(teacher, result):
@@ -75,13 +75,13 @@ def _input_rows(teacher, result):
 
 def _student_rows(result):
     """What a student's file says beside what every file says."""
-    found = result.levels
-    if not found:
+    levels = result.levels
+    if not levels:
         return []
     rows = [
         (
             'levels',
-            f'at most {found.weight_levels} a channel of weights, {found.activation_levels} of '
+            f'at most {levels.weight_levels} a channel of weights, {levels.activation_levels} of '
             f'what a convolution reads',
         )
     ]

@@ -1,13 +1,17 @@
-"""The README's tables, made from the result files in flags/.
+"""Writes the README's tables, made from the result files in flags/.
 
 python -m zscgan_tf.report.tables          writes them between their markers in README.md
 """
 
+import contextlib
 import json
 import pathlib
 import re
 import statistics
 import sys
+
+from zscgan_tf.atomic_files import PathLike
+from zscgan_tf.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -45,8 +49,8 @@ ROWS = {
 METHODS = {'ptq': 'calibration', 'qat': 'distillation'}
 
 
-def result_table(folder, method='ptq'):
-    """The table of one teacher and method: a row a result file of `flags/<teacher>/`.
+def result_table(folder: PathLike, method: str = 'ptq') -> list[str]:
+    """The table of one teacher and method: a row for each result file of `flags/<teacher>/`.
 
     Args:
         folder: `flags/<teacher>`.
@@ -54,41 +58,50 @@ def result_table(folder, method='ptq'):
 
     Returns:
         Markdown lines.
+
+    Raises:
+        UserError: a result file is damaged.
     """
-    folder = pathlib.Path(folder)
-    results = {p.stem: json.loads(p.read_text()) for p in folder.glob(f'{method}*.json')}
-    results = {name: r for name, r in results.items() if 'accuracy' in r['metrics']}
-    lines = [
+    rows, floats = {}, set()
+    for path in pathlib.Path(folder).glob(f'{method}*.json'):
+        with _whole(path):
+            result = json.loads(path.read_text(encoding='utf-8'))
+            if 'accuracy' in result['metrics']:
+                rows[path.stem] = _row(path, result)
+                floats.add(f'| none: float | | {result["float_accuracy"]:.2f} | 100 | | |')
+    order = {name: position for position, name in enumerate(ROWS)}
+    return [
         f'| {METHODS[method]} | recipe | accuracy | agreement | images | training |',
         '| --- | --- | --- | --- | --- | --- |',
+        *sorted(floats),
+        *(rows[name] for name in sorted(rows, key=lambda name: (order.get(name, 99), name))),
     ]
-    floats = sorted({result['float_accuracy'] for result in results.values()})
-    lines += [f'| none: float | | {value:.2f} | 100 | | |' for value in floats]
-    for name in sorted(results, key=lambda n: (list(ROWS).index(n) if n in ROWS else 99, n)):
-        result = results[name]
-        minutes = result['minutes']
-        training = (
-            f'{statistics.fmean(minutes):.1f} min, {result["steps"]:,} steps'
-            if max(minutes)
-            else 'none'
-        )
-        lines.append(
-            f'| {ROWS.get(name, name)} | `{folder.name}/{name}` '
-            f'| {spread(result["metrics"]["accuracy"])} | {spread(result["metrics"]["agreement"])} '
-            f'| {result["images"]:,} | {training} |'
-        )
-    return lines
 
 
-def benchmark_table(path):
-    """The table of `flags/benchmark.json`, as Markdown lines."""
-    found = json.loads(pathlib.Path(path).read_text())
-    lines = ['| ratio | median |', '| --- | --- |']
-    lines += [f'| `{name}` | {value:.2f} |' for name, value in found['ratios'].items()]
-    return lines + [f'| `{name}` | {s:.1f} s |' for name, s in found.get('seconds', {}).items()]
+def _row(path, result):
+    minutes, name = result['minutes'], path.stem
+    training = f'{statistics.fmean(minutes):.1f} min, {result["steps"]:,} steps'
+    return (
+        f'| {ROWS.get(name, name)} | `{path.parent.name}/{name}` '
+        f'| {spread(result["metrics"]["accuracy"])} | {spread(result["metrics"]["agreement"])} '
+        f'| {result["images"]:,} | {training if max(minutes) else "none"} |'
+    )
 
 
-def spread(values):
+def benchmark_table(path: PathLike) -> list[str]:
+    """The table of `flags/benchmark.json`, as Markdown lines.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    with _whole(path):
+        found = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+        lines = ['| ratio | median |', '| --- | --- |']
+        lines += [f'| `{name}` | {value:.2f} |' for name, value in found['ratios'].items()]
+        return lines + [f'| `{name}` | {s:.1f} s |' for name, s in found.get('seconds', {}).items()]
+
+
+def spread(values: list[float]) -> str:
     """'mean ± deviation (n seeds)', or the value of one seed."""
     if len(values) == 1:
         return f'{values[0]:.2f}'
@@ -97,8 +110,23 @@ def spread(values):
     return f'{middle:.2f} ± {deviation:.2f} ({len(values)} seeds)'
 
 
-def render(readme, flags_folder):
-    """The README's text with the tables between `<!-- table X -->` and `<!-- end -->` renewed."""
+@contextlib.contextmanager
+def _whole(path):
+    """Names the file whose content is not as it was written."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f'{path}: damaged: it has no {error}; restore it from git.') from error
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f'{path}: damaged ({error}): restore it from git.') from error
+
+
+def render(readme: str, flags_folder: PathLike) -> str:
+    """The README's text with the tables between `<!-- table X -->` and `<!-- end -->` renewed.
+
+    Raises:
+        UserError: a result file is damaged.
+    """
     flags_folder = pathlib.Path(flags_folder)
 
     def table(match):
@@ -112,10 +140,15 @@ def render(readme, flags_folder):
     return re.sub(r'<!-- table ([\w/-]+) -->\n.*?<!-- end -->', table, readme, flags=re.DOTALL)
 
 
-def main():
-    """Writes the tables into README.md."""
+def main() -> str | None:
+    """Writes the tables into README.md; returns what is wrong, where a result file is damaged."""
     path = ROOT / 'README.md'
-    path.write_text(render(path.read_text(encoding='utf-8'), ROOT / 'flags'), encoding='utf-8')
+    try:
+        text = render(path.read_text(encoding='utf-8'), ROOT / 'flags')
+    except UserError as error:
+        return str(error)
+    path.write_text(text, encoding='utf-8')
+    return None
 
 
 if __name__ == '__main__':

@@ -1,19 +1,47 @@
-"""Sources: where images come from.
+"""Sources: objects that make or read batches of images; `Source` says what all of them offer."""
 
-A source is an object with `image_shape` (H, W, C), `batch_size`, `has_labels`, `description` (a
-dict of JSON values: which images these are, so what is made of them belongs to it), and
-`batches(start=0)`: an endless iterator of (pixels [B, H, W, C] float32 in [0, 1], labels [B] int32
-or None) from batch number `start`. The same seed gives the same batches, and `batches(start)` what
-`batches()` gives after `start` batches. A source of stored images also has `image_count` and
-`one_pass()`: every image once, in stored order, the last batch as short as need be.
-"""
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from zscgan_tf.sources.batches import Batch, take, with_progress
+
+__all__ = ['Batch', 'Source', 'StoredSource', 'take', 'with_progress']
 
 
-def take(batches, count):
-    """The first `count` images of batches, (pixels, labels); the last batch as short as need be."""
-    for pixels, labels in batches:
-        size = min(count, len(pixels))
-        yield pixels[:size], None if labels is None else labels[:size]
-        count -= size
-        if not count:
-            return
+class Source(Protocol):
+    """What every source offers. The same seed gives the same batches.
+
+    Attributes:
+        image_shape: (H, W, C).
+        batch_size: B, images a batch.
+        has_labels: whether the images come with their classes.
+        num_classes: number of classes, as far as the source knows it, or None.
+        description: JSON values that say which images these are. What is made of them belongs to
+            this description.
+    """
+
+    image_shape: tuple[int, int, int]
+    batch_size: int
+    has_labels: bool
+    num_classes: int | None
+    description: dict[str, Any]
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Endless (pixels, labels) from batch number `start`.
+
+        Pixels are float32 in [0, 1], [B, H, W, C]; labels are int32, [B], or None.
+        `batches(start)` gives what `batches()` gives after `start` batches.
+        """
+
+
+class StoredSource(Source, Protocol):
+    """A source of a finite number of stored images.
+
+    Attributes:
+        image_count: number of images.
+    """
+
+    image_count: int
+
+    def one_pass(self) -> Iterator[Batch]:
+        """Every image once, in stored order; the last batch may be short."""

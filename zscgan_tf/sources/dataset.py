@@ -1,52 +1,66 @@
 """A TensorFlow dataset (tfds) that is on this machine already: nothing is ever downloaded.
 
-Its TFRecord files are read at random: a record is a length (8 bytes), a checksum of it (4), the
-data, and a checksum of them (4), so the positions of all records are found by reading lengths.
+Its TFRecord files are read at random. A record is a length (8 bytes), a checksum of the length (4),
+the data, and a checksum of the data (4), so reading the lengths finds the positions of all records.
 """
 
 import functools
+import json
 import os
+import pathlib
 import struct
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
-from zscgan_tf.atomic_files import check_local
+from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.stored import StoredImages
+from zscgan_tf.teacher.input_spec import InputSpec
 
 _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 
 
 class DatasetSource(StoredImages):
-    """Images of one split of a tfds dataset.
+    """Images of one split of a tfds dataset; `num_classes` is what the dataset says, or None.
 
-    So that the classes take turns, `batches` reads all labels, once, when it is first called (and
-    so every byte of the split: pass a part of a large one, as `train[:10000]`).
+    So that the classes take turns, `batches` reads all labels when it is first called, and with
+    them every byte of the split: pass a part of a large one, as `train[:10000]`.
 
     Args:
         name: of the dataset, as `cifar10` or `name/config:version`.
         split: as `test` or `train[:5000]`.
-        data_dir: the folder that tfds keeps datasets in; None for its default.
+        data_dir: the folder that tfds keeps datasets in; None for tfds' default.
         input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
 
-    `num_classes` is what the dataset says, or None.
-
     Raises:
-        UserError: no such dataset, split or feature here; or, later, a damaged file.
+        UserError: no such dataset, split or feature, or a damaged file. The images themselves are
+            checked when their batch is asked for.
     """
 
     def __init__(
-        self, name, split, data_dir, input_spec, batch_size=32, seed=0, resize_short_side=None
-    ):
+        self,
+        name: str,
+        split: str,
+        data_dir: PathLike | None,
+        input_spec: InputSpec,
+        batch_size: int = 32,
+        seed: int = 0,
+        resize_short_side: int | None = None,
+    ) -> None:
         check_local(data_dir or '')
         super().__init__(input_spec, batch_size, seed, resize_short_side)
-        info = _builder(name, data_dir).info
-        self._image_key, self._label_key = _keys(name, info)
+        info = _dataset_info(name, data_dir)
+        self._image_key, self._label_key = _feature_keys(name, info)
         self._image_feature = info.features[self._image_key]
         self._records = _find_records(_shards(name, split, info))
+        self.image_count = len(self._records)
+        self.has_labels = self._label_key is not None
+        label_feature = info.features[self._label_key] if self.has_labels else None
+        self.num_classes = getattr(label_feature, 'num_classes', None)
         self.description = {
             'kind': 'dataset',
             'dataset': name,
@@ -54,18 +68,6 @@ class DatasetSource(StoredImages):
             'short_side': self._short_side,
             'seed': seed,
         }
-        label_feature = info.features[self._label_key] if self.has_labels else None
-        self.num_classes = getattr(label_feature, 'num_classes', None)
-
-    @property
-    def has_labels(self):
-        """Whether the classes of the images are known."""
-        return self._label_key is not None
-
-    @property
-    def image_count(self):
-        """How many images there are."""
-        return len(self._records)
 
     @functools.cached_property
     def _labels(self):
@@ -105,46 +107,63 @@ def _value(record, example, key, kind):
     return values[0]
 
 
-def _builder(name, data_dir):
-    # Private modules of tfds: its public `builder` runs the dataset's code, and may look for it on
-    # the network; this one reads files.
-    from tensorflow_datasets.core import naming, read_only_builder, registered
+def _dataset_info(name, data_dir):
+    """What tfds knows of a dataset from its files alone.
 
+    `tfds.builder` would import the dataset's code, and may look for it on the network.
+    """
+    import tensorflow_datasets as tfds
+
+    data_dir = data_dir or os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
     try:
-        parsed, options = naming.parse_builder_name_kwargs(name, data_dir=data_dir)
-        return read_only_builder.builder_from_files(str(parsed), **options)
-    except (registered.DatasetNotFoundError, ValueError, OSError) as error:
-        where = data_dir or 'the default folder of tfds'
+        folder = _version_folder(pathlib.Path(data_dir).expanduser(), *name.split(':'))
+    except (OSError, LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f'dataset {name}: no such dataset in {where}: pass its name, as `cifar10`, and the '
+            f'dataset {name}: no such dataset in {data_dir}: pass its name, as `cifar10`, and the '
             f'--data_dir that tfds prepared it in (nothing is downloaded here).'
         ) from error
+    try:
+        return tfds.builder_from_directory(folder).info
+    except (OSError, LookupError, TypeError, ValueError, json_format.ParseError) as error:
+        reason = str(error).split('\n')[0]
+        raise UserError(f'dataset {name}: {folder} cannot be read by tfds ({reason}).') from error
 
 
-def _keys(name, info):
+def _version_folder(data_dir, name, version='*.*.*'):
+    """The folder of the newest version that fits: `<data_dir>/<name>[/<config>]/<version>`."""
+    import tensorflow_datasets as tfds
+
+    folder = data_dir / name
+    metadata = folder / '.config' / 'metadata.json'
+    if metadata.exists():
+        folder /= json.loads(metadata.read_text())['default_config_name']
+    found = [path.parent for path in folder.glob('[0-9]*/features.json')]
+    versions = {tfds.core.Version(path.name): path for path in found}
+    return versions[max(v for v in versions if v.match(version))]
+
+
+def _feature_keys(name, info):
     """The names of the features that hold images and labels (None where there are no labels)."""
     from tensorflow_datasets import features
 
     image_key, label_key = info.supervised_keys or ('image', 'label')
-    found = info.features
-    image = found[image_key] if image_key in found else None
+    found = dict(info.features.items())
+    image, label = found.get(image_key), found.get(label_key)
     if not isinstance(image, features.Image) or image.np_dtype != np.uint8:
         raise UserError(
             f'dataset {name}: no feature {image_key!r} of 8-bit images; it has '
             f'{", ".join(sorted(found))}.'
         )
-    if label_key not in found:
+    if label is None:
         return image_key, None
-    if found[label_key].shape != () or np.dtype(found[label_key].np_dtype).kind not in 'iu':
+    if label.shape != () or np.dtype(label.np_dtype).kind not in 'iu':
         raise UserError(f'dataset {name}: the feature {label_key!r} is not a class number.')
     return image_key, label_key
 
 
 def _shards(name, split, info):
     """The files of a split, as tfds' (filename, skip, take)."""
-    from tensorflow_datasets.core.file_adapters import FileFormat
-
-    if info.file_format != FileFormat.TFRECORD:
+    if info.file_format.value != 'tfrecord':
         raise UserError(
             f'dataset {name}: stored as {info.file_format.value}; only tfrecord can be read: '
             f'prepare it with file_format="tfrecord".'

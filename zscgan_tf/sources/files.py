@@ -1,33 +1,48 @@
-"""The user's own images: an .npz file, or a folder of images."""
+"""The user's own images as a source: an .npz file, or a folder of images."""
 
 import os
 
-from zscgan_tf.atomic_files import check_local
+from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.image_folder import decode, list_images
 from zscgan_tf.sources.npz import open_npz
 from zscgan_tf.sources.stored import StoredImages
+from zscgan_tf.teacher.input_spec import InputSpec
 
 
 class FileSource(StoredImages):
     """Images from an .npz file (see `npz.open_npz`) or a folder (see `image_folder`).
+
+    `num_classes` is one more than the highest label, or None; the teacher may have more classes.
 
     Args:
         path: the file or folder.
         input_spec, batch_size, seed, resize_short_side: see `StoredImages`.
 
     Raises:
-        UserError: see the modules named; here or, for the pixels of a single image, later.
+        UserError: no such file or folder, no images in it, or as the modules named. The pixels of
+            an image file are checked when its batch is asked for.
     """
 
-    def __init__(self, path, input_spec, batch_size=32, seed=0, resize_short_side=None):
+    def __init__(
+        self,
+        path: PathLike,
+        input_spec: InputSpec,
+        batch_size: int = 32,
+        seed: int = 0,
+        resize_short_side: int | None = None,
+    ) -> None:
         check_local(path)
         super().__init__(input_spec, batch_size, seed, resize_short_side)
         self._path = path = os.fspath(path)
         self._is_folder = os.path.isdir(path)
         if self._is_folder:
-            self._check_channels(input_spec.channels)
+            if input_spec.channels not in (1, 3):
+                raise UserError(
+                    f'{path}: image files have 1 or 3 channels, but the teacher takes '
+                    f'{input_spec.channels}: pass an .npz file.'
+                )
             self._images, self._labels = list_images(path)
         elif not os.path.exists(path):
             raise UserError(f'{path}: no such file or folder of images.')
@@ -35,38 +50,15 @@ class FileSource(StoredImages):
             self._images, self._labels = open_npz(path)
         else:
             raise UserError(f'{path}: images come from an .npz file or a folder of images.')
-
-    def _check_channels(self, channels):
-        if channels not in (1, 3):
-            raise UserError(
-                f'{self._path}: image files have 1 or 3 channels, but the teacher takes '
-                f'{channels}: pass an .npz file.'
-            )
-
-    @property
-    def description(self):
-        """Which images these are."""
-        return {
+        self.image_count = len(self._images)
+        self.has_labels = self._labels is not None
+        self.num_classes = int(self._labels.max()) + 1 if self.has_labels else None
+        self.description = {
             'kind': 'files',
-            'path': os.path.abspath(self._path),
+            'path': os.path.abspath(path),
             'short_side': self._short_side,
-            'seed': self._seed,
+            'seed': seed,
         }
-
-    @property
-    def has_labels(self):
-        """Whether the classes of the images are known."""
-        return self._labels is not None
-
-    @property
-    def image_count(self):
-        """How many images there are."""
-        return len(self._images)
-
-    @property
-    def num_classes(self):
-        """One more than the highest label, or None; the teacher may have more classes."""
-        return int(self._labels.max()) + 1 if self.has_labels else None
 
     def _read(self, index):
         image, name = self._images[index], f'{self._path}, image {index}'

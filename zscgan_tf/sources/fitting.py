@@ -1,44 +1,47 @@
-"""A stored image of any size, uint8 or float, becomes pixels of the shape that a teacher takes."""
+"""Fits a stored image of any size, uint8 or float, to the shape that a teacher takes."""
 
 import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
 
-# The common evaluation: 224 of 256. Tiny images are made for their size, and are not cropped.
+# The common evaluation on ImageNet: 224 of 256. Tiny images are not cropped.
 SHORT_SIDE_RATIO = 256 / 224
 SMALLEST_CROPPED_SIDE = 64
 
-# Of a stored image, and of one resized: what is larger is a mistake or an attack.
+# A larger image, stored or resized, is a mistake or an attack.
 PIXEL_LIMIT = 64 * 2**20
 
 # Luma, ITU-R 601, as Pillow's mode L.
 GRAY_WEIGHTS = np.float32([0.299, 0.587, 0.114])
 
 
-def default_short_side(image_size):
-    """To which length an image's short side is resized before its centre is cut out."""
+def check_short_side(resize_short_side: int | None, image_size: tuple[int, int]) -> int:
+    """The length to which an image's short side is resized before its centre is cut out.
+
+    Args:
+        resize_short_side: None for the common one of images of this size.
+        image_size: (height, width) that the teacher takes.
+
+    Raises:
+        UserError: it is shorter than the teacher's images.
+    """
     side = min(image_size)
-    return round(side * SHORT_SIDE_RATIO) if side >= SMALLEST_CROPPED_SIDE else side
-
-
-def check_short_side(resize_short_side, image_size):
-    """The short side to resize to: the default for None; too short a one is a UserError."""
     if resize_short_side is None:
-        return default_short_side(image_size)
-    if resize_short_side < min(image_size):
+        return round(side * SHORT_SIDE_RATIO) if side >= SMALLEST_CROPPED_SIDE else side
+    if resize_short_side < side:
         raise UserError(
-            f'--resize_short_side={resize_short_side} is shorter than the {min(image_size)} '
-            f'pixels that the teacher takes: pass at least {min(image_size)}.'
+            f'--resize_short_side={resize_short_side} is shorter than the {side} pixels that the '
+            f'teacher takes: pass at least {side}.'
         )
     return resize_short_side
 
 
-def fit(image, image_shape, short_side):
-    """Resizes (bilinear, antialiased), cuts out the centre and converts to float.
+def fit(image: np.ndarray, image_shape: tuple[int, int, int], short_side: int) -> np.ndarray:
+    """Resizes an image (bilinear, antialiased), cuts out its centre and converts it to float.
 
     An image of exactly the teacher's size is taken as it is. Of any other the short side becomes
-    `short_side` long; where the teacher's images are not square, it becomes so long that the image
+    `short_side` long. Where the teacher's images are not square, the image becomes so large that it
     covers the teacher's size times `short_side` / the teacher's short side.
 
     Args:
@@ -50,7 +53,7 @@ def fit(image, image_shape, short_side):
         Pixels, float32 in [0, 1], [H, W, C].
 
     Raises:
-        UserError: the image has a number of channels that can't become the teacher's, or is so
+        UserError: the image has a number of channels that cannot become the teacher's, or is so
             narrow that it would have to be enlarged absurdly.
     """
     height, width, channels = image_shape

@@ -1,48 +1,59 @@
-"""Images of a trained ZS-CGAN generator as a source."""
+"""The images of a trained ZS-CGAN generator as a source."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from zscgan_tf.generators import draw_noise
+from zscgan_tf.sources.batches import Batch
 from zscgan_tf.sources.order import index_batches
+
+# Rows and columns of a grid of images, a row a class.
+GRID_CLASSES, GRID_IMAGES = 10, 8
 
 
 class GeneratorSource:
     """Batches of a generator's images with the classes that they were made for.
 
-    The generator normalizes by the batch (its batch norms have no other moments), so an image
-    depends on its batch; a batch depends on the seed and its number alone.
+    The generator's batch norms have no moments but those of the batch, so an image depends on its
+    batch. A batch depends on the seed and its number alone.
 
     Args:
         generator: the model of `build_generator`.
         num_classes: number of classes.
-        batch_size: images a batch; best the one that it was trained with.
+        batch_size: images a batch; best that of the generator's training.
         seed: other seeds give other images.
-        options: dict of JSON values that the generator was trained with.
+        options: JSON values that the generator was trained with.
     """
 
     has_labels = True
 
-    def __init__(self, generator, num_classes, batch_size, seed=0, options=None):
+    def __init__(
+        self,
+        generator: tf_keras.Model,
+        num_classes: int,
+        batch_size: int,
+        seed: int = 0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         self.generator = generator
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.seed = seed
         self.options = options or {}
         self.image_shape = tuple(generator.output_shape[1:])
+        self.description = {'kind': 'zscgan', **self.options, 'seed': seed}
         self._make = tf.function(self._make_batch)
 
     def _make_batch(self, labels, index):
         noise = draw_noise(self.generator, self.batch_size, tf.stack([self.seed, index]))
         return self.generator([*noise, labels], training=True)
 
-    @property
-    def description(self):
-        """Which images these are."""
-        return {'kind': 'zscgan', **self.options, 'seed': self.seed}
-
-    def batches(self, start=0):
-        """Endless (pixels [B, H, W, C], labels [B] int32) from batch number `start`."""
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """See `Source.batches`."""
         for index, labels in enumerate(self._labels(start), start):
             labels = tf.constant(labels, tf.int32)
             yield self._make(labels, tf.constant(index)), labels
@@ -51,8 +62,8 @@ class GeneratorSource:
         # Permutations of all classes, cut into batches: any number of images is balanced.
         return index_batches(self.num_classes, None, self.batch_size, self.seed, start)
 
-    def images_of(self, classes):
-        """Pixels, [N, H, W, C] NumPy, of a list of N classes, always the same ones.
+    def images_of(self, classes: Sequence[int]) -> np.ndarray:
+        """One image of each of N classes, [N, H, W, C]; the same classes give the same images.
 
         Batches are filled up with other classes, and the classes asked for are spread over them,
         because an image depends on its batch.
@@ -68,3 +79,18 @@ class GeneratorSource:
             batch = self._make(tf.constant(labels, tf.int32), tf.constant(index)).numpy()
             pixels[places] = batch[: len(places)]
         return pixels
+
+
+def class_grid(source: GeneratorSource, num_classes: int) -> tuple[list[int], np.ndarray]:
+    """Images for a grid, a row a class: up to ten classes, spread evenly, of eight images.
+
+    Args:
+        source: a `GeneratorSource`.
+        num_classes: number of the teacher's classes.
+
+    Returns:
+        The rows' classes, a list, and the pixels, [rows * 8, H, W, C].
+    """
+    rows = min(GRID_CLASSES, num_classes)
+    classes = [row * num_classes // rows for row in range(rows)]
+    return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])

@@ -1,4 +1,4 @@
-"""A folder of images: which files it has, their classes, and one decoded image.
+"""Reads a folder of images: lists its files and their classes, and decodes single images.
 
 Classes come from, in this order:
     labels.csv or labels.txt in the folder, lines of `filename,label`: the listed images are used;
@@ -24,28 +24,19 @@ logger = logging.getLogger(__name__)
 LABEL_FILES = ('labels.csv', 'labels.txt')
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM')
-# Folders whose classes are told.
-_SHOWN = 12
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,  # Pillow's word for a broken PNG
-    ValueError,
-    EOFError,
-    struct.error,
-)
+_CLASSES_IN_WARNING = 12
+# SyntaxError is Pillow's word for a broken PNG.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
-def list_images(folder):
+def list_images(folder: str) -> tuple[list[str], np.ndarray | None]:
     """The images of a folder.
-
-    Args:
-        folder: a path.
 
     Returns:
         paths, sorted by class and name (or as in the label file); labels, int32 [N], or None.
 
     Raises:
-        UserError: no images, or labels that can't be understood.
+        UserError: no images, or labels that cannot be understood.
     """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -68,7 +59,7 @@ def list_images(folder):
         raise UserError(f'{folder}: no images ({", ".join(SUFFIXES)}), nor folders of images.')
     if images:
         return images, None
-    _tell_numbers(folder, list(classes))
+    _warn_of_numbers(folder, list(classes))
     paths = [path for found in classes.values() for path in found]
     labels = np.repeat(np.arange(len(classes)), [len(found) for found in classes.values()])
     return paths, labels.astype(np.int32)
@@ -82,12 +73,13 @@ def _images_in(folder):
     return sorted(entry.path for entry in os.scandir(folder) if _is_image(entry))
 
 
-def _tell_numbers(folder, names):
-    """Says which class each folder is where their names begin with other numbers."""
+def _warn_of_numbers(folder, names):
+    """Logs the class of each folder where the names of folders begin with other numbers."""
     matches = [re.match(r'[0-9]+(?![0-9])', name) for name in names]
     if all(matches) and any(int(match[0]) != i for i, match in enumerate(matches)):
-        shown = [f'{name} is class {number}' for number, name in enumerate(names[:_SHOWN])]
-        shown += ['...'] if len(names) > _SHOWN else []
+        shown = [f'{name} is class {number}' for number, name in enumerate(names)]
+        if len(shown) > _CLASSES_IN_WARNING:
+            shown[_CLASSES_IN_WARNING:] = ['...']
         logger.warning(
             "%s: its folders are classes in alphabetical order, as in Keras, not by their names' "
             'numbers: %s', folder, ', '.join(shown),
@@ -124,12 +116,12 @@ def _read_label_file(folder, path):
     return paths, np.array(labels, np.int32)
 
 
-def decode(path, channels):
-    """One image, its size checked before it is decoded.
+def decode(path: str, channels: int) -> np.ndarray:
+    """One image; its size is checked before it is decoded.
 
     Args:
         path: the file.
-        channels: 1 (gray) or 3 (RGB).
+        channels: what the teacher takes: 1 (gray) or 3 (RGB).
 
     Returns:
         uint8, [h, w, channels].
@@ -150,7 +142,8 @@ def decode(path, channels):
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error)) from error
     except _DECODING_ERRORS as error:
-        raise UserError(f'{path}: not a readable image ({_short(error)}): remove it.') from error
+        reason = str(error).split('\n')[0] or type(error).__name__
+        raise UserError(f'{path}: not a readable image ({reason}): remove it.') from error
     return pixels.reshape(height, width, channels)
 
 
@@ -158,7 +151,3 @@ def _too_large(path, size):
     return UserError(
         f'{path}: an absurd size, it is not decoded ({size}; at most {PIXEL_LIMIT} are): remove it.'
     )
-
-
-def _short(error):
-    return str(error).split('\n')[0] or type(error).__name__

@@ -1,28 +1,39 @@
-"""Noise as images: the data-free calibration that any other must beat."""
+"""Noise as a source of images: the data-free calibration that any other must beat."""
+
+import itertools
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.sources.batches import Batch
 from zscgan_tf.sources.order import check_batch_size
+from zscgan_tf.teacher.input_spec import InputSpec
 
 KINDS = ('uniform', 'gaussian')
 
 
 class NoiseSource:
-    """Independent pixels.
+    """Images of independent random pixels.
 
     Args:
-        input_spec: the teacher's `InputSpec`.
-        kind: 'uniform' in [0, 1], or 'gaussian': the mean and deviation of the preprocessing,
+        input_spec: of the teacher.
+        kind: 'uniform' in [0, 1], or 'gaussian': of the mean and deviation of the preprocessing,
             clipped to [0, 1]. (Where the preprocessing has a mean of 0 or a deviation of 1/255,
             as `raw` and `caffe`, that is nearly one colour.)
         batch_size: images a batch.
         seed: batch i depends on (seed, i) alone.
+
+    Raises:
+        UserError: an unknown kind, or a batch of no images.
     """
 
     has_labels = False
+    num_classes = None
 
-    def __init__(self, input_spec, kind='uniform', batch_size=32, seed=0):
+    def __init__(
+        self, input_spec: InputSpec, kind: str = 'uniform', batch_size: int = 32, seed: int = 0
+    ) -> None:
         if kind not in KINDS:
             raise UserError(f'noise of kind {kind!r} is unknown: pass one of {", ".join(KINDS)}.')
         check_batch_size(batch_size)
@@ -33,12 +44,10 @@ class NoiseSource:
         self._seed = seed
         self.description = {'kind': f'noise_{kind}', 'seed': seed}
 
-    def batches(self, start=0):
-        """Endless (pixels [B, H, W, C], None), from batch number `start`."""
-        index = start
-        while True:
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        for index in itertools.count(start):
             yield self._batch(index), None
-            index += 1
 
     def _batch(self, index):
         shape = (self.batch_size, *self.image_shape)

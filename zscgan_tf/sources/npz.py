@@ -1,40 +1,31 @@
 """Images and labels in an .npz file, checked from its headers before anything is read.
 
-Arrays of an uncompressed file (`np.savez`) are mapped into memory, not read; those of a compressed
-one (`np.savez_compressed`) are read whole, up to a limit.
+Arrays of an uncompressed file (`np.savez`) are mapped into memory, so they may be larger than it.
+Those of a compressed one (`np.savez_compressed`) are read whole, up to a limit.
 """
 
-import dataclasses
 import math
+import struct
 import zipfile
 import zlib
 
 import numpy as np
 
+from zscgan_tf.atomic_files import PathLike
 from zscgan_tf.errors import UserError
 
 IMAGE_KEYS = ('images', 'x', 'data')
 LABEL_KEYS = ('labels', 'y')
 COMPRESSED_LIMIT_BYTES = 4 * 2**30
 _CHECKED_AT_ONCE = 1024
+# RuntimeError: encrypted, or compressed in a way that Python does not know. TypeError: sides of an
+# array that are no numbers.
+_READING_ERRORS = (
+    OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, TypeError
+)  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class _Member:
-    """One array in the file: what its header says, and where its data begin in the member."""
-
-    info: zipfile.ZipInfo
-    shape: tuple[int, ...]
-    fortran_order: bool
-    dtype: np.dtype
-    data_start: int
-
-    @property
-    def data_bytes(self):
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def open_npz(path):
+def open_npz(path: PathLike) -> tuple[np.ndarray, np.ndarray | None]:
     """Images and labels of an .npz file.
 
     Args:
@@ -50,80 +41,76 @@ def open_npz(path):
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {
-                info.filename.removesuffix('.npy'): _read_header(archive, info)
-                for info in archive.infolist()
-                if info.filename.endswith('.npy')
-            }
-            key = _image_key(path, members)
-            images = _check_images(path, key, _read(path, archive, key, members[key]))
-            labels = None
-            for label_key in LABEL_KEYS:
-                if label_key in members and label_key != key:
-                    labels = _read(path, archive, label_key, members[label_key])
-                    labels = _check_labels(path, label_key, labels, len(images))
-                    break
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-        # RuntimeError: encrypted, or compressed in a way that Python does not know.
-        raise UserError(f'{path}: not a readable .npz file ({_short(error)}).') from error
-    return images, labels
+            names = [name for name in archive.namelist() if name.endswith('.npy')]
+            arrays = {name.removesuffix('.npy'): _StoredArray(archive, name) for name in names}
+            key = _image_key(path, arrays)
+            images = _check_images(path, key, arrays[key].load(path, key))
+            label_key = next((k for k in LABEL_KEYS if k in arrays and k != key), None)
+            if label_key is None:
+                return images, None
+            labels = arrays[label_key].load(path, label_key)
+            return images, _check_labels(path, label_key, labels, len(images))
+    except _READING_ERRORS as error:
+        reason = str(error).split('\n')[0] or type(error).__name__
+        raise UserError(f'{path}: not a readable .npz file ({reason}).') from error
 
 
-def _read_header(archive, info):
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f'{info.filename} has the unknown format version {version}')
-        read = np.lib.format.read_array_header_1_0
-        if version == (2, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(file)
-        return _Member(info, shape, fortran_order, dtype, file.tell())
+class _StoredArray:
+    """One array of an archive: its header is read, its data are not."""
+
+    def __init__(self, archive, name):
+        self._archive = archive
+        self._info = archive.getinfo(name)
+        with archive.open(name) as file:
+            version = '_'.join(map(str, np.lib.format.read_magic(file)))
+            read_header = getattr(np.lib.format, f'read_array_header_{version}', None)
+            if read_header is None:
+                raise ValueError(f'{name} has the unknown format version {version}')
+            self.shape, self._fortran_order, self._dtype = read_header(file)
+            self._header_bytes = file.tell()
+
+    def load(self, path, key):
+        """The array: mapped where the archive holds it uncompressed, else read."""
+        data_bytes = math.prod(self.shape) * self._dtype.itemsize
+        if self._dtype.hasobject:
+            raise UserError(f'{path}: "{key}" holds pickled Python objects, which are not loaded.')
+        if self._header_bytes + data_bytes != self._info.file_size:
+            raise UserError(f'{path}: damaged: "{key}" is not as long as its header says.')
+        if self._info.compress_type == zipfile.ZIP_STORED and data_bytes:
+            order = 'F' if self._fortran_order else 'C'
+            return np.memmap(path, self._dtype, 'r', self._data_offset(path), self.shape, order)
+        if data_bytes > COMPRESSED_LIMIT_BYTES:
+            raise UserError(
+                f'{path}: "{key}" is {data_bytes / 2**30:.1f} GiB when unpacked: store it with '
+                f'np.savez, which is not compressed and read piece by piece, or as a folder of '
+                f'images.'
+            )
+        with self._archive.open(self._info) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    def _data_offset(self, path):
+        # In front of the array stand the archive's own header of 30 bytes, whose last two fields
+        # are the lengths of the name and of the extra fields that follow, and NumPy's header.
+        with open(path, 'rb') as file:
+            file.seek(self._info.header_offset + 26)
+            return sum(struct.unpack('<HH', file.read(4))) + file.tell() + self._header_bytes
 
 
-def _image_key(path, members):
+def _image_key(path, arrays):
     for key in IMAGE_KEYS:
-        if key in members:
+        if key in arrays:
             return key
     for rank in (4, 3):
-        keys = [key for key, member in members.items() if len(member.shape) == rank]
+        keys = [key for key, array in arrays.items() if len(array.shape) == rank]
         if len(keys) == 1:
             return keys[0]
         if keys:
             break
-    found = ', '.join(f'{key} {list(member.shape)}' for key, member in members.items())
+    found = ', '.join(f'{key} {list(array.shape)}' for key, array in arrays.items())
     raise UserError(
         f'{path}: which array holds the images? Name it "images", [N, height, width, channels]; '
         f'found: {found or "no array"}.'
     )
-
-
-def _read(path, archive, key, member):
-    if member.dtype.hasobject:
-        raise UserError(f'{path}: "{key}" holds pickled Python objects, which are not loaded.')
-    if member.data_start + member.data_bytes != member.info.file_size:
-        raise UserError(f'{path}: damaged: "{key}" is not as long as its header says.')
-    if member.info.compress_type == zipfile.ZIP_STORED and member.data_bytes:
-        order = 'F' if member.fortran_order else 'C'
-        offset = _data_offset(path, member)
-        return np.memmap(path, member.dtype, 'r', offset, member.shape, order)
-    if member.data_bytes > COMPRESSED_LIMIT_BYTES:
-        raise UserError(
-            f'{path}: "{key}" is {member.data_bytes / 2**30:.1f} GiB when unpacked: store it with '
-            f'np.savez, which is not compressed and read piece by piece, or as a folder of images.'
-        )
-    with archive.open(member.info) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _data_offset(path, member):
-    """Where an uncompressed array begins in the file: behind the member's local header."""
-    with open(path, 'rb') as file:
-        file.seek(member.info.header_offset)
-        header = file.read(30)
-    name_length = int.from_bytes(header[26:28], 'little')
-    extra_length = int.from_bytes(header[28:30], 'little')
-    return member.info.header_offset + 30 + name_length + extra_length + member.data_start
 
 
 def _check_images(path, key, images):
@@ -158,7 +145,3 @@ def _check_labels(path, key, labels, count):
     if labels.min() < 0:
         raise UserError(f'{path}: "{key}" has negative labels: classes are counted from 0.')
     return np.asarray(labels, np.int32).reshape(-1)
-
-
-def _short(error):
-    return str(error).split('\n')[0] or type(error).__name__

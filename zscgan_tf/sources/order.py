@@ -1,17 +1,19 @@
-"""In which order a source of stored images hands them out: seeded, and balanced over classes."""
+"""The order in which stored images are handed out: seeded, and balanced over classes."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from zscgan_tf.errors import UserError
 
 
-def check_batch_size(batch_size):
+def check_batch_size(batch_size: int) -> None:
     """Raises a UserError for a batch of no images."""
     if batch_size < 1:
         raise UserError(f'--batch_size={batch_size}: a batch holds at least one image.')
 
 
-def epoch_order(count, labels, seed, epoch):
+def epoch_order(count: int, labels: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
     """A permutation of the images, in which the classes take turns where they are known.
 
     With labels, any beginning of the permutation holds every class equally often, give or take
@@ -36,7 +38,9 @@ def epoch_order(count, labels, seed, epoch):
     return permutation[np.argsort(turn, kind='stable')]
 
 
-def index_batches(count, labels, batch_size, seed, start=0):
+def index_batches(
+    count: int, labels: np.ndarray | None, batch_size: int, seed: int, start: int = 0
+) -> Iterator[np.ndarray]:
     """Endless batches of indices: one `epoch_order` after the other, cut into batches.
 
     Args:
@@ -62,7 +66,7 @@ def index_batches(count, labels, batch_size, seed, start=0):
         yield np.array(batch)
 
 
-def consecutive_batches(count, batch_size):
-    """Batches of the indices 0...N-1; the last one as short as need be."""
+def consecutive_batches(count: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Batches of the indices 0...N-1; the last batch may be short."""
     for start in range(0, count, batch_size):
         yield np.arange(start, min(start + batch_size, count))

@@ -8,12 +8,14 @@ import io
 import os
 import re
 import shutil
+from collections.abc import Iterable
 
 import numpy as np
-import tqdm
+import tensorflow as tf
 from PIL import Image
 
 from zscgan_tf.atomic_files import (
+    PathLike,
     check_local,
     check_output,
     leftovers,
@@ -21,6 +23,7 @@ from zscgan_tf.atomic_files import (
     write_atomically,
 )
 from zscgan_tf.errors import UserError
+from zscgan_tf.sources.batches import Batch, take, with_progress
 
 NPZ_LIMIT_BYTES = 2**30
 
@@ -28,12 +31,12 @@ NPZ_LIMIT_BYTES = 2**30
 _MARKER = '.zscgan-images'
 
 
-def to_bytes(pixels):
+def to_bytes(pixels: np.ndarray | tf.Tensor) -> np.ndarray:
     """Pixels in [0, 1], [..., C], as uint8, rounded to nearest."""
     return np.uint8(np.clip(np.asarray(pixels, np.float32), 0, 1) * 255 + 0.5)
 
 
-def check_folder(folder, overwrite=False):
+def check_folder(folder: PathLike, overwrite: bool = False) -> None:
     """Refuses a folder that could not be written in the end; called before any work.
 
     Args:
@@ -44,7 +47,7 @@ def check_folder(folder, overwrite=False):
         UserError: it exists and may not, or its own folder is missing or read-only.
     """
     check_local(folder)
-    folder = _strip(folder)
+    folder = os.path.abspath(folder)
     parent = os.path.dirname(folder)
     if not os.path.isdir(parent):
         raise UserError(f'{folder}: the folder {parent} does not exist: make it, or pass another.')
@@ -66,7 +69,13 @@ def check_folder(folder, overwrite=False):
         )
 
 
-def write_folder(folder, batches, count, num_classes=None, overwrite=False):
+def write_folder(
+    folder: PathLike,
+    batches: Iterable[Batch],
+    count: int,
+    num_classes: int | None = None,
+    overwrite: bool = False,
+) -> None:
     """Writes images as `<class>/<number>.png`; without labels, as `<number>.png`.
 
     The names of classes are numbers with leading zeros, and classes without images have a folder
@@ -77,7 +86,7 @@ def write_folder(folder, batches, count, num_classes=None, overwrite=False):
 
     Args:
         folder: the folder.
-        batches: (pixels [B, H, W, C], labels [B] or None), C = 1 or 3; see `zscgan_tf.sources`.
+        batches: of a source, of 1 or 3 channels.
         count: number of images; the first ones of `batches`.
         num_classes: number of classes; None for four digits, and folders up to the highest label.
         overwrite: see `check_folder`.
@@ -86,28 +95,14 @@ def write_folder(folder, batches, count, num_classes=None, overwrite=False):
         UserError: see `check_folder`; other channels; too few images; a full disk.
     """
     check_folder(folder, overwrite)
-    folder = _strip(folder)
+    folder = os.path.abspath(folder)
     temporary = partial_name(folder)
-    class_digits = len(str(num_classes - 1)) if num_classes else 4
     try:
         os.mkdir(temporary)
         try:
             with open(os.path.join(temporary, _MARKER), 'w', encoding='utf-8') as file:
                 file.write('Written by zscgan_tf, which may replace this folder.\n')
-            number = classes = 0
-            for images, labels in _first(batches, count):
-                if labels is not None:
-                    classes = max(classes, num_classes or 0, *(labels + 1))
-                for i, image in enumerate(images):
-                    where = temporary
-                    if labels is not None:
-                        where = os.path.join(temporary, f'{labels[i]:0{class_digits}d}')
-                        os.makedirs(where, exist_ok=True)
-                    name = f'{number:0{len(str(count - 1))}d}.png'
-                    _to_image(image).save(os.path.join(where, name))
-                    number += 1
-            for label in range(classes):
-                os.makedirs(os.path.join(temporary, f'{label:0{class_digits}d}'), exist_ok=True)
+            _write_images(temporary, batches, count, num_classes)
             _move_into_place(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -118,7 +113,12 @@ def write_folder(folder, batches, count, num_classes=None, overwrite=False):
         ) from error
 
 
-def write_npz(path, batches, count, overwrite=False):
+def write_npz(
+    path: PathLike,
+    batches: Iterable[Batch],
+    count: int,
+    overwrite: bool = False,
+) -> None:
     """Writes images as an .npz: `images`, uint8 [N, H, W, C], and `labels`, int32 [N], if known.
 
     Args:
@@ -127,33 +127,55 @@ def write_npz(path, batches, count, overwrite=False):
         overwrite: whether the file may exist.
 
     Raises:
-        UserError: see `export.check_output`; more than a gibibyte; too few images.
+        UserError: see `atomic_files.check_output`; more than a gibibyte; too few images.
     """
-    if not os.fspath(path).endswith('.npz'):
-        raise UserError(f'{os.fspath(path)}: the name of this file must end in .npz.')
+    path = os.fspath(path)
+    if not path.endswith('.npz'):
+        raise UserError(f'{path}: the name of this file must end in .npz.')
     check_output(path, overwrite)
-    arrays = {}
-    position = 0
-    for images, labels in _first(batches, count):
-        if not arrays:
-            image_bytes = images[0].nbytes
-            if image_bytes * count > NPZ_LIMIT_BYTES:
-                raise UserError(
-                    f'{os.fspath(path)}: {count} images are {image_bytes * count / 2**30:.1f} GiB, '
-                    f'too much for an .npz: ask for at most {NPZ_LIMIT_BYTES // image_bytes} '
-                    f'images, or for a folder.'
-                )
-            arrays['images'] = np.empty((count, *images.shape[1:]), np.uint8)
-            if labels is not None:
-                arrays['labels'] = np.empty(count, np.int32)
-        part = slice(position, position + len(images))
-        arrays['images'][part] = images
-        if labels is not None:
-            arrays['labels'][part] = labels
-        position += len(images)
     packed = io.BytesIO()
-    np.savez(packed, **arrays)
+    np.savez(packed, **_collect(path, batches, count))
     write_atomically(path, packed.getbuffer(), overwrite)
+
+
+def _write_images(folder, batches, count, num_classes):
+    digits = len(str(count - 1))
+    class_digits = len(str(num_classes - 1)) if num_classes else 4
+
+    def class_folder(label):
+        path = os.path.join(folder, f'{label:0{class_digits}d}')
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    number = classes = 0
+    for images, labels in _first(batches, count):
+        if labels is not None:
+            classes = max(classes, num_classes or 0, *(labels + 1))
+        for i, image in enumerate(images):
+            where = folder if labels is None else class_folder(labels[i])
+            _to_image(image).save(os.path.join(where, f'{number:0{digits}d}.png'))
+            number += 1
+    for label in range(classes):
+        class_folder(label)
+
+
+def _collect(path, batches, count):
+    """The arrays of an .npz, by name; their size is checked as soon as one image is known."""
+    parts = []
+    for images, labels in _first(batches, count):
+        image_bytes = images[0].nbytes
+        if image_bytes * count > NPZ_LIMIT_BYTES:
+            raise UserError(
+                f'{path}: {count} images are {image_bytes * count / 2**30:.1f} GiB, too much for '
+                f'an .npz: ask for at most {NPZ_LIMIT_BYTES // image_bytes} images, or for a '
+                f'folder.'
+            )
+        parts.append((images, labels))
+    images, labels = zip(*parts, strict=True)
+    arrays = {'images': np.concatenate(images)}
+    if labels[0] is not None:
+        arrays['labels'] = np.concatenate(labels).astype(np.int32)
+    return arrays
 
 
 def _first(batches, count):
@@ -161,15 +183,13 @@ def _first(batches, count):
     if count < 1:
         raise UserError(f'{count} images: ask for at least one.')
     missing = count
-    with tqdm.tqdm(total=count, unit='image', disable=None) as progress:
-        for pixels, labels in batches:
-            images = to_bytes(pixels[:missing])
-            yield images, None if labels is None else np.asarray(labels)[:missing]
-            missing -= len(images)
-            progress.update(len(images))
-            if not missing:
-                return
-    raise UserError(f'{count} images were asked for, but the source has only {count - missing}.')
+    for pixels, labels in with_progress(take(batches, count), count, 'writing'):
+        yield to_bytes(pixels), None if labels is None else np.asarray(labels)
+        missing -= len(pixels)
+    if missing:
+        raise UserError(
+            f'{count} images were asked for, but the source has only {count - missing}.'
+        )
 
 
 def _to_image(image):
@@ -178,11 +198,6 @@ def _to_image(image):
             f'images of {image.shape[-1]} channels do not fit into PNG files: write an .npz.'
         )
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def _strip(folder):
-    """The absolute path, so that a closing slash or `.` does not hide the folder's name."""
-    return os.path.abspath(folder)
 
 
 def _foreign_entry(folder):

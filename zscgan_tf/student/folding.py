@@ -1,8 +1,7 @@
-"""The float twin of a teacher: the same function without batch norms, of few kinds of layers.
+"""The twin, the float student: the teacher's function without batch norms, of few kinds of layers.
 
 The student is made of this model. Batch norms keep the teacher's moments and become part of the
-convolutions, so that the exported file computes what the student was trained as (the paper's
-toolchain kept them in the graph).
+convolutions, as in the paper's toolchain, so that the exported file computes what was trained.
 
     folded = fold(teacher.logits_model, teacher.name)
 

@@ -40,7 +40,10 @@ class Graph:
         return not (fused and isinstance(readers[0], layers.ReLU))
 
     def feeds_kernel(self, layer: tf_keras.layers.Layer) -> bool:
-        """Whether a convolution that is no constant reads the output, as it is or handed on."""
+        """Whether a convolution reads the output, directly or behind layers that preserve ranges.
+
+        A convolution that stands for constants does not count.
+        """
         return any(
             _computes(reader) or isinstance(reader, PRESERVING_RANGES) and self.feeds_kernel(reader)
             for reader in self.readers[layer.name]
@@ -53,8 +56,8 @@ class Graph:
             The names of these layers; none if all readers are such, or none is.
         """
         readers = self.readers[layer.name]
-        found = [reader.name for reader in readers if self._is_for_kernels(reader)]
-        return found if len(found) < len(readers) else []
+        for_kernels = [reader.name for reader in readers if self._is_for_kernels(reader)]
+        return for_kernels if len(for_kernels) < len(readers) else []
 
     def _is_for_kernels(self, reader):
         if not isinstance(reader, PRESERVING_RANGES):
@@ -63,13 +66,13 @@ class Graph:
         return bool(behind) and all(self._is_for_kernels(layer) for layer in behind)
 
     def origin(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
-        """The layer whose range and levels the output has: itself, or what it hands on."""
+        """The layer whose range the output has: this one, or one before it that it preserves."""
         while isinstance(layer, PRESERVING_RANGES):
             (layer,) = self.sources[layer.name]
         return layer
 
     def is_the_input(self, layer: tf_keras.layers.Layer) -> bool:
-        """Whether the output is the model's input, but for constants and handing on."""
+        """Whether only constants, and layers that preserve ranges, stand before the output."""
         while isinstance(layer, PRESERVING_RANGES) or has_kernel(layer) and not layer.trainable:
             (layer,) = self.sources[layer.name]
         return isinstance(layer, layers.InputLayer)
@@ -148,13 +151,13 @@ def first_and_last(model: tf_keras.Model) -> list[str]:
     They are the outermost convolutions. One that stands for constants is none, nor is a 1x1
     depthwise convolution, which only scales and shifts channels: a batch norm of its own.
     """
-    found = [
+    outermost = [
         layer.name
         for layer in model.layers
         if _computes(layer)
         and not (isinstance(layer, layers.DepthwiseConv2D) and layer.kernel_size == (1, 1))
     ]
-    return sorted({*found[:1], *found[-1:]})
+    return sorted({*outermost[:1], *outermost[-1:]})
 
 
 def constants(model: tf_keras.Model) -> list[str]:

@@ -2,7 +2,7 @@
 
 In training the ranges' gradients are those of LSQ (learned step size quantization, Esser et al.):
 the fused op's own counts clipped values only, so that a range that clips nothing never moves. For
-export the same levels are said in the widths that TFLite has (design, decision 10).
+export the same levels are said in the widths that TFLite has: 8 bits, or 4.
 """
 
 import math

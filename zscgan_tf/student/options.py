@@ -108,6 +108,10 @@ class CalibrationOptions(StudentOptions):
         SWITCH, 'Take back what rounding kernels adds to channels.', paper=False, small=True
     )
 
+    def used_images(self, batch_size: int) -> int:
+        """How many of a source's first images make a student of these options."""
+        return self.range_images
+
     @classmethod
     def _completed(cls, values, given, preset, teacher) -> dict:
         values = super()._completed(values, given, preset, teacher)

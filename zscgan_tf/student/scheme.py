@@ -5,7 +5,7 @@ the weight quantization of a folded convolution in front of a ReLU. Here every l
 config, and the layout stays as it is.
 
 A student is built twice with the same variables: to train, where a quantizer rounds to its width,
-and to export, where it says the same in the 8 or 4 bits that TFLite knows (design, decision 10).
+and to export, where it says the same in the 8 or 4 bits that TFLite knows.
 """
 
 import dataclasses
@@ -87,12 +87,12 @@ class ActivationQuantizer(_Quantizer):
         self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
     ) -> dict[str, tf.Variable]:
         learned = self.training == 'learned'
-        found = {'max': layer.add_weight(f'{name}_max', [], initializer='ones', trainable=learned)}
+        ends = {'max': layer.add_weight(f'{name}_max', [], initializer='ones', trainable=learned)}
         if not self.nonnegative:
-            found['min'] = layer.add_weight(
+            ends['min'] = layer.add_weight(
                 f'{name}_min', [], initializer='zeros', trainable=learned
             )
-        return found
+        return ends
 
     def __call__(self, inputs, training, weights, **kwargs):
         if training and self.training == 'moving_average':
@@ -109,14 +109,14 @@ class ActivationQuantizer(_Quantizer):
     def _follow(self, x, weights):
         """Moves the range towards the extremes of the global batch."""
         # Reductions cost as much as the rounding: no more of them than there are ends.
-        ends = {'max': tf.reduce_max, 'min': tf.reduce_min}
-        found = tf.stack([ends[name](x) for name in weights])[None]
+        extreme = {'max': tf.reduce_max, 'min': tf.reduce_min}
+        extremes = tf.stack([extreme[name](x) for name in weights])[None]
         replicas = tf.distribute.get_replica_context()
         if replicas is not None and replicas.num_replicas_in_sync > 1:
-            found = replicas.all_gather(found, axis=0)
+            extremes = replicas.all_gather(extremes, axis=0)
         for index, (name, variable) in enumerate(weights.items()):
             bound = tf.maximum if name == 'max' else tf.minimum
-            seen = bound(ends[name](found[:, index]), 0)
+            seen = bound(extreme[name](extremes[:, index]), 0)
             variable.assign_add((1 - self.decay) * (seen - variable))
 
 
@@ -315,24 +315,24 @@ class Range:
 def kernels(model: tf_keras.Model) -> list[Kernel]:
     """The quantized kernels of a model that `apply` made, in its layers' order."""
     return [
-        Kernel(wrapper.layer, wrapper.input, variable, quantizer.bits, found['max'])
+        Kernel(wrapper.layer, wrapper.input, variable, quantizer.bits, ends['max'])
         for wrapper in model.layers
-        for variable, quantizer, found in getattr(wrapper, '_weight_vars', [])
+        for variable, quantizer, ends in getattr(wrapper, '_weight_vars', [])
     ]
 
 
 def ranges(model: tf_keras.Model) -> dict[str, Range]:
     """The ranges of activations that are set or learned, by the names of the float layers."""
-    found = {}
+    by_layer = {}
     for wrapper in model.layers:
         config, variables = (
             getattr(wrapper, name, None) for name in ('quantize_config', '_output_quantizer_vars')
         )
         if config is not None and config.output is not None and variables:
-            found[wrapper.layer.name] = Range(
+            by_layer[wrapper.layer.name] = Range(
                 config.output.bits, variables.get('min'), variables['max']
             )
-    return found
+    return by_layer
 
 
 def trainable_variables(model: tf_keras.Model) -> list[tf.Variable]:

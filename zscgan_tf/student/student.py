@@ -1,9 +1,8 @@
 """The student: the teacher with its batch norms folded, quantized by tfmot (paper, section 2.3).
 
-Folding keeps the teacher's statistics and makes the export exact; the paper's toolchain left batch
-norms in the graph. What a width applies to: the weights of all layers, and the activations that a
-convolution reads. The model's input, the logits, and what is only summed or passed to an
-activation function stay at 8 bits, as in the published comparisons.
+Folding keeps the teacher's statistics and makes the export exact. A width applies to the weights of
+all layers, and to the activations that a convolution reads. The model's input, the logits, and what
+is only summed or passed to an activation function stay at 8 bits, as in the published comparisons.
 """
 
 import dataclasses

@@ -82,20 +82,20 @@ def set_tfmot_ranges(
     for wrapper in student.model.layers:
         if getattr(wrapper, 'quantizer_vars', None):
             _assign(wrapper.quantizer_vars, *legal_range(student.input_spec))
-        for kernel, _, found in getattr(wrapper, '_weight_vars', []):
+        for kernel, _, ends in getattr(wrapper, '_weight_vars', []):
             # One range a tensor, or one for each entry of the last axis.
-            axes = tuple(range(len(kernel.shape) - found['max_var'].shape.rank))
+            axes = tuple(range(len(kernel.shape) - ends['max_var'].shape.rank))
             largest = np.abs(kernel.numpy()).max(axis=axes)
-            _assign(found, -largest, largest)
+            _assign(ends, -largest, largest)
         if not hasattr(wrapper, 'layer'):
             continue
         layer = student.twin.get_layer(wrapper.layer.name)
-        for tensor, found in _quantized_tensors(wrapper, layer):
+        for tensor, ends in _quantized_tensors(wrapper, layer):
             tensors.append(tensor)
-            variables.append(found)
+            variables.append(ends)
     histograms = observe_histograms(student, tensors, images, total)
-    for histogram, found in zip(histograms, variables, strict=True):
-        _assign(found, *estimators.activation_range(histogram, 8, estimator, nonnegative=False))
+    for histogram, ends in zip(histograms, variables, strict=True):
+        _assign(ends, *estimators.activation_range(histogram, 8, estimator, nonnegative=False))
 
 
 def _copy(layer):

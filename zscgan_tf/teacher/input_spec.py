@@ -152,28 +152,3 @@ class InputSpec:
 def _short(values):
     values = [round(float(v), 4) for v in values]
     return str(values[0]) if len(set(values)) == 1 else str(values)
-
-
-def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.ndarray:
-    """A batch of pixels as float32 array, [B, H, W, C].
-
-    Raises:
-        UserError: the batch has another shape or type, or values that are not finite.
-    """
-    pixels = np.asarray(pixels)
-    shape = input_spec.image_shape
-    if pixels.ndim != 4 or pixels.shape[1:] != shape or not len(pixels):
-        raise UserError(
-            f'A batch of images has the shape {list(pixels.shape)}, but the teacher takes '
-            f'[batch, {", ".join(map(str, shape))}]: pass images of its size.'
-        )
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise UserError(
-            f'A batch of images holds {pixels.dtype}: pass pixels in [0, 1] as float32.'
-        )
-    if not np.all(np.isfinite(pixels)):
-        raise UserError(
-            'A batch of images holds values that are not finite: look at the source of the images '
-            '(a generator whose training diverged?).'
-        )
-    return pixels.astype(np.float32, copy=False)

@@ -132,12 +132,12 @@ class _Start:
         if isinstance(layer, layers.ZeroPadding2D):
             self._padding.append(layer)
             return
-        found = affine_of(layer)
-        if found is None:
+        affine = affine_of(layer)
+        if affine is None:
             raise self._refused(f"layer '{layer.name}' ({type(layer).__name__})")
         if self._padding:
             raise self._refused(f"layer '{layer.name}' behind a zero padding")
-        scale, offset = (by_channel(values, self.scale.size) for values in found)
+        scale, offset = (by_channel(values, self.scale.size) for values in affine)
         if scale is None or offset is None or not np.all(scale):
             raise self._refused(f"layer '{layer.name}' without one scale, not 0, a channel")
         self.scale, self.offset = self.scale * scale, self.offset * scale + offset

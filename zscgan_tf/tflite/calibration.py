@@ -13,11 +13,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.sources.batches import check_pixels, with_progress
 from zscgan_tf.teacher.head import split_end
-from zscgan_tf.teacher.input_spec import InputSpec, check_pixels
+from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite.converter import check_ends, make_converter, named, run_converter
@@ -91,11 +91,7 @@ def _with_all_pixels(batches):
 def _samples(batches, input_spec, total, stream):
     """The representative dataset: the model's inputs in slices, with a progress bar on `stream`."""
     size = slice_size(input_spec)
-    with tqdm.tqdm(
-        desc='calibrating', total=total, unit=' images', disable=None, file=stream
-    ) as bar:
-        for pixels in batches:
-            pixels = check_pixels(pixels, input_spec)
-            for part in np.array_split(pixels, math.ceil(len(pixels) / size)):
-                yield [input_spec.to_inputs(tf.constant(part)).numpy()]
-                bar.update(len(part))
+    for pixels in with_progress(batches, total, 'calibrating', stream):
+        pixels = check_pixels(pixels, input_spec)
+        for part in np.array_split(pixels, math.ceil(len(pixels) / size)):
+            yield [input_spec.to_inputs(tf.constant(part)).numpy()]

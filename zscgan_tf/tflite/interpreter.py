@@ -1,15 +1,16 @@
-"""Runs a `.tflite` on batches of float inputs with LiteRT.
+"""Runs a `.tflite` classifier on batches of float inputs, with LiteRT.
 
 Usage: TfliteModel('model.tflite').outputs(inputs)
 """
 
 import os
 import time
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from zscgan_tf.atomic_files import check_local
+from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
 from zscgan_tf.teacher.raw_pixels import RAW_PIXELS
@@ -19,32 +20,30 @@ from zscgan_tf.tflite import flatbuffer
 class TfliteModel:
     """A `.tflite` classifier, for batches of any size.
 
+    Args:
+        path_or_bytes: the file, or its content.
+        num_threads: None for all cores.
+
     Attributes:
         name: the file's path, for messages.
         input_shape: (H, W, C).
         zero_pixel: the grey level, 0 to 255, that its input's zero stands for; None unless it takes
             raw pixels (`teacher.raw_pixels`).
         ends_in_probabilities: whether it returns probabilities, not logits.
-        quantized_output: whether its last layer computed integers, whatever type it returns.
+        quantized_output: whether its last layer computes integers, whatever type it returns.
         file_bytes: size of the file.
+
+    Raises:
+        UserError: unreadable, not a TFLite model, or not an image classifier.
     """
 
-    def __init__(self, path_or_bytes, num_threads=None):
-        """Loads a file.
-
-        Args:
-            path_or_bytes: the file, or its content.
-            num_threads: all cores where None.
-
-        Raises:
-            UserError: unreadable, not a TFLite model, or not an image classifier.
-        """
+    def __init__(
+        self, path_or_bytes: PathLike | bytes | bytearray, num_threads: int | None = None
+    ) -> None:
         if isinstance(path_or_bytes, (bytes, bytearray)):
             self.name, content = 'The .tflite', bytes(path_or_bytes)
         else:
-            self.name = os.fspath(path_or_bytes)
-            check_local(self.name)
-            content = _read(self.name)
+            self.name, content = os.fspath(path_or_bytes), _read(path_or_bytes)
         model = flatbuffer.read_model(content, self.name)
         graph = model.subgraphs[0]
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
@@ -52,30 +51,21 @@ class TfliteModel:
         self.ends_in_probabilities = flatbuffer.ends_in_probabilities(model)
         self.quantized_output = flatbuffer.output_tensor(model).scale is not None
         self.file_bytes = len(content)
-        try:
-            # LiteRT announces its delegate on stderr.
-            with hidden_output():
-                self._interpreter = Interpreter(
-                    model_content=content, num_threads=num_threads or os.cpu_count()
-                )
-                self._interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f'{self.name}: LiteRT cannot run it: {reason}') from error
+        self._interpreter = _make_interpreter(content, self.name, num_threads or os.cpu_count())
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
-        batch, *self.input_shape = (int(side) for side in self._input['shape_signature'])
-        self.input_shape = tuple(self.input_shape)
-        self.zero_pixel = self._find_zero_pixel(flatbuffer.input_tensor(model))
-        self._fixed_batch = None if batch == -1 else batch
         self._batch = int(self._input['shape'][0])
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+        shape = [int(side) for side in self._input['shape_signature']]
+        if len(shape) != 4 or min(shape[1:]) < 1:
             raise UserError(
-                f'{self.name}: takes the shape {[batch, *self.input_shape]} instead of images, '
+                f'{self.name}: takes the shape {shape} instead of images, '
                 f'[batch, height, width, channels].'
             )
+        self._fixed_batch = None if shape[0] == -1 else shape[0]
+        self.input_shape = tuple(shape[1:])
+        self.zero_pixel = self._find_zero_pixel(flatbuffer.input_tensor(model))
 
-    def outputs(self, inputs):
+    def outputs(self, inputs: np.ndarray) -> np.ndarray:
         """What the file returns for float inputs, as float.
 
         Args:
@@ -83,16 +73,22 @@ class TfliteModel:
 
         Returns:
             float32, [B, K]; of an int8 or uint8 output the values that its integers stand for.
-        """
-        raw = self.raw_outputs(quantize(inputs, self._input))
-        return dequantize(raw, self._output)
 
-    def scores(self, inputs, in_probabilities=None):
+        Raises:
+            UserError: inputs of another shape, or a number of them that the file's batch does not
+                divide.
+        """
+        return dequantize(self.raw_outputs(quantize(inputs, self._input)), self._output)
+
+    def scores(self, inputs: np.ndarray, in_probabilities: bool | None = None) -> np.ndarray:
         """Logits or probabilities of all classes, float32, [B, K]; a single unit becomes two.
 
         Args:
-            inputs: [B, H, W, C], what the float model takes.
+            inputs: as in `outputs`.
             in_probabilities: whether the file returns probabilities; None: as its end tells.
+
+        Raises:
+            UserError: as `outputs`.
         """
         if in_probabilities is None:
             in_probabilities = self.ends_in_probabilities
@@ -102,11 +98,14 @@ class TfliteModel:
         rest = 1 - outputs if in_probabilities else np.zeros_like(outputs)
         return np.concatenate([rest, outputs], axis=1)
 
-    def raw_outputs(self, raw_inputs):
+    def raw_outputs(self, raw_inputs: np.ndarray) -> np.ndarray:
         """What the file returns, in its own type, [B, K].
 
         Args:
             raw_inputs: [B, H, W, C], of the type that the file takes.
+
+        Raises:
+            UserError: as `outputs`.
         """
         raw_inputs = np.asarray(raw_inputs)
         if raw_inputs.shape[1:] != self.input_shape:
@@ -139,11 +138,11 @@ class TfliteModel:
         return outputs.reshape(len(raw_inputs), -1)
 
 
-def quantize(values, detail):
+def quantize(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     """Floats to a tensor's integers, rounded to the nearest and saturated.
 
     Args:
-        values: float array.
+        values: floats.
         detail: LiteRT's description of the tensor.
     """
     values = np.asarray(values, np.float32)
@@ -155,7 +154,7 @@ def quantize(values, detail):
     return np.clip(steps, levels.min, levels.max).astype(detail['dtype'])
 
 
-def dequantize(integers, detail):
+def dequantize(integers: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     """The inverse of `quantize`, float32."""
     if np.issubdtype(detail['dtype'], np.floating):
         return integers.astype(np.float32)
@@ -163,11 +162,11 @@ def dequantize(integers, detail):
     return (integers.astype(np.float32) - zero_point) * np.float32(scale)
 
 
-def latency(tflite, repeats=50, warm_up=5):
+def latency(tflite: TfliteModel, repeats: int = 50, warm_up: int = 5) -> float:
     """Milliseconds that one image takes (batch 1): the median, after warm-up.
 
     Args:
-        tflite: a `TfliteModel`.
+        tflite: the file.
         repeats: number of measurements.
         warm_up: number of runs before them.
     """
@@ -184,8 +183,20 @@ def latency(tflite, repeats=50, warm_up=5):
 
 
 def _read(path):
+    check_local(path)
     try:
         with open(path, 'rb') as file:
             return file.read()
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}): pass a .tflite.') from error
+
+
+def _make_interpreter(content, name, num_threads):
+    try:
+        with hidden_output():  # LiteRT announces its delegate on stderr.
+            interpreter = Interpreter(model_content=content, num_threads=num_threads)
+            interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f'{name}: LiteRT cannot run it: {reason}') from error
+    return interpreter

@@ -40,8 +40,7 @@ def export(
     if student.kind == 'folded':
         widths['first_last'] = list(map(scheme.wrapped, first_and_last(student.twin)))
         widths['constants'] = list(map(scheme.wrapped, constants(student.twin)))
-    found = levels.check_levels(data, inputs, **widths)
-    return data, report, found
+    return data, report, levels.check_levels(data, inputs, **widths)
 
 
 def convert(

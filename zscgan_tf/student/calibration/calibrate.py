@@ -5,7 +5,8 @@ import collections.abc
 import numpy as np
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import take
+from zscgan_tf.sources import Source, take
+from zscgan_tf.sources.batches import check_pixels
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
 from zscgan_tf.student.calibration.error_compensation import compensate_errors
@@ -13,7 +14,6 @@ from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.student.student import Student, build_student
 from zscgan_tf.student.tfmot_student import build_tfmot_student, set_tfmot_ranges
-from zscgan_tf.teacher.input_spec import check_pixels
 from zscgan_tf.teacher.teacher import Teacher
 
 
@@ -41,7 +41,7 @@ def calibrate(
 
 
 def calibrate_student(
-    teacher: Teacher, source: object, *, preset: str = 'small', **options: object
+    teacher: Teacher, source: Source, *, preset: str = 'small', **options: object
 ) -> Student:
     """A student of a teacher, calibrated on a source's first images, without any training.
 
@@ -73,7 +73,7 @@ def build(teacher: Teacher, options: CalibrationOptions) -> Student:
 
 
 def first_images(
-    teacher: Teacher, source: object, options: CalibrationOptions
+    teacher: Teacher, source: Source, options: CalibrationOptions
 ) -> collections.abc.Callable[[], collections.abc.Iterable[np.ndarray]]:
     """A function that returns the images of a source that set ranges, in batches of pixels."""
 
@@ -85,7 +85,7 @@ def first_images(
 
 
 def checked_batches(
-    teacher: Teacher, source: object, start: int = 0
+    teacher: Teacher, source: Source, start: int = 0
 ) -> collections.abc.Iterator[tuple]:
     """A source's batches from number `start` on; refuses pixels that are not finite.
 
@@ -100,7 +100,7 @@ def checked_batches(
         yield pixels, labels
 
 
-def check_images(teacher: Teacher, source: object, options: CalibrationOptions) -> None:
+def check_images(teacher: Teacher, source: Source, options: CalibrationOptions) -> None:
     """Refuses, before any work, a source whose images cannot set ranges.
 
     Raises:

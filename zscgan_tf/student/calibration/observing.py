@@ -4,7 +4,8 @@ import collections.abc
 
 import numpy as np
 import tensorflow as tf
-import tqdm
+
+from zscgan_tf.sources.batches import with_progress
 
 
 def observe(
@@ -25,7 +26,5 @@ def observe(
         The tensors of one batch as arrays.
     """
     run = tf.function(function)
-    with tqdm.tqdm(total=total, desc=description, unit=' images', disable=None) as bar:
-        for pixels in images():
-            yield [x.numpy() for x in tf.nest.flatten(run(tf.convert_to_tensor(pixels)))]
-            bar.update(len(pixels))
+    for pixels in with_progress(images(), total, description):
+        yield [x.numpy() for x in tf.nest.flatten(run(tf.convert_to_tensor(pixels)))]

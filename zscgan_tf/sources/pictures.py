@@ -1,16 +1,18 @@
-"""Pictures of generated images.
+"""Draws grids of generated images.
 
-python -m zscgan_tf.report.figures grids.png 'class loss=a/classes.png' 'both=b/classes.png'
+python -m zscgan_tf.sources.pictures grids.png 'class loss=a/classes.png' 'both=b/classes.png'
 """
 
 import io
 import math
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from zscgan_tf.atomic_files import write_atomically
+from zscgan_tf.atomic_files import PathLike, write_atomically
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources.writing import to_bytes
 
@@ -20,17 +22,16 @@ _GAP, _MARGIN, _LABEL_GAP = 2, 8, 6
 _BACKGROUND, _INK = (255, 255, 255), (70, 70, 70)
 
 
-def draw_grid(pixels, columns, row_labels=None):
-    """A grid of images, row by row, with the rows' labels at the left.
+def draw_grid(
+    pixels: np.ndarray, columns: int, row_labels: Iterable[Any] | None = None
+) -> Image.Image:
+    """A grid of images as a picture, row by row, with the labels of rows at the left.
 
     Args:
         pixels: [N, H, W, C] in [0, 1], the images of row 0 first. Of more than three channels the
             first three are shown, of two the mean.
         columns: images a row.
         row_labels: texts, one a row; None numbers the rows from 0, an empty list leaves them off.
-
-    Returns:
-        A Pillow image.
     """
     tiles = _to_rgb(np.asarray(pixels, np.float32))
     scale = max(1, math.ceil(SMALLEST_TILE / max(tiles.shape[1:3])))
@@ -60,18 +61,23 @@ def draw_grid(pixels, columns, row_labels=None):
     return picture
 
 
-def write_grid(path, pixels, columns, row_labels=None):
+def write_grid(
+    path: PathLike,
+    pixels: np.ndarray,
+    columns: int,
+    row_labels: Iterable[Any] | None = None,
+) -> None:
     """Writes `draw_grid` as a PNG file; an older one of that name is replaced."""
     file = io.BytesIO()
     draw_grid(pixels, columns, row_labels).save(file, 'PNG', optimize=True)
     write_atomically(path, file.getvalue(), overwrite=True)
 
 
-def join_grids(grids, height=400):
-    """Grids of several runs beside each other under their titles, as a Pillow image.
+def join_grids(grids: Sequence[tuple[str, PathLike]], height: int = 400) -> Image.Image:
+    """Grids of several runs as one picture, beside each other under their titles.
 
     Args:
-        grids: list of (title, path of a PNG file).
+        grids: (title, path of a PNG file) of each.
         height: of every grid, in pixels.
 
     Raises:
@@ -98,7 +104,7 @@ def join_grids(grids, height=400):
     return joined
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     """Joins grids: the file to write, then `title=path` of each."""
     output, *grids = arguments
     file = io.BytesIO()

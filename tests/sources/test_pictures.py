@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zscgan_tf.report.figures import draw_grid, main, write_grid
+from zscgan_tf.sources.pictures import draw_grid, main, write_grid
 
 
 def random_pixels(count, shape):

@@ -1,0 +1,69 @@
+"""Functions over batches of images: the first images, a progress bar, a check of pixels."""
+
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.input_spec import InputSpec
+
+# Pixels, float32 in [0, 1], [B, H, W, C], and labels, integers, [B], or None.
+Batch = tuple[np.ndarray | tf.Tensor, np.ndarray | tf.Tensor | None]
+
+
+def take(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """The first `count` images of batches; the last batch may be short."""
+    for pixels, labels in batches:
+        size = min(count, len(pixels))
+        yield pixels[:size], None if labels is None else labels[:size]
+        count -= size
+        if not count:
+            return
+
+
+def with_progress(
+    batches: Iterable[Any], total: int | None, description: str, file: IO[str] | None = None
+) -> Iterator[Any]:
+    """Yields batches, and moves a progress bar by the images of each when they have been used.
+
+    Args:
+        batches: arrays of images, or tuples that begin with one, such as a `Batch`.
+        total: number of images, or None.
+        description: what stands beside the bar, which is shown on terminals only.
+        file: where the bar is written; None for stderr.
+    """
+    with tqdm.tqdm(
+        total=total, desc=description, unit=' images', disable=None, file=file
+    ) as progress:
+        for batch in batches:
+            yield batch
+            progress.update(len(batch[0] if isinstance(batch, tuple) else batch))
+
+
+def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.ndarray:
+    """A batch of pixels as float32 array, [B, H, W, C].
+
+    Raises:
+        UserError: the batch is empty, has another shape or type than the teacher's images, or has
+            values that are not finite.
+    """
+    pixels = np.asarray(pixels)
+    shape = input_spec.image_shape
+    if pixels.ndim != 4 or pixels.shape[1:] != shape or not len(pixels):
+        raise UserError(
+            f'A batch of images has the shape {list(pixels.shape)}, but the teacher takes '
+            f'[batch, {", ".join(map(str, shape))}]: pass images of its size.'
+        )
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise UserError(
+            f'A batch of images holds {pixels.dtype}: pass pixels in [0, 1] as float32.'
+        )
+    if not np.all(np.isfinite(pixels)):
+        raise UserError(
+            'A batch of images holds values that are not finite: look at the source of the images '
+            '(a generator whose training diverged?).'
+        )
+    return pixels.astype(np.float32, copy=False)
