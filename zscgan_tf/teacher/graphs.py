@@ -17,6 +17,35 @@ def nodes(model: tf_keras.Model) -> list:
     return [node for _, level in levels for node in level if not node.is_input]
 
 
+def leading_nodes(model: tf_keras.Model) -> collections.abc.Iterator[object]:
+    """The nodes that a flat model begins with, as long as one node alone reads the last output."""
+    x, readers = model.input, {}
+    for node in nodes(model):
+        for y in node.keras_inputs:
+            readers.setdefault(id(y), []).append(node)
+    while len(readers.get(id(x), ())) == 1:
+        (node,) = readers[id(x)]
+        yield node
+        x = node.outputs
+
+
+def trace_back(x: tf.Tensor, passing: tuple[type, ...]) -> tuple[list, list]:
+    """Walks back from a tensor through layers of some classes.
+
+    Returns:
+        The nodes of such layers, and the first others on each way; in the order of the walk.
+    """
+    passed, others, pending = [], [], [x]
+    while pending:
+        node = node_of(pending.pop())
+        if isinstance(node.layer, passing):
+            passed.append(node)
+            pending.extend(node.keras_inputs)
+        else:
+            others.append(node)
+    return passed, others
+
+
 def nodes_in_order(outputs: object, known: collections.abc.Container) -> list:
     """The nodes that `outputs` need, each after those that it reads; depth first.
 

@@ -172,7 +172,8 @@ def _image_shape(model, label):
         raise UserError(
             f'{label} has no weights yet: call it on a batch of images before it is passed.'
         )
-    shapes = [x.shape for x in _symbolic(model, 'inputs')]
+    # Of the subclassed models, those of Keras 2 have None for inputs and outputs, others nothing.
+    shapes = [x.shape for x in getattr(model, 'inputs', None) or ()]
     if not shapes and _is_keras3(model):
         shapes = (getattr(model, '_build_shapes_dict', None) or {}).values()
     elif not shapes:
@@ -181,17 +182,9 @@ def _image_shape(model, label):
     return only_image_shape([tuple(shape) for shape in shapes], label) if shapes else None
 
 
-def _symbolic(model, role):
-    """The symbolic `inputs` or `outputs` of a model, a list; none of a subclassed one."""
-    try:
-        return list(getattr(model, role) or ())
-    except AttributeError:  # Keras 3's subclassed models
-        return []
-
-
 def _with_one_output(model, output_layer, label):
     """The model up to the one output that classifies."""
-    outputs = _symbolic(model, 'outputs')
+    outputs = getattr(model, 'outputs', None) or ()
     # Keras 3's Sequential has no names of outputs, and one output.
     names = list(getattr(model, 'output_names', None) or ['output'])
     if output_layer is None:

@@ -211,18 +211,20 @@ def add_n(at: Place, inputs: Value) -> Value:
     return _combine(at, tf_keras.layers.Add, 'add', *inputs)
 
 
-def maximum(at: Place, x: Value, y: Value) -> Value:
-    if is_tensor(x) and is_tensor(y):
-        return _combine(at, tf_keras.layers.Maximum, 'maximum', x, y)
-    x, y = (x, y) if is_tensor(x) else (y, x)
-    return affine(at, relu(at, affine(at, x, 1.0, -np.float64(y))), 1.0, y)
+def _extreme(layer_class, kind, sign):
+    """The handler of a maximum (sign 1) or minimum (-1)."""
+
+    def handler(at, x, y):
+        if is_tensor(x) and is_tensor(y):
+            return _combine(at, layer_class, kind, x, y)
+        x, y = (x, y) if is_tensor(x) else (y, x)
+        return affine(at, relu(at, affine(at, x, sign, -sign * np.float64(y))), sign, y)
+
+    return handler
 
 
-def minimum(at: Place, x: Value, y: Value) -> Value:
-    if is_tensor(x) and is_tensor(y):
-        return _combine(at, tf_keras.layers.Minimum, 'minimum', x, y)
-    x, y = (x, y) if is_tensor(x) else (y, x)
-    return affine(at, relu(at, affine(at, x, -1.0, y)), -1.0, y)
+maximum = _extreme(tf_keras.layers.Maximum, 'maximum', 1.0)
+minimum = _extreme(tf_keras.layers.Minimum, 'minimum', -1.0)
 
 
 def clip_by_value(at: Place, t: Value, clip_value_min: Value, clip_value_max: Value) -> Value:

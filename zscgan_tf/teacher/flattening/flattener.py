@@ -17,12 +17,9 @@ from zscgan_tf.teacher.flattening import operations
 from zscgan_tf.teacher.flattening.arithmetic import Pending, Value, is_tensor, settle
 from zscgan_tf.teacher.graphs import called, is_symbolic, nodes_in_order
 from zscgan_tf.teacher.layers import Reshape, classes_with
+from zscgan_tf.teacher.tap import is_batch_norm
 
 _DROPPED = classes_with('dropped')
-_BATCH_NORMS = (
-    tf_keras.layers.BatchNormalization,
-    tf_keras.layers.experimental.SyncBatchNormalization,
-)
 # A fused activation of these becomes a layer of its own: heads are found and cut off there.
 _SPLIT_ACTIVATIONS = ('softmax', 'sigmoid')
 _BUILT_IN_ACTIVATIONS = {
@@ -243,7 +240,7 @@ class Flattener:
         return self.trace(activation, (value,), {}, path, layer)
 
     def _refuse_channels_first(self, layer, args):
-        axis = getattr(layer, 'axis', None) if isinstance(layer, _BATCH_NORMS) else None
+        axis = getattr(layer, 'axis', None) if is_batch_norm(layer) else None
         axis = [axis] if isinstance(axis, int) else axis
         rank = getattr(args[0], 'shape', tf.TensorShape([None] * 2)).rank if args else 0
         if getattr(layer, 'data_format', None) == 'channels_first' or (
@@ -273,7 +270,7 @@ def _fresh(layer, name, linear):
     """A frozen, uncalled copy of a built-in layer; `linear` leaves its activation off."""
     layer_class = _implementation(layer)
     # The synchronized variants differ in training only.
-    if isinstance(layer, _BATCH_NORMS):
+    if is_batch_norm(layer):
         layer_class = tf_keras.layers.BatchNormalization
     if layer_class is tf_keras.layers.Reshape:
         layer_class = Reshape

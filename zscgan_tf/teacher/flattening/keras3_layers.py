@@ -5,14 +5,12 @@ of leaky ReLUs differ in name and default. Every translation is compared numeric
 Keras 3 objects are recognised by class name and read by `get_config()`, without importing Keras 3.
 """
 
-import collections.abc
-
 import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flattening import shapes
-from zscgan_tf.teacher.flattening.arithmetic import Place, Value, add, multiply
+from zscgan_tf.teacher.flattening.arithmetic import add, multiply
 from zscgan_tf.teacher.flattening.keras3_ops import OPERATIONS
 from zscgan_tf.teacher.flattening.operations import constant
 from zscgan_tf.teacher.layer_types import LAYER_TYPES
@@ -197,7 +195,7 @@ def _random_crop(at, x):
     return x
 
 
-FUNCTIONS: dict[str, collections.abc.Callable[[Place, Value], Value]] = {
+FUNCTIONS = {
     'AdaptiveAveragePooling2D': _adaptive_pooling(shapes.reduce_mean),
     'AdaptiveMaxPooling2D': _adaptive_pooling(shapes.reduce_max),
     'CenterCrop': _center_crop,

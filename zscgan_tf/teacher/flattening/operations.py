@@ -68,13 +68,12 @@ def layer_as_operation(
         return arithmetic.relu6(at, args[0])
     if type(layer) is layers.Multiply and len(args[0]) == 2:
         return arithmetic.hard_product(at, *args[0])
-    if type(layer) is layers.Resizing and (layer.height, layer.width) == tuple(args[0].shape[1:3]):
-        return args[0]
-    if type(layer) is layers.UpSampling2D and tuple(layer.size) == (1, 1):
-        return args[0]
-    if type(layer) is layers.Activation:
-        return args[0] if layer.activation is tf_keras.activations.linear else None
-    return None
+    changes_nothing = (
+        (type(layer) is layers.Resizing and (layer.height, layer.width) == args[0].shape[1:3])
+        or (type(layer) is layers.UpSampling2D and tuple(layer.size) == (1, 1))
+        or (type(layer) is layers.Activation and layer.activation is tf_keras.activations.linear)
+    )
+    return args[0] if changes_nothing else None
 
 
 _ACTIVATIONS = """
