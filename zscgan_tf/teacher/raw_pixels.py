@@ -87,9 +87,20 @@ class _Start:
         self.scale, self.offset = 1 / (255 * std), -mean / std
         for self.node in leading_nodes(teacher.model):
             layer = self.node.layer
+            what, found = f"layer '{layer.name}'", affine_of(layer)
             if type(layer) in (layers.Conv2D, SelectChannels) and layer.groups == 1:
                 return
-            self._pass(layer)
+            if isinstance(layer, layers.ZeroPadding2D):
+                self._padding.append(layer)
+                continue
+            if found is None:
+                raise self._refused(f'{what} ({type(layer).__name__})')
+            if self._padding:
+                raise self._refused(f'{what} behind a zero padding')
+            scale, offset = (by_channel(values, self.scale.size) for values in found)
+            if scale is None or offset is None or not np.all(scale):
+                raise self._refused(f'{what} without one scale, not 0, a channel')
+            self.scale, self.offset = self.scale * scale, self.offset * scale + offset
         raise self._refused('several layers')
 
     def convolution(self, images, zero):
@@ -118,21 +129,6 @@ class _Start:
         y = copy(x)
         copy.set_weights([np.float32(new), *bias])
         return y
-
-    def _pass(self, layer):
-        """Takes a layer before the convolution into the scale and the offset."""
-        if isinstance(layer, layers.ZeroPadding2D):
-            self._padding.append(layer)
-            return
-        affine = affine_of(layer)
-        if affine is None:
-            raise self._refused(f"layer '{layer.name}' ({type(layer).__name__})")
-        if self._padding:
-            raise self._refused(f"layer '{layer.name}' behind a zero padding")
-        scale, offset = (by_channel(values, self.scale.size) for values in affine)
-        if scale is None or offset is None or not np.all(scale):
-            raise self._refused(f"layer '{layer.name}' without one scale, not 0, a channel")
-        self.scale, self.offset = self.scale * scale, self.offset * scale + offset
 
     def _refused(self, what):
         return UserError(

@@ -5,6 +5,7 @@ both models are compared in what their last softmax or sigmoid takes, found in t
 TensorFlow operations that each of them runs.
 """
 
+import re
 import sys
 
 import numpy as np
@@ -57,8 +58,10 @@ def check_same(model: object, flat: tf_keras.Model, input_spec: object, label: s
     try:
         expected, answers = (_answers(m, images) for m in (reference, flat))
     except tf.errors.OpError as error:
-        # Of oneDNN alone: depthwise convolutions with unequal strides, say.
-        reason = error.message.splitlines()[0].rpartition('}} ')[2].rstrip('.')
+        # Of oneDNN alone: depthwise convolutions with unequal strides, say. The reason stands
+        # before the node, which has the layer's name.
+        found = re.search(r'([^\n}]+)\n\s*\[\[\{\{node (\S+?)\}\}', error.message)
+        reason = ' in '.join(found.groups()).strip() if found else error.message.splitlines()[0]
         raise UserError(
             f'{label} cannot be run on this machine ({reason[:200]}): does it predict such images '
             f'here? TF_ENABLE_ONEDNN_OPTS=1 in the environment may help.'

@@ -199,8 +199,6 @@ class Flattener:
     def copy(self, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str) -> object:
         """Calls the frozen copy of a built-in layer on values."""
         self._refuse_channels_first(layer, args)
-        if isinstance(layer, (tf_keras.layers.DepthwiseConv2D, tf_keras.layers.SeparableConv2D)):
-            self._refuse_unequal_strides(layer)
         activation = getattr(layer, 'activation', None)
         split = self._must_split(layer, activation)
         args, kwargs = tf.nest.map_structure(self.tensor, (args, kwargs))
@@ -250,20 +248,6 @@ class Flattener:
                 f"{self.model_name}: layer '{layer.name}' takes the channels first: rebuild the "
                 f'model with channels last (NHWC) and copy the weights.'
             )
-
-    def _refuse_unequal_strides(self, layer):
-        """Refuses strides that TensorFlow's depthwise convolution has on some machines only."""
-        if layer.strides[0] == layer.strides[1]:
-            return
-        try:
-            x = tf.zeros([1, *layer.kernel_size, 1])
-            tf.nn.depthwise_conv2d(x, x[0, ..., None], [1, *layer.strides, 1], 'VALID')
-        except tf.errors.InvalidArgumentError as error:
-            raise UserError(
-                f"{self.model_name}: layer '{layer.name}' has strides {tuple(layer.strides)}, and "
-                f'TensorFlow computes depthwise convolutions of unequal strides with oneDNN only, '
-                f'which is off here: set the environment variable TF_ENABLE_ONEDNN_OPTS=1.'
-            ) from error
 
 
 def _fresh(layer, name, linear):

@@ -10,12 +10,12 @@ from zscgan_tf.teacher.flattening.arithmetic import Place, Value, is_tensor
 from zscgan_tf.teacher.flattening.flattener import Flattener, first_line, join
 from zscgan_tf.teacher.flattening.keras3_layers import (
     FUNCTIONS,
+    SAME_FORMULA,
     activation_name,
     built_in_class,
     check_layer,
     counterpart,
     describe,
-    has_activation_of_tf_keras,
     unsupported,
 )
 from zscgan_tf.teacher.flattening.keras3_ops import handler_of
@@ -105,9 +105,9 @@ class Keras3Flattener(Flattener):
             self._counterparts[id(layer)] = layer, counterpart(layer, inputs[0].shape)
         copy = self._counterparts[id(layer)][1]
         x = x if copy is None else super().apply(copy, (x,), {}, path)
-        if has_activation_of_tf_keras(layer):
-            return x
         name = activation_name(layer)
+        if name in SAME_FORMULA:
+            return x
         if name is None:
             return self.trace(layer.activation, (x,), {}, path, layer)
         handler = handler_of(name)

@@ -16,9 +16,11 @@ from zscgan_tf.teacher.flattening.operations import constant
 from zscgan_tf.teacher.layer_types import LAYER_TYPES
 
 # Activations of one formula in both: Keras 3's name and that of tf_keras.
-_SAME_FORMULA = {'silu': 'swish'} | {
+SAME_FORMULA = {'silu': 'swish'} | {
     name: name
-    for name in 'relu sigmoid tanh softmax elu selu softplus softsign gelu exponential mish'.split()
+    for name in """
+        linear relu sigmoid tanh softmax elu selu softplus softsign gelu exponential mish
+    """.split()
 }
 
 
@@ -55,8 +57,8 @@ def unsupported(
 
 
 def activation_name(layer: object) -> str | None:
-    """The name of a layer's activation that is a function of Keras 3's; None for other ones."""
-    activation = layer.activation
+    """The name of a layer's activation, 'linear' without one; None of one that is not Keras 3's."""
+    activation = getattr(layer, 'activation', None)
     if activation is None:
         return 'linear'
     of_keras = getattr(activation, '__module__', '').startswith('keras.')
@@ -103,8 +105,8 @@ def counterpart(layer: object, input_shape: tuple) -> tf_keras.layers.Layer | No
         input_shape: shape of its input, the batch axis included; needed if it has weights.
 
     Returns:
-        A layer of the same weights, with the activation if `has_activation_of_tf_keras`; None if
-        the layer is its activation alone, and tf_keras does not have that.
+        A layer of the same weights, with the activation if it is of `SAME_FORMULA`; None if the
+        layer is its activation alone, and that is of another formula.
 
     Raises:
         UserError: there is no such layer, or the weights are not those of its class.
@@ -117,22 +119,17 @@ def counterpart(layer: object, input_shape: tuple) -> tf_keras.layers.Layer | No
     settings = {setting: config[theirs or setting] for setting, _, theirs in pairs}
     if 'activation' in config:
         function = activation_name(layer)
-        settings['activation'] = _SAME_FORMULA.get(function)
+        settings['activation'] = SAME_FORMULA.get(function)
     if kind == 'Activation':
         if function in ('relu', 'softmax'):
             kind, settings = {'relu': 'ReLU', 'softmax': 'Softmax'}[function], {}
-        elif function not in _SAME_FORMULA:
+        elif function not in SAME_FORMULA:
             return None
     copy = getattr(tf_keras.layers, kind)(name=layer.name, **settings)
     if layer.weights:
         copy.build(input_shape)
         _copy_weights(layer, copy)
     return copy
-
-
-def has_activation_of_tf_keras(layer: object) -> bool:
-    """Whether a layer has no activation, or one that tf_keras computes by the same formula."""
-    return not hasattr(layer, 'activation') or activation_name(layer) in ('linear', *_SAME_FORMULA)
 
 
 def _copy_weights(layer, copy):

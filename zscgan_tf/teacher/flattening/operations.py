@@ -12,14 +12,9 @@ import tf_keras
 from zscgan_tf.teacher.flattening import arithmetic, shapes
 from zscgan_tf.teacher.flattening.arithmetic import Place, Value
 
-_OPERATION_CLASSES = (
-    'ClassMethod',
-    'InstanceMethod',
-    'InstanceProperty',
-    'SlicingOpLambda',
-    'TFOpLambda',
-    'TensorFlowOpLayer',
-)
+_OPERATION_CLASSES = """
+    ClassMethod InstanceMethod InstanceProperty SlicingOpLambda TFOpLambda TensorFlowOpLayer
+""".split()
 
 
 def is_operation(layer: tf_keras.layers.Layer) -> bool:
