@@ -36,7 +36,7 @@ def assert_same(model, flat, low=-1.0, high=1.0):
     allowed = {'HardSigmoid', 'HardSwish', 'SelectChannels'} | set(dir(layers))
     assert {type(layer).__name__ for layer in flat.layers} <= allowed
     assert not any(layer.__class__.__name__.endswith('Lambda') for layer in flat.layers)
-    original = set(map(id, model.submodules))
+    original = set(map(id, model._flatten_layers()))
     assert not any(id(layer) in original for layer in flat.layers)
 
 

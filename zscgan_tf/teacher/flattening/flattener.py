@@ -46,7 +46,7 @@ class Flattener:
         self.model_name = model_name
         self.batch_size = batch_size
         self._names = {'images'}
-        # Layer copies by the original's id; the original is kept so that ids stay unique.
+        # (original, copy or counterpart) by the original's id, which stays unique as it is kept.
         self._copies = {}
 
     # Values

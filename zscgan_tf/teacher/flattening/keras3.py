@@ -37,11 +37,6 @@ class Keras3Flattener(Flattener):
         '* x; no keras.activations)'
     )
 
-    def __init__(self, model_name: str, batch_size: int | None = None) -> None:
-        super().__init__(model_name, batch_size)
-        # A layer that is used twice becomes one; the layer is kept, so that its id stays unique.
-        self._counterparts = {}
-
     def apply(self, layer: object, args: tuple, kwargs: dict, path: str) -> object:
         """The values that a layer or an operation of the original graph gives for values."""
         if _is_composite(layer):
@@ -101,9 +96,9 @@ class Keras3Flattener(Flattener):
         at = Place(self, path, layer)
         if kind in FUNCTIONS:
             return FUNCTIONS[kind](at, x)
-        if id(layer) not in self._counterparts:
-            self._counterparts[id(layer)] = layer, counterpart(layer, inputs[0].shape)
-        copy = self._counterparts[id(layer)][1]
+        if id(layer) not in self._copies:
+            self._copies[id(layer)] = layer, counterpart(layer, inputs[0].shape)
+        copy = self._copies[id(layer)][1]
         x = x if copy is None else super().apply(copy, (x,), {}, path)
         name = activation_name(layer)
         if name in SAME_FORMULA:
