@@ -35,9 +35,12 @@ def trace_back(x: tf.Tensor, passing: tuple[type, ...]) -> tuple[list, list]:
     Returns:
         The nodes of such layers, and the first others on each way; in the order of the walk.
     """
-    passed, others, pending = [], [], [x]
+    passed, others, seen, pending = [], [], set(), [x]
     while pending:
         node = node_of(pending.pop())
+        if node in seen:
+            continue
+        seen.add(node)
         if isinstance(node.layer, passing):
             passed.append(node)
             pending.extend(node.keras_inputs)

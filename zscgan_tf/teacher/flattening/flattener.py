@@ -9,6 +9,7 @@ import collections.abc
 import inspect
 import re
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -238,11 +239,9 @@ class Flattener:
         return self.trace(activation, (value,), {}, path, layer)
 
     def _refuse_channels_first(self, layer, args):
-        axis = getattr(layer, 'axis', None) if is_batch_norm(layer) else None
-        axis = [axis] if isinstance(axis, int) else axis
-        rank = getattr(args[0], 'shape', tf.TensorShape([None] * 2)).rank if args else 0
+        of_images = is_batch_norm(layer) and args[0].shape.rank == 4
         if getattr(layer, 'data_format', None) == 'channels_first' or (
-            axis is not None and rank == 4 and list(axis) not in ([3], [-1])
+            of_images and list(np.ravel(layer.axis)) not in ([3], [-1])
         ):
             raise UserError(
                 f"{self.model_name}: layer '{layer.name}' takes the channels first: rebuild the "

@@ -84,8 +84,9 @@ class Keras3Flattener(Flattener):
                 f'{describe(layer)} is called with training=True: pass the `training` of the call '
                 f'on, a classifier is quantized as it runs in inference.'
             )
-        (first, *_), tensors = (*args, *kwargs.values()), tf.nest.flatten((args, kwargs))
-        inputs, merges = list(filter(is_tensor, tensors)), isinstance(first, list | tuple)
+        first, *_ = *args, *kwargs.values()
+        inputs = list(filter(is_tensor, tf.nest.flatten((args, kwargs))))
+        merges = isinstance(first, list | tuple)
         if len(inputs) != (len(first) if merges else 1):
             raise unsupported(layer, 'is called with more than one tensor, or with constants')
         x = first if len(inputs) > 1 else inputs[0]
