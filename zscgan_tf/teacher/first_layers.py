@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import tf_keras
 
+from zscgan_tf.teacher.graphs import leading_nodes
 from zscgan_tf.teacher.input_spec import UNIT_NAMES
 from zscgan_tf.teacher.layers import SelectChannels, affine_of, by_channel
 from zscgan_tf.teacher.tap import is_batch_norm
@@ -74,13 +75,8 @@ def first_layers(model: tf_keras.Model, channels: int) -> FirstLayers | None:
         channels: of its images.
     """
     scale, offset, is_identity = np.ones(channels), np.zeros(channels), True
-    inner = set(map(id, model.layers))
-    layer = model.layers[0]
-    while True:
-        readers = [n.outbound_layer for n in layer._outbound_nodes if id(n.outbound_layer) in inner]
-        if len(readers) != 1:
-            break
-        (layer,) = readers
+    for node in leading_nodes(model):
+        layer = node.layer
         if isinstance(layer, _PASSING):
             continue
         if isinstance(layer, SelectChannels):
@@ -91,10 +87,8 @@ def first_layers(model: tf_keras.Model, channels: int) -> FirstLayers | None:
             continue
         is_norm = is_batch_norm(layer)
         affine = _standardization(layer) if is_norm else affine_of(layer)
-        if affine is None:
-            break
-        affine = [by_channel(values, channels) for values in affine]
-        if any(values is None for values in affine):
+        affine = affine and [by_channel(values, channels) for values in affine]
+        if affine is None or any(values is None for values in affine):
             break
         scale, offset = scale * affine[0], offset * affine[0] + affine[1]
         is_identity = False

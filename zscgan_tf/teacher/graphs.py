@@ -17,11 +17,40 @@ def nodes(model: tf_keras.Model) -> list:
     return [node for _, level in levels for node in level if not node.is_input]
 
 
+def leading_nodes(model: tf_keras.Model) -> collections.abc.Iterator[object]:
+    """The nodes that a flat model begins with, as long as one node alone reads the last output."""
+    x, readers = model.input, {}
+    for node in nodes(model):
+        for y in node.keras_inputs:
+            readers.setdefault(id(y), []).append(node)
+    while len(readers.get(id(x), ())) == 1:
+        (node,) = readers[id(x)]
+        yield node
+        x = node.outputs
+
+
+def trace_back(x: tf.Tensor, passing: tuple[type, ...]) -> tuple[list, list]:
+    """Walks back from a tensor through layers of some classes.
+
+    Returns:
+        The nodes of such layers, and the first others on each way; in the order of the walk.
+    """
+    passed, others, pending = [], [], [x]
+    while pending:
+        node = node_of(pending.pop())
+        if isinstance(node.layer, passing):
+            passed.append(node)
+            pending.extend(node.keras_inputs)
+        else:
+            others.append(node)
+    return passed, others
+
+
 def nodes_in_order(outputs: object, known: collections.abc.Container) -> list:
     """The nodes that `outputs` need, each after those that it reads; depth first.
 
     Args:
-        outputs: a structure of symbolic tensors.
+        outputs: a structure of symbolic tensors, of tf_keras or Keras 3.
         known: ids of tensors at which the walk stops.
     """
     order, seen = [], set()
@@ -36,8 +65,7 @@ def nodes_in_order(outputs: object, known: collections.abc.Container) -> list:
         elif id(node) not in seen:
             seen.add(id(node))
             pending.append((x, True))
-            needed = tf.nest.flatten((node.call_args, node.call_kwargs))
-            pending.extend((y, False) for y in reversed(needed))
+            pending.extend((y, False) for y in reversed(tf.nest.flatten(called(node)[1:])))
     return order
 
 
@@ -45,6 +73,13 @@ def node_of(x: object) -> object:
     """The node that a symbolic tensor is an output of."""
     layer, node_index, _ = x._keras_history
     return layer._inbound_nodes[node_index]
+
+
+def called(node: object) -> tuple[object, tuple, dict]:
+    """The layer or operation that a node of either Keras calls, and its arguments."""
+    if hasattr(node, 'operation'):  # Keras 3
+        return node.operation, node.arguments.args, node.arguments.kwargs
+    return node.layer, tuple(node.call_args), node.call_kwargs
 
 
 def rebuild(

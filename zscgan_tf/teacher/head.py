@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.graphs import node_of
+from zscgan_tf.teacher.graphs import trace_back
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import LogProbabilities
 from zscgan_tf.teacher.teacher import Teacher
@@ -59,7 +59,8 @@ def split_head(
             f'{name}: the output has the shape {model.output_shape}, but a classifier gives one '
             f'value a class: pass a model that ends in its classes.'
         )
-    end, end_input, _ = _walk_back(model)
+    _, (end_node,) = trace_back(model.output, _RESHAPING)
+    end, end_input = end_node.layer, end_node.keras_inputs[0]
     gives_probabilities = True
     if _function_of(end) == 'softmax' and classes > 1:
         logits, head = _vector(end_input), 'softmax'
@@ -104,44 +105,19 @@ def split_end(teacher: Teacher) -> tuple[tf_keras.Model, str | None]:
             f'--output_head=logits out.'
         )
     model = teacher.model
-    end, x, reshaping = _walk_back(model)
-    name = _function_of(end)
+    reshaping, (end,) = trace_back(model.output, _RESHAPING)
+    name = _function_of(end.layer)
     if name is None:
         return model, None
-    for layer in reversed(reshaping):
-        x = layer(x)
+    x = end.keras_inputs[0]
+    for node in reversed(reshaping):
+        x = node.layer(x)
     return tf_keras.Model(model.input, x, name=model.name), name
-
-
-def _walk_back(model):
-    """The last layer that computes something, its input, and the reshaping layers behind it.
-
-    These are in the order from the end.
-    """
-    x, reshaping = model.output, []
-    while True:
-        layer, inputs = _layer_and_inputs(x)
-        if not isinstance(layer, _RESHAPING):
-            return layer, inputs[0], reshaping
-        reshaping.append(layer)
-        x = inputs[0]
-
-
-def _layer_and_inputs(x):
-    node = node_of(x)
-    return node.layer, node.keras_inputs
 
 
 def _all_come_from_probabilities(model, passing):
     """Whether every way back from the output through such layers meets a softmax or sigmoid."""
-    pending = [model.output]
-    while pending:
-        layer, inputs = _layer_and_inputs(pending.pop())
-        if isinstance(layer, passing):
-            pending.extend(inputs)
-        elif _function_of(layer) is None:
-            return False
-    return True
+    return all(_function_of(node.layer) for node in trace_back(model.output, passing)[1])
 
 
 def _gives_probabilities(model, end, input_spec):

@@ -78,9 +78,8 @@ def load_teacher(
     model_shape = _image_shape(model, label)
     model = _with_one_output(model, output_layer, label)
     image_shape = resolve_image_shape(model_shape, fields, label)
-    plain = _translate(model, model_shape, image_shape) if _is_keras3(model) else model
     try:
-        flat = flatten(plain, image_shape, label)
+        flat = flatten(model, image_shape, label)
     except ValueError as error:
         size_is_open = model_shape is None or None in model_shape[:2]
         advice = 'pass another --image_size.' if size_is_open else 'does it predict such images?'
@@ -173,7 +172,8 @@ def _image_shape(model, label):
         raise UserError(
             f'{label} has no weights yet: call it on a batch of images before it is passed.'
         )
-    shapes = [x.shape for x in _symbolic(model, 'inputs')]
+    # Of the subclassed models, those of Keras 2 have None for inputs and outputs, others nothing.
+    shapes = [x.shape for x in getattr(model, 'inputs', None) or ()]
     if not shapes and _is_keras3(model):
         shapes = (getattr(model, '_build_shapes_dict', None) or {}).values()
     elif not shapes:
@@ -182,17 +182,9 @@ def _image_shape(model, label):
     return only_image_shape([tuple(shape) for shape in shapes], label) if shapes else None
 
 
-def _symbolic(model, role):
-    """The symbolic `inputs` or `outputs` of a model, a list; none of a subclassed one."""
-    try:
-        return list(getattr(model, role) or ())
-    except AttributeError:  # Keras 3's subclassed models
-        return []
-
-
 def _with_one_output(model, output_layer, label):
     """The model up to the one output that classifies."""
-    outputs = _symbolic(model, 'outputs')
+    outputs = getattr(model, 'outputs', None) or ()
     # Keras 3's Sequential has no names of outputs, and one output.
     names = list(getattr(model, 'output_names', None) or ['output'])
     if output_layer is None:
@@ -208,18 +200,6 @@ def _with_one_output(model, output_layer, label):
         return functional(model.inputs, outputs[names.index(output_layer)], name=model.name)
     known = [f"'{n}' {tuple(x.shape)}" for n, x in zip(names, outputs, strict=False)]
     raise UserError(f'{label} {wrong} ({", ".join(known) or "its outputs have no names"}).')
-
-
-def _translate(model, model_shape, image_shape):
-    """The tf_keras model of a Keras 3 model, for images of a given shape."""
-    import keras
-
-    from zscgan_tf.teacher.flattening.keras3 import translate
-
-    images = keras.Input(image_shape)
-    if model_shape is not None and None in model_shape and hasattr(model, '_functional'):
-        model = keras.Model(images, model(images), name=model.name)
-    return translate(model, images)
 
 
 # Checks

@@ -19,7 +19,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.graphs import call, nodes, rebuild
+from zscgan_tf.teacher.graphs import call, leading_nodes, rebuild
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import ConstantChannel, SelectChannels, affine_of, by_channel
 from zscgan_tf.teacher.teacher import Teacher
@@ -85,20 +85,12 @@ class _Start:
         self._name, self._bgr, self._padding = teacher.name, spec.bgr, []
         mean, std = np.float64(spec.mean), np.float64(spec.std)
         self.scale, self.offset = 1 / (255 * std), -mean / std
-        readers = {}
-        for node in nodes(teacher.model):
-            for x in node.keras_inputs:
-                readers.setdefault(id(x), []).append(node)
-        x = teacher.model.input
-        while True:
-            if len(readers[id(x)]) != 1:
-                raise self._refused('several layers')
-            (self.node,) = readers[id(x)]
+        for self.node in leading_nodes(teacher.model):
             layer = self.node.layer
             if type(layer) in (layers.Conv2D, SelectChannels) and layer.groups == 1:
                 return
             self._pass(layer)
-            x = self.node.outputs
+        raise self._refused('several layers')
 
     def convolution(self, images, zero):
         """The first convolution's outputs, of pixels less `zero`."""

@@ -84,6 +84,19 @@ def test_composite_layers_in_a_functional_model():
     assert names(flat).count('BatchNormalization') == 1
 
 
+def test_training_that_is_passed_on_by_position():
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.block = Block(3)
+
+        def call(self, x, training=None):
+            return self.block(x, training)
+
+    model = make(lambda x: end(Outer()(x)))
+    assert_same(model, flatten(model))
+
+
 _TF2CV = """
 import numpy as np, tensorflow as tf
 from tf2cv.model_provider import get_model

@@ -59,7 +59,7 @@ class Pending:
 class Place:
     """Where an operation stands: the flattener, the prefix of names, the original's layer.
 
-    New layers are called after what they compute, or `given_name` where the layer has that.
+    New layers are called after what they compute.
     """
 
     flat: object
@@ -67,7 +67,6 @@ class Place:
     layer: object
 
     def emit(self, layer_class: type, inputs: Value, kind: str, **config: object) -> tf.Tensor:
-        kind = getattr(self.layer, 'given_name', kind)
         name = f'{self.path}/{kind}' if self.path else kind
         return self.flat.emit(layer_class, inputs, name, **config)
 
@@ -212,18 +211,20 @@ def add_n(at: Place, inputs: Value) -> Value:
     return _combine(at, tf_keras.layers.Add, 'add', *inputs)
 
 
-def maximum(at: Place, x: Value, y: Value) -> Value:
-    if is_tensor(x) and is_tensor(y):
-        return _combine(at, tf_keras.layers.Maximum, 'maximum', x, y)
-    x, y = (x, y) if is_tensor(x) else (y, x)
-    return affine(at, relu(at, affine(at, x, 1.0, -np.float64(y))), 1.0, y)
+def _extreme(layer_class, kind, sign):
+    """The handler of a maximum (sign 1) or minimum (-1)."""
+
+    def handler(at, x, y):
+        if is_tensor(x) and is_tensor(y):
+            return _combine(at, layer_class, kind, x, y)
+        x, y = (x, y) if is_tensor(x) else (y, x)
+        return affine(at, relu(at, affine(at, x, sign, -sign * np.float64(y))), sign, y)
+
+    return handler
 
 
-def minimum(at: Place, x: Value, y: Value) -> Value:
-    if is_tensor(x) and is_tensor(y):
-        return _combine(at, tf_keras.layers.Minimum, 'minimum', x, y)
-    x, y = (x, y) if is_tensor(x) else (y, x)
-    return affine(at, relu(at, affine(at, x, -1.0, y)), -1.0, y)
+maximum = _extreme(tf_keras.layers.Maximum, 'maximum', 1.0)
+minimum = _extreme(tf_keras.layers.Minimum, 'minimum', -1.0)
 
 
 def clip_by_value(at: Place, t: Value, clip_value_min: Value, clip_value_max: Value) -> Value:
@@ -251,6 +252,10 @@ def cast(at: Place, x: Value, dtype: Value) -> Value:
 
 def relu(at: Place, features: Value) -> Value:
     return at.emit(tf_keras.layers.ReLU, features, 'relu')
+
+
+def is_relu6(layer: tf_keras.layers.ReLU) -> bool:
+    return layer.max_value == 6 and not layer.negative_slope and not layer.threshold
 
 
 def relu6(at: Place, features: Value) -> Value:

@@ -5,6 +5,8 @@ both models are compared in what their last softmax or sigmoid takes, found in t
 TensorFlow operations that each of them runs.
 """
 
+import sys
+
 import numpy as np
 import tensorflow as tf
 import tf_keras
@@ -42,7 +44,8 @@ def check_same(model: object, flat: tf_keras.Model, input_spec: object, label: s
     low, high = input_spec.input_range
     rng = np.random.default_rng(0)
     # As many at a time as the original is made for.
-    batch = _batch_size(model)
+    inputs = getattr(model, 'inputs', None)
+    batch = (inputs[0].shape[0] if inputs else None) or 1
     images = rng.uniform(low, high, (2, batch, *input_spec.image_shape)).astype(np.float32)
     # Whole numbers: the original may take uint8.
     images = np.rint(images) if np.max(high - low) > 100 else images
@@ -70,14 +73,6 @@ def check_same(model: object, flat: tf_keras.Model, input_spec: object, label: s
             f'{max(differences):.2g} of their deviation); does a layer work differently from its '
             f"class's name?"
         )
-
-
-def _batch_size(model):
-    """The number of images that a model is made for at a time; 1 where that is open."""
-    try:
-        return model.inputs[0].shape[0] or 1
-    except (AttributeError, TypeError):  # a subclassed one
-        return 1
 
 
 def _difference(expected, answers):
@@ -130,7 +125,7 @@ def _end_inputs(output):
 
 def _in_float32(model):
     """A copy of a model that computes in float32, or None where its class has no configuration."""
-    library = tf_keras if isinstance(model, tf_keras.Model) else _keras3()
+    library = tf_keras if isinstance(model, tf_keras.Model) else sys.modules['keras']
     own = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
     try:
         with library.utils.custom_object_scope(own):
@@ -140,12 +135,6 @@ def _in_float32(model):
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
         return None
     return copy
-
-
-def _keras3():
-    import keras
-
-    return keras
 
 
 def _without_half(value):

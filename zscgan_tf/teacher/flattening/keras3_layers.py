@@ -1,18 +1,18 @@
-"""Keras 3 layers as tf_keras layers of the same name, or as TensorFlow functions.
+"""Keras 3 layers as tf_keras layers of the same name, or as handlers' calls.
 
 Names are no guide: tf_keras' `hard_sigmoid` is 0.2x + 0.5, Keras 3's is relu6(x + 3)/6, and slopes
 of leaky ReLUs differ in name and default. Every translation is compared numerically in the tests.
 Keras 3 objects are recognised by class name and read by `get_config()`, without importing Keras 3.
 """
 
-import collections.abc
-
 import numpy as np
-import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.flattening.keras3_ops import function_of, to_array
+from zscgan_tf.teacher.flattening import shapes
+from zscgan_tf.teacher.flattening.arithmetic import add, multiply
+from zscgan_tf.teacher.flattening.keras3_ops import OPERATIONS
+from zscgan_tf.teacher.flattening.operations import constant
 from zscgan_tf.teacher.layer_types import LAYER_TYPES
 
 # Activations of one formula in both: Keras 3's name and that of tf_keras.
@@ -95,21 +95,19 @@ def check_layer(layer: object, input_shape: tuple) -> None:
             raise unsupported(layer, f'has {name}={config[name]}')
 
 
-def counterpart(
-    layer: object, unique: collections.abc.Callable[[str], str]
-) -> tf_keras.layers.Layer | None:
+def counterpart(layer: object, input_shape: tuple) -> tf_keras.layers.Layer | None:
     """The tf_keras layer that a built-in Keras 3 layer becomes by its settings.
 
     Args:
         layer: the Keras 3 layer.
-        unique: a function that makes a name one that no other layer has.
+        input_shape: shape of its input, the batch axis included; needed if it has weights.
 
     Returns:
-        A layer without weights yet, with the activation if `has_activation_of_tf_keras`; None if
+        A layer of the same weights, with the activation if `has_activation_of_tf_keras`; None if
         the layer is its activation alone, and tf_keras does not have that.
 
     Raises:
-        UserError: there is no such layer.
+        UserError: there is no such layer, or the weights are not those of its class.
     """
     kind = built_in_class(layer).__name__
     config = built_in_class(layer).get_config(layer)
@@ -125,7 +123,11 @@ def counterpart(
             kind, settings = {'relu': 'ReLU', 'softmax': 'Softmax'}[function], {}
         elif function not in _SAME_FORMULA:
             return None
-    return getattr(tf_keras.layers, kind)(name=unique(layer.name), **settings)
+    copy = getattr(tf_keras.layers, kind)(name=layer.name, **settings)
+    if layer.weights:
+        copy.build(input_shape)
+        _copy_weights(layer, copy)
+    return copy
 
 
 def has_activation_of_tf_keras(layer: object) -> bool:
@@ -133,18 +135,10 @@ def has_activation_of_tf_keras(layer: object) -> bool:
     return not hasattr(layer, 'activation') or activation_name(layer) in ('linear', *_SAME_FORMULA)
 
 
-def copy_weights(layer: object, copy: tf_keras.layers.Layer) -> None:
-    """Copies a Keras 3 layer's weights, by their names within the layer.
-
-    Args:
-        layer: the Keras 3 layer.
-        copy: the built tf_keras layer that stands for it.
-
-    Raises:
-        UserError: names or shapes do not fit.
-    """
+def _copy_weights(layer, copy):
+    """Copies a Keras 3 layer's weights, by their names within the layer."""
     targets = {_short_name(weight): weight for weight in copy.weights}
-    values = {_short_name(weight): to_array(weight) for weight in layer.weights if targets}
+    values = {_short_name(weight): constant(weight) for weight in layer.weights if targets}
     if 'depthwise_kernel' in targets and 'depthwise_kernel' not in values:
         values['depthwise_kernel'] = values.pop('kernel', None)
     expected = {name: tuple(weight.shape) for name, weight in targets.items()}
@@ -162,42 +156,50 @@ def _short_name(weight):
     return weight.name.split('/')[-1].split(':')[0]
 
 
-# Layers that TensorFlow functions stand for
+# Layers that are arithmetic, slices or reductions: functions of a `Place` and the layer's input
 
 
-def _rescaling(layer, x):
-    multiply, add = (function_of(name) for name in ('multiply', 'add'))
-    return add(multiply(x, layer.scale), layer.offset)
+def _rescaling(at, x):
+    return OPERATIONS['Add'](at, OPERATIONS['Multiply'](at, x, at.layer.scale), at.layer.offset)
 
 
-def _normalization(layer, x):
+def _normalization(at, x):
     # The constants that the layer really uses: those of its last adapt() or of its configuration.
-    mean, variance = (to_array(v).astype(np.float32) for v in (layer.mean, layer.variance))
+    mean, variance = (np.float32(constant(v)) for v in (at.layer.mean, at.layer.variance))
     scale = np.maximum(np.sqrt(variance), np.float32(1e-7))
-    return x * scale + mean if layer.invert else x * (1 / scale) + -mean * (1 / scale)
+    scale, offset = (scale, mean) if at.layer.invert else (1 / scale, -mean * (1 / scale))
+    return add(at, multiply(at, x, scale), offset)
 
 
 def _adaptive_pooling(reduce):
-    def apply(layer, x):
-        if tuple(np.ravel(layer.get_config()['output_size'])) not in ((1,), (1, 1)):
-            raise unsupported(layer, 'pools to more than one position')
-        return reduce(x, [1, 2], keepdims=True)
+    def apply(at, x):
+        if tuple(np.ravel(at.layer.get_config()['output_size'])) not in ((1,), (1, 1)):
+            raise unsupported(at.layer, 'pools to more than one position')
+        return reduce(at, x, [1, 2], keepdims=True)
 
     return apply
 
 
-def _center_crop(layer, x):
-    # A crop that enlarges its input gives another shape here, which is refused.
-    top, left = (x.shape[1] - layer.height) // 2, (x.shape[2] - layer.width) // 2
-    return x[:, top : top + layer.height, left : left + layer.width]
+def _center_crop(at, x):
+    height, width = at.layer.height, at.layer.width
+    top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
+    if min(top, left) < 0:
+        raise unsupported(at.layer, 'enlarges its input')
+    return shapes.getitem(at, x, (slice(None), slice(top, top + height), slice(left, left + width)))
+
+
+def _random_crop(at, x):
+    # In inference Keras 3 leaves its input as it is, whatever shape it says.
+    if (at.layer.height, at.layer.width) != tuple(x.shape[1:3]):
+        raise unsupported(at.layer, 'changes the size')
+    return x
 
 
 FUNCTIONS = {
-    'AdaptiveAveragePooling2D': _adaptive_pooling(tf.reduce_mean),
-    'AdaptiveMaxPooling2D': _adaptive_pooling(tf.reduce_max),
+    'AdaptiveAveragePooling2D': _adaptive_pooling(shapes.reduce_mean),
+    'AdaptiveMaxPooling2D': _adaptive_pooling(shapes.reduce_max),
     'CenterCrop': _center_crop,
     'Normalization': _normalization,
-    # In inference Keras 3 leaves its input as it is, whatever shape it says.
-    'RandomCrop': lambda layer, x: x,
+    'RandomCrop': _random_crop,
     'Rescaling': _rescaling,
 }

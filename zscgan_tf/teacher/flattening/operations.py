@@ -7,7 +7,6 @@ in the graph where it is.
 import inspect
 
 import numpy as np
-import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.teacher.flattening import arithmetic, shapes
@@ -31,8 +30,8 @@ def is_operation(layer: tf_keras.layers.Layer) -> bool:
 
 
 def constant(value: object) -> object:
-    """A value without tensors or variables of TensorFlow's."""
-    return value.numpy() if isinstance(value, (tf.Tensor, tf.Variable)) else value
+    """A value without tensors or variables, of TensorFlow or Keras 3: these as arrays."""
+    return value.numpy() if hasattr(value, 'numpy') else value
 
 
 def apply(
@@ -65,21 +64,16 @@ def layer_as_operation(
         if layer.invert:
             return arithmetic.affine(at, args[0], 1 / scale, constant(layer.mean))
         return arithmetic.affine(at, args[0], scale, -constant(layer.mean) * scale)
-    if type(layer) is layers.ReLU and _is_relu6(layer):
+    if type(layer) is layers.ReLU and arithmetic.is_relu6(layer):
         return arithmetic.relu6(at, args[0])
     if type(layer) is layers.Multiply and len(args[0]) == 2:
         return arithmetic.hard_product(at, *args[0])
-    if type(layer) is layers.Resizing and (layer.height, layer.width) == tuple(args[0].shape[1:3]):
-        return args[0]
-    if type(layer) is layers.UpSampling2D and tuple(layer.size) == (1, 1):
-        return args[0]
-    if type(layer) is layers.Activation:
-        return args[0] if layer.activation is tf_keras.activations.linear else None
-    return None
-
-
-def _is_relu6(layer):
-    return layer.max_value == 6 and not layer.negative_slope and not layer.threshold
+    changes_nothing = (
+        (type(layer) is layers.Resizing and (layer.height, layer.width) == args[0].shape[1:3])
+        or (type(layer) is layers.UpSampling2D and tuple(layer.size) == (1, 1))
+        or (type(layer) is layers.Activation and layer.activation is tf_keras.activations.linear)
+    )
+    return args[0] if changes_nothing else None
 
 
 _ACTIVATIONS = """
