@@ -20,15 +20,11 @@ def loaded(body, keep=()):
     x = images = tf_keras.Input((8, 8, 3))
     x = layers.BatchNormalization()(layers.Conv2D(6, 3)(x))
     model = tf_keras.Model(images, body(layers.GlobalAveragePooling2D(keepdims=True)(x)))
-    kept = {name: model.get_layer(name).get_weights() for name in keep if has_layer(model, name)}
+    kept = [(layer, layer.get_weights()) for layer in model.layers if layer.name in keep]
     randomize(model)
-    for name, weights in kept.items():
-        model.get_layer(name).set_weights(weights)
+    for layer, weights in kept:
+        layer.set_weights(weights)
     return load_teacher(model, input_spec={'preprocessing': 'tf'}), model
-
-
-def has_layer(model, name):
-    return name in {layer.name for layer in model.layers}
 
 
 def answers(teacher, model):

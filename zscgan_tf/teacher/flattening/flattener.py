@@ -232,10 +232,9 @@ class Flattener:
         if isinstance(activation, tf_keras.layers.Layer):
             return self.apply(activation, (value,), {}, path)
         if activation in _BUILT_IN_ACTIVATIONS:
-            name = f'{join(path, layer.name)}/{activation.__name__}'
-            return self.emit(
-                tf_keras.layers.Activation, value, name, activation=activation.__name__
-            )
+            kind = activation.__name__
+            name = f'{join(path, layer.name)}/{kind}'
+            return self.emit(tf_keras.layers.Activation, value, name, activation=kind)
         return self.trace(activation, (value,), {}, path, layer)
 
     def _refuse_channels_first(self, layer, args):

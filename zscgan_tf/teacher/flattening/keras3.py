@@ -21,9 +21,6 @@ from zscgan_tf.teacher.flattening.keras3_layers import (
 from zscgan_tf.teacher.flattening.keras3_ops import handler_of
 from zscgan_tf.teacher.layer_types import LAYER_TYPES
 
-# What a handler raises for arguments that it does not take.
-_CALL_ERRORS = (AttributeError, IndexError, TypeError, ValueError)
-
 
 class Keras3Flattener(Flattener):
     """Walks the graph of a Keras 3 model.
@@ -51,7 +48,8 @@ class Keras3Flattener(Flattener):
             raise unsupported(layer)
         try:
             return handler(Place(self, path, layer), *args, *kwargs.values(), **settings)
-        except _CALL_ERRORS as error:
+        # Of arguments that the handler does not take.
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise unsupported(layer, f'cannot be translated ({first_line(error)})') from error
 
     def follow(self, layer: object, args: tuple, kwargs: dict, path: str) -> object:
