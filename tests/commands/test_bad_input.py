@@ -77,7 +77,10 @@ PIXELS = ['--mean=0.5', '--std=0.5']
         ([TINY, OUTPUT, '--result_json=bad.tflite'], ['--result_json and --output are the same']),
         ([TINY, OUTPUT, '--images=real'], ['--images is for --source=files']),
         ([TINY, OUTPUT, '--dataset=cifar10'], ['--dataset is for --source=dataset or']),
-        ([TINY, OUTPUT, '--student_workdir=s'], ['--student_workdir is for a student']),
+        (
+            [TINY, OUTPUT, '--student_workdir=s'],
+            ['--student_workdir is for the training of a student'],
+        ),
         (
             [TINY, OUTPUT, '--source=noise_uniform', '--steps=9'],
             ['--steps is for a generator, and --source=noise_uniform has none'],

@@ -261,7 +261,7 @@ FILES = '--source=files'
             ['--update_generator'],
             ['no generator to update while the student learns: pass --source=zscgan'],
         ),
-        (['--method=ptq'], ['--range_images is for a student: pass --method=qat']),
+        (['--method=ptq'], ['--distillation_steps is for the training of a student: pass']),
         (
             ['--method=ptq', '--range_estimator=mse'],
             ['--distillation_steps is for the training of a student: pass --method=qat'],

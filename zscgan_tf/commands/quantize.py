@@ -151,6 +151,14 @@ def _student_options():
     """The options of the student; None where TFLite's own calibration quantizes."""
     passed = option_flags.passed_flags(DistillationOptions)
     passed += ['student_workdir'] if FLAGS.student_workdir else []
+    of_calibration = set(option_flags.passed_flags(CalibrationOptions))
+    of_calibration -= {'range_training', 'range_decay'}
+    of_training = [flag for flag in passed if flag not in of_calibration]
+    if FLAGS.method == 'ptq' and of_training:
+        raise UserError(
+            f'--{of_training[0]} is for the training of a student: pass --method=qat, or leave it '
+            f'out.'
+        )
     if FLAGS.method == 'ptq' and FLAGS.range_estimator is None:
         if passed:
             raise UserError(
@@ -167,13 +175,6 @@ def _student_options():
             raise UserError(f"--{flag} is for TFLite's calibration, not for a student: {instead}.")
     if FLAGS.method == 'qat':
         return DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
-    of_calibration = set(option_flags.passed_flags(CalibrationOptions)) - {'range_training'}
-    of_training = sorted(set(passed) - of_calibration)
-    if of_training:
-        raise UserError(
-            f'--{of_training[0]} is for the training of a student: pass --method=qat, or leave it '
-            f'out.'
-        )
     return CalibrationOptions.resolve(FLAGS.preset, option_flags.passed(CalibrationOptions))
 
 
