@@ -9,6 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tests.tiny import tiny_teacher
 from zscgan_tf import evaluation, pipeline
+from zscgan_tf.errors import UserError
 from zscgan_tf.methods import zscgan
 from zscgan_tf.report.summary import summary
 from zscgan_tf.sources.files import FileSource
@@ -57,6 +58,9 @@ def test_from_a_file_to_an_integer_file(made, entropy_loss_weight, tmp_path):
     assert result.fresh['images'] == 12 and result.real['images'] == 30
     assert result.real['float_accuracy'] == 100
     assert 'ops are integer' in summary(teacher, result)
+    with pytest.raises(UserError, match='--check_images=0 must be a whole number, at least 1'):
+        pipeline.quantize(teacher, source, tmp_path / 'none.tflite', check_images=0)
+    assert not (tmp_path / 'none.tflite').exists()
 
     data = output.read_bytes()
     report = audit.audit(data)

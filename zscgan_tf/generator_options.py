@@ -106,7 +106,9 @@ class GeneratorOptions(Options):
         small=Derived(f'0; from {MANY_CLASSES} classes on 30', _entropy_loss_weight),
     )
     compute_dtype: str = option(
-        choice('float32', 'bfloat16'), 'Type of the passes; moments are float32.', paper='float32'
+        choice('float32', 'bfloat16'),
+        'Type of the forward and backward passes; moments are float32.',
+        paper='float32',
     )
 
     @classmethod

@@ -42,13 +42,13 @@ class Kind:
     Attributes:
         is_legal: a function of the value.
         legal: the legal values in words, behind 'must be'.
-        type: what the value is kept in: a NumPy number does not fit into JSON.
+        type: makes the value that is kept: a NumPy number does not fit into JSON.
         choices: the legal values of an option of names.
     """
 
     is_legal: collections.abc.Callable[[object], bool]
     legal: str
-    type: type
+    type: collections.abc.Callable[[object], object]
     choices: tuple[str, ...] = ()
 
 
@@ -113,8 +113,8 @@ def option(
         paper: its value under the preset `paper`: a value or a `Derived`.
         small: its value under `small`; that of `paper` where nothing is said.
         flag: the flag's name where it is not the field's.
-        before: of an option that came later, the value that all had before. It stands for itself in
-            records, which leave it out, so that older workdirs go on.
+        before: the value that was in force before the option existed. An option with this value is
+            left out of records, so that older workdirs still match.
     """
     presets = {'paper': paper, 'small': paper if small is _SAME else small}
     return dataclasses.field(
@@ -234,7 +234,7 @@ class Options:
         return {flag_of(field): value for field, value in self.recorded()}
 
     def recorded(self) -> collections.abc.Iterator[tuple[dataclasses.Field, object]]:
-        """The options that records hold: those that are not as all were before them."""
+        """The options that records hold: those whose value is not `before`."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != field.metadata['before']:

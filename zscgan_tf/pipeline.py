@@ -9,6 +9,7 @@ import numpy as np
 
 from zscgan_tf import atomic_files, evaluation
 from zscgan_tf.errors import UserError
+from zscgan_tf.options import COUNT, check
 from zscgan_tf.sources import Source, StoredSource, take
 from zscgan_tf.student.student import Student
 from zscgan_tf.teacher.teacher import Teacher
@@ -95,6 +96,7 @@ def quantize(
             `calibration.convert`, `audit.audit`. Nothing is written.
     """
     resolved = TfliteCalibrationOptions.resolve(preset, options, teacher)
+    check_images = check(COUNT, 'check_images', check_images)
     atomic_files.check_output(output, overwrite)
     data = calibration.convert(
         teacher,
@@ -141,6 +143,7 @@ def quantize_student(
             `student_export.export`. Nothing is written.
     """
     resolved = FileOptions.resolve('small', options)
+    check_images = check(COUNT, 'check_images', check_images)
     atomic_files.check_output(output, overwrite)
     teacher = student.teacher
     used_images = student.options.used_images(source.batch_size)

@@ -77,6 +77,8 @@ PIXELS = ['--mean=0.5', '--std=0.5']
         ([TINY, OUTPUT, '--result_json=bad.tflite'], ['--result_json and --output are the same']),
         ([TINY, OUTPUT, '--images=real'], ['--images is for --source=files']),
         ([TINY, OUTPUT, '--dataset=cifar10'], ['--dataset is for --source=dataset or']),
+        ([TINY, OUTPUT, '--calibration_split=test'], ['--calibration_split is for --source=']),
+        ([TINY, OUTPUT, '--resize_short_side=9'], ['--resize_short_side is for real images']),
         (
             [TINY, OUTPUT, '--student_workdir=s'],
             ['--student_workdir is for the training of a student'],

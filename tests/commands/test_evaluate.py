@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.commands.conftest import TRAINING
 from tests.commands.programs import interrupt_in
 
@@ -87,6 +89,15 @@ def test_ctrl_c(finished, programs):
     assert not (programs.folder / 'stopped.json').exists()
 
 
+@pytest.mark.parametrize('name, path', [('teacher', 'tiny.h5'), ('model', 'tiny2.tflite')])
+def test_a_result_never_replaces_a_model(finished, programs, name, path):
+    before = (programs.folder / path).read_bytes()
+    flags = [f'--{name}={path}', '--images=real', f'--result_json={path}', '--overwrite']
+    message = evaluate(programs, *flags).error
+    assert f'--result_json and --{name} are the same file, {path}' in message
+    assert (programs.folder / path).read_bytes() == before
+
+
 def test_refused(finished, programs):
     (programs.folder / 'broken.tflite').write_bytes(b'no model')
     for flags, words in (
@@ -97,6 +108,8 @@ def test_refused(finished, programs):
         (['--images=real', '--dataset=cifar10'], '--images and --dataset name two sets'),
         (['--images=real', '--blend'], '--blend is for fresh images'),
         (['--images=real', '--batch_size=0'], '--batch_size=0'),
+        (['--workdir=run2', '--split=train'], '--split=train is of a --dataset'),
+        (['--workdir=run2', '--data_dir=x'], '--data_dir is for real images'),
         (['--images=real', '--count=0'], '--count=0'),
         (['--teacher=other.h5', '--workdir=run2'], 'another teacher (tiny)'),
     ):

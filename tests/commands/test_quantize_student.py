@@ -259,7 +259,7 @@ FILES = '--source=files'
         (['--distillation_learning_rate=0'], ['--distillation_learning_rate=0.0 must be positive']),
         (
             ['--update_generator'],
-            ['no generator to update while the student learns: pass --source=zscgan'],
+            ['--update_generator, ', 'has no generator to update: pass --source=zscgan'],
         ),
         (['--method=ptq'], ['--distillation_steps is for the training of a student: pass']),
         (

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
-from zscgan_tf.student.folding import fold, weight_layers
+from zscgan_tf.student.folding import fold
+from zscgan_tf.student.graph import has_kernel
 from zscgan_tf.teacher.flattening.flatten import flatten
 from zscgan_tf.teacher.layers import HardSwish
 from zscgan_tf.teacher.loading import load_teacher
@@ -19,6 +20,10 @@ KINDS = {
     *('GlobalAveragePooling2D', 'GlobalMaxPooling2D', 'ZeroPadding2D', 'Cropping2D'),
     *('UpSampling2D', 'Reshape', 'Flatten', 'Permute'),
 }
+
+
+def weight_layers(model):
+    return list(filter(has_kernel, model.layers))
 
 
 def random_moments(model, seed=0):

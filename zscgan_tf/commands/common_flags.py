@@ -160,7 +160,7 @@ def define_generator_flags() -> None:
         'preset',
         'small',
         options.PRESETS,
-        'Default values of the flags below: small fits two cores, paper is section 3.',
+        'Default values of the options: small fits two cores, paper is section 3 of the paper.',
     )
     option_flags.define(GeneratorOptions)
     flags.DEFINE_enum(
@@ -269,6 +269,25 @@ def flags_text() -> str:
 def define_overwrite_flag() -> None:
     """--overwrite."""
     flags.DEFINE_boolean('overwrite', False, 'Replace the output if it exists.')
+
+
+def check_distinct(**outputs: str | None) -> None:
+    """Refuses an output in the place of a model that is read, or of another output.
+
+    Args:
+        **outputs: the paths by the names of their flags; None of one that is not written.
+
+    Raises:
+        UserError: two are the same file.
+    """
+    read = {name: getattr(FLAGS, name, None) for name in ('teacher', 'model')}
+    paths = [(name, path) for name, path in (read | outputs).items() if path]
+    for number, (name, path) in enumerate(paths):
+        for other, other_path in paths[:number]:
+            if name in outputs and os.path.realpath(path) == os.path.realpath(other_path):
+                raise UserError(
+                    f'--{name} and --{other} are the same file, {path}: pass another name.'
+                )
 
 
 def require(name: str, what: str) -> None:

@@ -22,7 +22,7 @@ common_flags.define_run_flags()
 real_images.define_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('model', None, 'The .tflite. Default: the float model itself.')
-flags.DEFINE_string('split', 'test', 'Split of --dataset.')
+flags.DEFINE_string('split', None, 'Split of --dataset. Default: test.')
 flags.DEFINE_integer(
     'count', None, 'Number of images. Default: all real ones, or 1,000 fresh ones.', lower_bound=1
 )
@@ -46,6 +46,10 @@ def main() -> None:
             '--blend is for fresh images: leave --images and --dataset out, and pass the --workdir '
             'of a generator.'
         )
+    if FLAGS.split and not FLAGS.dataset:
+        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
+    real_images.check_unused(FLAGS.images, FLAGS.dataset)
+    common_flags.check_distinct(result_json=FLAGS.result_json)
     if FLAGS.result_json:
         atomic_files.check_output(FLAGS.result_json, FLAGS.overwrite)
     tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
@@ -96,7 +100,7 @@ def _real_images(teacher):
     if FLAGS.images:
         return real_images.in_path(FLAGS.images, teacher, FLAGS.batch_size)
     if FLAGS.dataset:
-        return real_images.of_split(FLAGS.split, teacher, FLAGS.batch_size)
+        return real_images.of_split(FLAGS.split or 'test', teacher, FLAGS.batch_size)
     return None
 
 

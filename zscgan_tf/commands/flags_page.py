@@ -15,7 +15,7 @@ from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions
 PAGE = pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'flags.md'
 SECTIONS = {
     'The generator and its training': (GeneratorOptions,),
-    'The student: its widths': (StudentOptions,),
+    'The student': (StudentOptions,),
     "The student's calibration": (CalibrationOptions, StudentOptions),
     "The student's training (`--method=qat`)": (DistillationOptions, CalibrationOptions),
     'The `.tflite`': (FileOptions,),

@@ -46,7 +46,9 @@ flags.DEFINE_enum(
     'Where the calibration images come from: a generator (no data), noise (no data), --images, or '
     '--dataset with --calibration_split.',
 )
-flags.DEFINE_string('calibration_split', 'train', 'Split of --dataset for --source=dataset.')
+flags.DEFINE_string(
+    'calibration_split', None, 'Split of --dataset for --source=dataset. Default: train.'
+)
 option_flags.define(TfliteCalibrationOptions)
 flags.DEFINE_integer(
     'check_images', 1000, 'Fresh images of the source to measure agreement on.', lower_bound=1
@@ -65,7 +67,7 @@ def main() -> int:
     output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
     if output in ('logits', 'model'):
         raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
-    _check_names(output)
+    common_flags.check_distinct(output=output, result_json=FLAGS.result_json)
     atomic_files.check_output(output, FLAGS.overwrite)
     if FLAGS.result_json:
         results.check(FLAGS.result_json)
@@ -118,17 +120,6 @@ def main() -> int:
     return 2 if result.disagrees(teacher) else 0
 
 
-def _check_names(output):
-    """Refuses an output in the place of what is read, or of another output."""
-    for one, path, other, other_path in (
-        ('output', output, 'teacher', FLAGS.teacher),
-        ('result_json', FLAGS.result_json, 'teacher', FLAGS.teacher),
-        ('result_json', FLAGS.result_json, 'output', output),
-    ):
-        if path and other_path and os.path.realpath(path) == os.path.realpath(other_path):
-            raise UserError(f'--{one} and --{other} are the same file, {path}: pass another name.')
-
-
 def _check_unused():
     """Refuses flags that nothing would read."""
     if FLAGS.images and FLAGS.source != 'files':
@@ -138,6 +129,11 @@ def _check_unused():
             '--dataset is for --source=dataset or --evaluation_split: pass one of them, or leave '
             '--dataset out.'
         )
+    if FLAGS.calibration_split and FLAGS.source != 'dataset':
+        raise UserError(
+            '--calibration_split is for --source=dataset: pass both, or leave both out.'
+        )
+    real_images.check_unused(FLAGS.images, FLAGS.dataset, FLAGS.evaluation_images)
     if FLAGS.source != 'zscgan':
         passed = set(option_flags.passed_flags(GeneratorOptions)) - {'batch_size'}
         if passed:
@@ -198,12 +194,16 @@ def _shared_results(teacher, file_options, student_options):
     else:
         record['batch_size'] = generator.batch_size
     if FLAGS.source == 'dataset':
-        record |= {'dataset': FLAGS.dataset, 'calibration_split': FLAGS.calibration_split}
+        record |= {'dataset': FLAGS.dataset, 'calibration_split': _calibration_split()}
     if FLAGS.source == 'files':
         record['files'] = FLAGS.images
     if isinstance(student_options, DistillationOptions):
         steps = student_options.steps
     return {'images': images, 'steps': steps, 'options': record}
+
+
+def _calibration_split():
+    return FLAGS.calibration_split or 'train'
 
 
 def _source(teacher, folder):
@@ -219,7 +219,7 @@ def _source(teacher, folder):
         common_flags.require('images', 'what --source=files reads')
         return real_images.in_path(FLAGS.images, teacher, batch_size)
     common_flags.require('dataset', 'what --source=dataset reads')
-    return real_images.of_split(FLAGS.calibration_split, teacher, batch_size)
+    return real_images.of_split(_calibration_split(), teacher, batch_size)
 
 
 def _evaluation_source(teacher):

@@ -4,6 +4,8 @@ import typing
 
 from absl import flags
 
+from zscgan_tf.errors import UserError
+
 if typing.TYPE_CHECKING:
     from zscgan_tf.sources.dataset import DatasetSource
     from zscgan_tf.sources.files import FileSource
@@ -24,6 +26,19 @@ def define_flags() -> None:
         "Default: 256/224 of the teacher's size from 64 pixels on.",
         lower_bound=1,
     )
+
+
+def check_unused(*read: str | None) -> None:
+    """Refuses flags of real images that nothing reads.
+
+    Args:
+        *read: the flags that name real images, None where they were not passed.
+    """
+    for name in ('data_dir', 'resize_short_side'):
+        if getattr(FLAGS, name) is not None and not any(read):
+            raise UserError(
+                f'--{name} is for real images, and no flag names any: leave --{name} out.'
+            )
 
 
 def in_path(path: str, teacher: 'Teacher', batch_size: int = 100) -> 'FileSource':

@@ -27,6 +27,7 @@ def main() -> None:
     from zscgan_tf.sources import writing
 
     common_flags.require('output', 'the folder or .npz to write')
+    common_flags.check_distinct(output=FLAGS.output)
     to_npz = FLAGS.output.lower().endswith('.npz')
     (atomic_files.check_output if to_npz else writing.check_folder)(FLAGS.output, FLAGS.overwrite)
     teacher = common_flags.load_teacher()

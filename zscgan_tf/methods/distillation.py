@@ -320,6 +320,6 @@ def check_source(teacher: Teacher, source: Source, options: DistillationOptions)
         check_classes(source.num_classes, teacher)
     if options.update_generator and not hasattr(source, 'generator'):
         raise UserError(
-            'there is no generator to update while the student learns: pass --source=zscgan, or '
-            '--noupdate_generator.'
+            '--update_generator, the default of --preset=paper, has no generator to update: pass '
+            '--source=zscgan, or --noupdate_generator.'
         )

@@ -26,8 +26,7 @@ class DistillationOptions(CalibrationOptions):
     """What shapes a student, its calibration and its training.
 
     `paper` is section 3: 50 epochs of 1000 batches of 128 (the generator's batch), Nesterov's SGD
-    with learning rate 1e-4, the generator updated; tfmot's ranges are moving averages of the
-    extremes.
+    with learning rate 1e-4, the generator updated; ranges are moving averages of the extremes.
     """
 
     steps: int = option(
@@ -53,13 +52,13 @@ class DistillationOptions(CalibrationOptions):
         POSITIVE,
         'First rate; a cosine to 0.',
         paper=1e-4,
-        small=Derived('1e-5 at 8 bits to 1e-4 at 4'),
+        small=Derived('1e-5 at 8 bits to 1e-4 at 4 and 3e-4 at 2, by the smaller width'),
         flag='distillation_learning_rate',
     )
     soft_target_weight: float = option(
         SHARE, 'λ of equation 3; 1 is equation 4, soft targets only.', paper=1.0
     )
-    temperature: float = option(POSITIVE, 'Of the soft targets.', paper=1.0)
+    temperature: float = option(POSITIVE, 'Temperature of the soft targets.', paper=1.0)
     feature_loss_weight: float = option(
         WEIGHT, 'Weight of the error of inner features.', paper=0.0, small=10.0
     )

@@ -5,7 +5,7 @@ from zscgan_tf.teacher.teacher import Teacher
 
 
 def summary(teacher: Teacher, result: Quantized) -> str:
-    """The result of `quantize` as a short table of text."""
+    """The result of `quantize` or `quantize_student` as a short table of text."""
     report = result.report
     ops = f'{report.integer_op_count} of {report.op_count} ops are integer'
     if report.float_ops:
@@ -41,21 +41,22 @@ def _warnings(teacher, result):
     if not measured:
         return warnings
     by_calibration = result.levels is None
-    more = 'pass --range_estimator=mse, ' if by_calibration else 'pass more bits, '
+    more = 'pass --range_estimator=mse' if by_calibration else 'pass 8 bits if it has fewer'
+    images = 'train the generator longer (--steps) or take other images (--source)'
     if result.disagrees(teacher):
         warnings.append(
-            f'answers otherwise than its teacher too often to be of use: {more}or more --steps, '
-            f'and look at the images'
+            f'answers otherwise than its teacher too often to be of use: {more}, {images}, and '
+            f'look at the images'
         )
     elif by_calibration and measured['agreement'] < _LOW_AGREEMENT:
         warnings.append(
-            f'agrees on less than {_LOW_AGREEMENT:g} %: {more}which sets ranges more carefully '
-            f"than TFLite's calibration, or more --steps"
+            f'agrees on less than {_LOW_AGREEMENT:g} %: {more}, which sets ranges more carefully '
+            f"than TFLite's calibration, or {images}"
         )
     if measured['classes'] < 2 and not teacher.has_labels:
         warnings.append(
             'the checked images are all of one class to the model, so the agreement says little: '
-            'pass more --steps, and look at the images'
+            f'{images}, and look at the images'
         )
     return warnings
 

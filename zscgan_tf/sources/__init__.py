@@ -16,8 +16,8 @@ class Source(Protocol):
         batch_size: B, images a batch.
         has_labels: whether the images come with their classes.
         num_classes: number of classes, as far as the source knows it, or None.
-        description: JSON values that say which images these are. What is made of them belongs to
-            this description.
+        description: JSON values that say which images these are; `kind` names the source. What is
+            made of the images belongs to this description.
     """
 
     image_shape: tuple[int, int, int]

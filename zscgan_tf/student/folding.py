@@ -69,16 +69,8 @@ def fold(model: tf_keras.Model, name: str = 'the teacher') -> tf_keras.Model:
     return folded
 
 
-def weight_layers(model: tf_keras.Model) -> list[tf_keras.layers.Layer]:
-    """The convolutions and depthwise convolutions of a folded model, in topological order.
-
-    Those that stand for constants are among them; their `trainable` is False.
-    """
-    return [x for x in model.layers if type(x) in (layers.Conv2D, layers.DepthwiseConv2D)]
-
-
 def kernel_name(layer: tf_keras.layers.Layer) -> str:
-    """The name of the kernel of one of the `weight_layers`."""
+    """The name of the kernel of a convolution or a depthwise convolution."""
     return 'depthwise_kernel' if isinstance(layer, layers.DepthwiseConv2D) else 'kernel'
 
 
@@ -104,8 +96,8 @@ class _Graph:
         raise UserError(
             f"{self.model_name}: layer '{layer.name}' ({what}) has no int8 counterpart that the "
             f'student can be trained with: rebuild that layer of Conv2D, DepthwiseConv2D, Dense, '
-            f'BatchNormalization, ReLU, sigmoid, Add, Multiply, Concatenate and pooling, or use '
-            f"--method=ptq, TFLite's own quantization."
+            f'BatchNormalization, ReLU, sigmoid, Add, Multiply, Concatenate and pooling, or leave '
+            f"--method=qat and --range_estimator out, for TFLite's own quantization."
         )
 
     def add(self, layer_class, x, owner, suffix='', **config):

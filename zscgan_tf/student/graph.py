@@ -1,4 +1,4 @@
-"""What of a folded model has a range of its own, and who reads it: what a width applies to."""
+"""What of a folded model has a range of its own, and which layers read it."""
 
 import tensorflow as tf
 import tf_keras

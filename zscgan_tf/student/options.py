@@ -52,7 +52,8 @@ class StudentOptions(Options):
     )
     range_training: str = option(
         choice('learned', 'moving_average', 'frozen'),
-        'What happens to ranges in training.',
+        'How ranges change in training: learned by gradients, moving averages of the extremes, or '
+        'frozen.',
         paper='moving_average',
         small='learned',
     )
@@ -71,7 +72,7 @@ class StudentOptions(Options):
         if values['range_decay'] != RANGE_DECAY and not follows:
             raise UserError(
                 f'--range_decay={values["range_decay"]} is for moving averages of a folded '
-                f'student: pass --range_training=moving_average, or leave it out.'
+                f'student: pass --student=folded --range_training=moving_average, or leave it out.'
             )
         if values['first_last_bits'] is None:
             values['first_last_bits'] = values['weight_bits']
@@ -99,13 +100,19 @@ class CalibrationOptions(StudentOptions):
     )
     range_images: int = option(COUNT, 'Images that set the ranges.', paper=1024, small=512)
     align_additions: bool = option(
-        SWITCH, 'One step for what is added, so that sums are exact.', paper=False, small=True
+        SWITCH,
+        'Give the operands of an addition and their sum one step: the integer sum is exact.',
+        paper=False,
+        small=True,
     )
     error_compensation: bool = option(
         SWITCH, 'Round kernels so that their errors cancel.', paper=False, small=True
     )
     bias_correction: bool = option(
-        SWITCH, 'Take back what rounding kernels adds to channels.', paper=False, small=True
+        SWITCH,
+        'Subtract from the biases the mean error of rounded kernels.',
+        paper=False,
+        small=True,
     )
 
     def used_images(self, batch_size: int) -> int:

@@ -22,7 +22,7 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
     quantizers,
 )
 
-from zscgan_tf.student import grids as fake
+from zscgan_tf.student import grids
 from zscgan_tf.student.folding import kernel_name
 from zscgan_tf.teacher.graphs import call, rebuild
 
@@ -65,11 +65,11 @@ class WeightQuantizer(_Quantizer):
             largest = tf.reduce_max(tf.abs(kernel), axis=list(range(kernel.shape.rank - 1)))
             # Channels of zeros keep the range that they were given.
             maximum = weights['max']
-            maximum.assign(tf.where(largest > fake.SMALLEST_RANGE, largest, maximum))
+            maximum.assign(tf.where(largest > grids.SMALLEST_RANGE, largest, maximum))
         if self.export:
-            kernel = fake.stored_weights(kernel, _now(weights['max']), self.bits)
+            kernel = grids.stored_weights(kernel, _now(weights['max']), self.bits)
         else:
-            kernel = fake.quantize_weights(kernel, weights['max'], self.bits)
+            kernel = grids.quantize_weights(kernel, weights['max'], self.bits)
         return tf.reshape(kernel, inputs.shape)
 
 
@@ -99,10 +99,10 @@ class ActivationQuantizer(_Quantizer):
             self._follow(inputs, weights)
         if self.export:
             low = 0.0 if self.nonnegative else _now(weights['min'])
-            return fake.stored_activations(
+            return grids.stored_activations(
                 inputs, low, _now(weights['max']), self.bits, self.nonnegative
             )
-        return fake.quantize_activations(
+        return grids.quantize_activations(
             inputs, weights.get('min'), weights['max'], self.bits, self.training == 'learned'
         )
 
@@ -136,7 +136,7 @@ class FixedQuantizer(_Quantizer):
 
     def __call__(self, inputs, training, weights, **kwargs):
         if self.export:
-            return fake.stored_activations(inputs, self.low, self.high, self.bits)
+            return grids.stored_activations(inputs, self.low, self.high, self.bits)
         return tf.quantization.fake_quant_with_min_max_args(
             inputs, self.low, self.high, num_bits=self.bits
         )
@@ -279,7 +279,7 @@ class Kernel:
         # As tensors: a custom gradient refuses a strategy's variables.
         values = tf.convert_to_tensor(self.variable)
         maximum = tf.convert_to_tensor(self.maximum)
-        values_on_grid = fake.quantize_weights(self.by_channel(values), maximum, self.bits)
+        values_on_grid = grids.quantize_weights(self.by_channel(values), maximum, self.bits)
         return tf.reshape(values_on_grid, values.shape)
 
 

@@ -2,7 +2,8 @@
 
 Folding keeps the teacher's statistics and makes the export exact. A width applies to the weights of
 all layers, and to the activations that a convolution reads. The model's input, the logits, and what
-is only summed or passed to an activation function stay at 8 bits, as in the published comparisons.
+is only summed or passed to an activation function stay at 8 bits unless --all_activations is
+passed, as in the published comparisons.
 """
 
 import dataclasses
@@ -49,19 +50,9 @@ class Student:
         return self.teacher.name
 
     @property
-    def head(self) -> str:
-        """The teacher's; see `Teacher`."""
-        return self.teacher.head
-
-    @property
     def has_labels(self) -> bool:
         """Whether the K classes are independent labels."""
         return self.teacher.has_labels
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.teacher.num_classes
 
     @property
     def input_spec(self) -> InputSpec:

@@ -34,7 +34,7 @@ def export(
         UserError: see `convert`, `audit.audit` and `levels.check_levels`.
     """
     data = convert(student, input_type=input_type, output_type=output_type, output_head=output_head)
-    report = audit.audit(data, advice='or use --method=ptq')
+    report = audit.audit(data, advice='or leave --method=qat and --range_estimator out')
     names = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
     widths = {name: getattr(student.options, name) for name in names}
     if student.kind == 'folded':
