@@ -57,4 +57,7 @@ def parse_numbers(name: str, kind: type = int) -> list:
     try:
         return [kind(text) for text in getattr(FLAGS, name)]
     except ValueError as error:
-        raise UserError(f'--{name}={",".join(getattr(FLAGS, name))}: not numbers.') from error
+        raise UserError(
+            f'--{name}={",".join(getattr(FLAGS, name))}: not numbers: pass numbers, separated by '
+            f'commas.'
+        ) from error

@@ -6,16 +6,14 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.options import BITS, COUNT, SHARE, SWITCH, Derived, Options, choice, option
 
 RANGE_DECAY = 0.99
-# What a student of stock tfmot is: it knows no other widths.
-TFMOT_STUDENT = {
+# What a student of stock tfmot is: it knows no other values.
+TFMOT = {
     'weight_bits': 8,
     'activation_bits': 8,
     'first_last_bits': 8,
     'all_activations': False,
     'wide_residuals': False,
     'range_training': 'moving_average',
-}
-TFMOT_CALIBRATION = {
     'align_additions': False,
     'error_compensation': False,
     'bias_correction': False,
@@ -67,7 +65,7 @@ class StudentOptions(Options):
     @classmethod
     def _completed(cls, values, given, preset, teacher) -> dict:
         if values['student'] == 'tfmot':
-            values = values | _only_tfmot(TFMOT_STUDENT, given)
+            values = values | _only_tfmot(values, given)
         follows = values['student'] == 'folded' and values['range_training'] == 'moving_average'
         if values['range_decay'] != RANGE_DECAY and not follows:
             raise UserError(
@@ -119,20 +117,13 @@ class CalibrationOptions(StudentOptions):
         """How many of a source's first images make a student of these options."""
         return self.range_images
 
-    @classmethod
-    def _completed(cls, values, given, preset, teacher) -> dict:
-        values = super()._completed(values, given, preset, teacher)
-        if values['student'] == 'tfmot':
-            values = values | _only_tfmot(TFMOT_CALIBRATION, given)
-        return values
 
-
-def _only_tfmot(allowed, given):
+def _only_tfmot(values, given):
     """The options of a stock student; refuses others."""
-    for name, value in allowed.items():
+    for name, value in TFMOT.items():
         if given.get(name, value) != value:
             raise UserError(
                 f'--{name}={given[name]} is not for --student=tfmot, which knows {value} only: '
                 f'leave it out, or pass --student=folded.'
             )
-    return allowed
+    return {name: value for name, value in TFMOT.items() if name in values}

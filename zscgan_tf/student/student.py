@@ -49,6 +49,18 @@ class Student:
         """The teacher's, for messages."""
         return self.teacher.name
 
+    # What evaluation asks of a teacher: a student is compared with its file as one.
+
+    @property
+    def head(self) -> str:
+        """The teacher's; see `Teacher`."""
+        return self.teacher.head
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.teacher.num_classes
+
     @property
     def has_labels(self) -> bool:
         """Whether the K classes are independent labels."""
