@@ -19,12 +19,13 @@ from tests.student.test_folding import (
     make,
     names,
     random_moments,
+    weight_layers,
 )
 from tests.students import student_of
 from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
 from zscgan_tf.student.calibration.ranges import set_ranges
-from zscgan_tf.student.folding import fold, weight_layers
+from zscgan_tf.student.folding import fold
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish, LogProbabilities
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import student_export
