@@ -34,15 +34,13 @@ class Student:
         twin: the float student: the same layers without rounding; it computes what the teacher
             does.
         teacher: the `Teacher`.
-        options: its `StudentOptions`.
-        kind: 'folded', or 'tfmot' (`tfmot_student`).
+        options: its `StudentOptions`; `options.student` is its kind, 'folded' or 'tfmot'.
     """
 
     model: tf_keras.Model
     twin: tf_keras.Model
     teacher: Teacher
     options: StudentOptions
-    kind: str = 'folded'
 
     @property
     def name(self) -> str:

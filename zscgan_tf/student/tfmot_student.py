@@ -65,7 +65,7 @@ def build_tfmot_student(teacher: Teacher, options: StudentOptions) -> Student:
         if isinstance(wrapper, QuantizeLayer):
             # tfmot lets Keras number it, by what else the process has built.
             wrapper._name = 'quantize_input'
-    return Student(model, twin, teacher, options, kind='tfmot')
+    return Student(model, twin, teacher, options)
 
 
 def set_tfmot_ranges(

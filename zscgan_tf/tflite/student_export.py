@@ -37,7 +37,7 @@ def export(
     report = audit.audit(data, advice='or leave --method=qat and --range_estimator out')
     names = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
     widths = {name: getattr(student.options, name) for name in names}
-    if student.kind == 'folded':
+    if student.options.student == 'folded':
         widths['first_last'] = list(map(scheme.wrapped, first_and_last(student.twin)))
         widths['constants'] = list(map(scheme.wrapped, constants(student.twin)))
     return data, report, levels.check_levels(data, inputs, **widths)
@@ -66,7 +66,7 @@ def convert(
     """
     check_ends(input_type, output_type, output_head)
     head = split_end(student.teacher)[1] if output_head == 'model' else None
-    if student.kind == 'tfmot':  # the converter takes it as it is
+    if student.options.student == 'tfmot':  # the converter takes it as it is
         model = with_head(student.model, head)
     else:
         model = export_model(student, head)

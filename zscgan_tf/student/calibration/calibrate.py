@@ -30,7 +30,7 @@ def calibrate(
         options: which of these, and how.
     """
     total = options.range_images
-    set_all = set_tfmot_ranges if student.kind == 'tfmot' else set_ranges
+    set_all = set_tfmot_ranges if student.options.student == 'tfmot' else set_ranges
     set_all(student, images, options.range_estimator, total)
     if options.align_additions:
         align_additions(student)
