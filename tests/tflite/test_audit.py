@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 from ai_edge_litert import schema_py_generated as schema
 
+from tests.tflite.conftest import pixels
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.input_spec import InputSpec
@@ -13,20 +14,6 @@ from zscgan_tf.tflite import calibration, flatbuffer
 from zscgan_tf.tflite.audit import audit, audit_model, clipped_input_share
 from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.interpreter import TfliteModel
-
-
-def pixels(count=16, low=0.0, high=1.0):
-    return np.random.default_rng(0).uniform(low, high, (count, 8, 8, 3)).astype(np.float32)
-
-
-@pytest.fixture(scope='module')
-def teacher():
-    return tiny_teacher()
-
-
-@pytest.fixture(scope='module')
-def int8_file(teacher):
-    return calibration.convert(teacher, [pixels()])
 
 
 @pytest.fixture

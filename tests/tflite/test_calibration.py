@@ -27,11 +27,6 @@ def pixels(count=32, size=8, seed=0):
 
 
 @pytest.fixture(scope='module')
-def teacher():
-    return tiny_teacher()
-
-
-@pytest.fixture(scope='module')
 def int8_file(teacher):
     return calibration.convert(teacher, [pixels()])
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tf_keras
 
-from tests.tflite.test_audit import converted, pixels
+from tests.tflite.conftest import pixels
+from tests.tflite.test_audit import converted
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.loading import load_teacher
@@ -12,16 +13,6 @@ from zscgan_tf.tflite import calibration, flatbuffer
 from zscgan_tf.tflite.audit import audit
 from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.interpreter import TfliteModel
-
-
-@pytest.fixture(scope='module')
-def teacher():
-    return tiny_teacher()
-
-
-@pytest.fixture(scope='module')
-def int8_file(teacher):
-    return calibration.convert(teacher, [pixels()])
 
 
 def test_bytes_that_are_no_model(int8_file):
