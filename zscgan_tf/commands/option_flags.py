@@ -19,6 +19,8 @@ _DEFINE = {
 def define(options_class: type[Options]) -> None:
     """Defines the flag of each option; not passed it is None, and the preset's value counts."""
     for field in dataclasses.fields(options_class):
+        if flag_of(field) in FLAGS:  # another class has the option too, as --activation_bits
+            continue
         small, paper = (preset_words(field, preset) for preset in ('small', 'paper'))
         default = f'Default: {small}.' if small == paper else f'Small: {small}. Paper: {paper}.'
         text = f'{field.metadata["help"]} {default}'
