@@ -1,8 +1,8 @@
 """Fake quantization: rounding to few bits in float, with gradients for tensors and their ranges.
 
-In training the ranges' gradients are those of LSQ (learned step size quantization, Esser et al.):
-the fused op's own counts clipped values only, so that a range that clips nothing never moves. For
-export the same levels are said in the widths that TFLite has: 8 bits, or 4.
+In training the ranges' gradients are those of LSQ (learned step size quantization, Esser et al.).
+The fused op's own gradient counts clipped values only, so a range that clips nothing would never
+move. For export the same levels are said in the widths that TFLite has: 8 bits, or 4.
 """
 
 import math
