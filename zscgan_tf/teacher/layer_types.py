@@ -8,7 +8,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class LayerType:
-    """What is known of a layer class; without anything, it may be in a model and is copied.
+    """What is known of a layer class. A class with no field set may be in a model, and is copied.
 
     Attributes:
         readable: whether a model file may name it.
