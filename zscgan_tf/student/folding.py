@@ -1,7 +1,8 @@
 """The twin, the float student: the teacher's function without batch norms, of few kinds of layers.
 
 The student is made of this model. Batch norms keep the teacher's moments and become part of the
-convolutions, as in the paper's toolchain, so that the exported file computes what was trained.
+convolutions, so that the exported file computes what was trained. The paper's toolchain,
+`contrib.quantize` of TensorFlow 1.15, folds batch norms too.
 
     folded = fold(teacher.logits_model, teacher.name)
 
