@@ -1,7 +1,6 @@
 """Draws Figure 2: images of generators that were trained on different losses, beside real ones.
 
-python -m zscgan_tf.commands.figure_grids --teacher=model.h5 --dataset=cifar10 \\
-    --generator='both losses=runs/both' --generator='class loss only=runs/class'
+python -m zscgan_tf.commands.figure_grids --teacher=model.h5 --dataset=cifar10 --generator=both=run
 """
 
 import functools

@@ -29,8 +29,9 @@ flags.DEFINE_integer('distillation_steps', 400, 'Training steps of either studen
 
 STUDENT_BITS = (8, 4)
 CAPTION = (
-    'Left: a real digit, which the generator never saw. Right: what it made of the classifier alone. '
-    'Strokes lie where those of real digits lie; a row need not look like its digit.'
+    'Left: a real digit, which the generator never saw. Right: images that the generator learned '
+    'from the classifier alone. Their strokes lie where those of real digits lie; a row need not '
+    'look like its digit.'
 )
 
 

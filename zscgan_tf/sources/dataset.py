@@ -27,7 +27,7 @@ _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 class DatasetSource(StoredImages):
     """Images of one split of a tfds dataset.
 
-    `num_classes` and `class_names`, in the order of the classes, are what the dataset says, or None.
+    `num_classes` and `class_names`, the names in their order, are what the dataset says, or None.
 
     So that the classes take turns, `batches` reads all labels when it is first called, and with
     them every byte of the split: pass a part of a large one, as `train[:10000]`.

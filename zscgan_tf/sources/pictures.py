@@ -19,8 +19,10 @@ if typing.TYPE_CHECKING:
 
 # Smaller images are enlarged by a whole number, pixel by pixel: what is seen is what there is.
 SMALLEST_TILE = 56
-_GAP, _MARGIN, _LABEL_GAP, _PANEL_GAP = 2, 8, 6, 14
+_GAP, _ROW_GAP, _MARGIN, _LABEL_GAP, _PANEL_GAP = 2, 6, 8, 6, 14
 _BACKGROUND, _INK = (255, 255, 255), (70, 70, 70)
+# Around each image: white images end there.
+_FRAME = (150, 150, 150)
 
 
 class Panel(NamedTuple):
@@ -80,20 +82,22 @@ def draw_panels(
     widths = [panel.columns * (width + _GAP) - _GAP for panel in panels]
     right = left + sum(widths) + _PANEL_GAP * (len(panels) - 1) + _MARGIN
     lines = _wrapped(caption, font, right - 2 * _MARGIN)
-    bottom = top + rows * (height + _GAP) - _GAP + _MARGIN
+    bottom = top + rows * (height + _ROW_GAP) - _ROW_GAP + _MARGIN
     text_height = len(lines) * line + _MARGIN if lines else 0
     picture = Image.new('RGB', (right, bottom + text_height), _BACKGROUND)
     draw = ImageDraw.Draw(picture)
 
     for row, text in enumerate(row_labels):
-        middle = top + row * (height + _GAP) + height // 2
+        middle = top + row * (height + _ROW_GAP) + height // 2
         draw.text((left - _LABEL_GAP, middle), text, fill=_INK, font=font, anchor='rm')
     for panel, images, panel_width in zip(panels, tiles, widths, strict=True):
         middle = (left + panel_width // 2, _MARGIN + line // 2 - 2)
         draw.text(middle, panel.title, fill=_INK, font=font, anchor='mm')
         for i, tile in enumerate(images):
             row, column = divmod(i, panel.columns)
-            corner = (left + column * (width + _GAP), top + row * (height + _GAP))
+            corner = (left + column * (width + _GAP), top + row * (height + _ROW_GAP))
+            frame = (corner[0] - 1, corner[1] - 1, corner[0] + width, corner[1] + height)
+            draw.rectangle(frame, outline=_FRAME)
             picture.paste(Image.fromarray(tile), corner)
         left += panel_width + _PANEL_GAP
     for number, text in enumerate(lines):
