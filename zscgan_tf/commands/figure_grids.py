@@ -33,13 +33,13 @@ FONT_SIZE = 26
 
 
 def main() -> None:
-    from zscgan_tf.methods.zscgan import load_generator
-    from zscgan_tf.sources import pictures
-
     common_flags.require('dataset', 'the dataset of the real images')
     workdirs = dict(map(_title_and_workdir, FLAGS.generator))
     if not workdirs:
         raise UserError('--generator is missing: pass TITLE=WORKDIR of each generator.')
+    from zscgan_tf.methods.zscgan import load_generator
+    from zscgan_tf.sources import pictures
+
     teacher = common_flags.load_teacher()
     real = real_images.of_split(FLAGS.split, teacher)
     picture = pictures.draw_beside_real(
