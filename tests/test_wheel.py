@@ -15,6 +15,7 @@ import pytest
 from tests.tiny import tiny_teacher
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+SOURCES = ('LICENSE', 'README.md', 'pyproject.toml', 'setup.py')  # and zscgan_tf
 
 
 def run(*command, folder):
@@ -35,7 +36,7 @@ def run(*command, folder):
 def wheel(tmp_path_factory):
     """The wheel, built from a copy of what it is made of, so that no earlier build leaks in."""
     folder = tmp_path_factory.mktemp('source')
-    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+    for name in SOURCES:
         shutil.copy(ROOT / name, folder)
     ignored = shutil.ignore_patterns('__pycache__')
     shutil.copytree(ROOT / 'zscgan_tf', folder / 'zscgan_tf', ignore=ignored)
@@ -94,6 +95,15 @@ def test_the_gpu_extra_has_the_range_of_tensorflow(wheel):
     (cpu,) = (line for line in required if line.startswith(('tensorflow>', 'tensorflow<')))
     (gpu,) = (line for line in required if line.startswith('tensorflow[and-cuda]'))
     assert gpu.split(';')[0].strip() == cpu.replace('tensorflow', 'tensorflow[and-cuda]')
+
+
+def test_the_container_is_made_of_what_the_wheel_is_made_of():
+    lines = (ROOT / '.dockerignore').read_text().splitlines()
+    let_in = [line.removeprefix('!') for line in lines if line.startswith('!')]
+    assert lines[1] == '*' and let_in == [*SOURCES, 'zscgan_tf']
+    text = (ROOT / 'Dockerfile').read_text()
+    assert text.index('\nUSER ') > text.index('\nRUN pip install ')
+    assert 'ENTRYPOINT ["zscgan-quantize"]' in text
 
 
 def test_an_installed_wheel_runs(wheel, tmp_path):
