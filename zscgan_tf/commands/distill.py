@@ -1,9 +1,11 @@
-"""Distils a quantized student from a float classifier on its generator's images (DF-QAT).
+r"""Distils a quantized student of a float classifier on its generator's images.
 
-The generator is that of --workdir (bin/train_generator.py). A distillation that was interrupted
-goes on where it stopped; bin/quantize.py --method=qat with the same flags writes its .tflite.
+This is DF-QAT. The generator is that of --workdir (bin/train_generator.py). A distillation that was
+interrupted goes on where it stopped; bin/quantize.py --method=qat with the same flags writes its
+.tflite.
 
-  bin/distill.py --teacher=model.h5 --workdir=runs/model --weight_bits=6 --activation_bits=6
+  bin/distill.py model.keras --workdir=runs/model
+  bin/distill.py model.keras --workdir=runs/model --weight_bits=4
 """
 
 import functools
@@ -61,7 +63,7 @@ def _check_generator(teacher, folder):
         )
 
 
-run = functools.partial(app.run, __name__, main)
+run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER')
 
 if __name__ == '__main__':
     run()

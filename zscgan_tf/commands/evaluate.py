@@ -1,10 +1,12 @@
-"""Evaluates a .tflite, or the float model itself: accuracy, and agreement with the float model.
+r"""Measures how well a .tflite, or the float model itself, answers.
 
-On real images (--dataset and --split, or --images), or without any on fresh images of a trained
-generator (--workdir). A generator of another kind than the one that a file was made with tells more
-than its own: one of the class loss alone (--bns_loss_weight=0), say, and --blend.
+Says the accuracy, and how often both agree. On real images (--dataset and --split, or --images), or
+without any on fresh images of a trained generator (--workdir). A generator of another kind than the
+one that a file was made with tells more than its own: one of the class loss alone
+(--bns_loss_weight=0), say, and --blend.
 
-  bin/evaluate.py --teacher=model.h5 --model=model.tflite --dataset=cifar10 --split=test
+  bin/evaluate.py model.keras --model=model.tflite --images=photos
+  bin/evaluate.py model.keras --model=model.tflite --dataset=cifar10
 """
 
 import functools
@@ -104,7 +106,7 @@ def _real_images(teacher):
     return None
 
 
-run = functools.partial(app.run, __name__, main)
+run = functools.partial(app.run, __name__, main, usage='MODEL --model=FILE.tflite')
 
 if __name__ == '__main__':
     run()

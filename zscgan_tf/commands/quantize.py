@@ -5,9 +5,9 @@ Its images calibrate TFLite's post-training quantization, or with --method=qat d
 into a student of any width from 2 to 8 bits. Proves that the file is integer, and says how good it
 is.
 
-  bin/quantize.py --teacher=model.h5 --output=model.tflite
-  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat \
-      --weight_bits=6 --activation_bits=6
+  bin/quantize.py model.keras --output=model.tflite
+  bin/quantize.py model.keras --output=model_w4.tflite --method=qat \
+      --weight_bits=4
 """
 
 import dataclasses
@@ -264,7 +264,7 @@ def _add_result(result, folder, student_folder, shared_results):
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **shared_results)
 
 
-run = functools.partial(app.run, __name__, main)
+run = functools.partial(app.run, __name__, main, usage='MODEL --output=FILE.tflite')
 
 if __name__ == '__main__':
     run()

@@ -1,6 +1,9 @@
 """Writes images of a trained generator: a folder of PNGs by class, or an .npz.
 
-bin/synthesize.py --teacher=model.h5 --workdir=runs/model --output=images --count=1000
+The generator is that of --workdir (bin/train_generator.py). Its images are balanced over classes.
+
+  bin/synthesize.py model.keras --workdir=runs/model --output=images
+  bin/synthesize.py model.keras --workdir=runs/model --output=images.npz
 """
 
 import functools
@@ -47,7 +50,7 @@ def main() -> None:
     print(f'{FLAGS.output}: {FLAGS.count} images')
 
 
-run = functools.partial(app.run, __name__, main)
+run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER --output=PATH')
 
 if __name__ == '__main__':
     run()

@@ -1,8 +1,9 @@
-"""Trains a conditional generator against a float classifier, without data (ZS-CGAN).
+"""Trains a generator of images against a float classifier, without data.
 
-A workdir that holds an interrupted training goes on where it stopped.
+This is ZS-CGAN. A workdir that holds an interrupted training goes on where it stopped.
 
-  bin/train_generator.py --teacher=model.h5 --workdir=runs/model
+  bin/train_generator.py model.keras --workdir=runs/model
+  bin/train_generator.py model.keras --workdir=runs/longer --steps=5000
 """
 
 import functools
@@ -32,7 +33,7 @@ def main() -> None:
     print(f'{folder}: trained ({losses}); images in classes.png')
 
 
-run = functools.partial(app.run, __name__, main)
+run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER')
 
 if __name__ == '__main__':
     run()
