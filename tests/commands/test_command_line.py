@@ -112,3 +112,56 @@ for arguments in (['a/b.h5', '--seed=3'], ['--seed=3', '--raw_pixels', 'a/b.h5',
 """
     result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder with files that nothing has to open."""
+    path = tmp_path_factory.mktemp('early')
+    for name in ('model.h5', 'there.tflite', 'a_file', 'images.npz'):
+        (path / name).write_text('not read')
+    (path / 'run').mkdir()
+    (path / 'run' / 'config.json').write_text('{}')
+    return path
+
+
+@pytest.mark.parametrize(
+    'command, words',
+    [
+        ('quantize', '--teacher is missing: pass the file of your float classifier'),
+        ('quantize missing.h5 --output=a.tflite', 'missing.h5: no such file or directory'),
+        ('quantize model.h5', '--output is missing: pass the .tflite to write'),
+        ('quantize model.h5 --output=there.tflite', 'exists already: pass --overwrite'),
+        ('quantize model.h5 --output=no/a.tflite', 'the folder no does not exist'),
+        ('quantize model.h5 --output=/proc/a.tflite', 'the folder /proc cannot be written'),
+        ('quantize model.h5 --output=a.tflite --weight_bits=12', 'weight_bits=12 must be 2 to 8'),
+        ('quantize model.h5 --output=a.tflite --batch_size=0', '--batch_size=0 must be a whole'),
+        ('quantize model.h5 --output=a.tflite --mean=a --std=1', '--mean=a: not numbers'),
+        ('quantize model.h5 --output=a.tflite --image_size=1,2,3', 'pass height,width in pixels'),
+        ('quantize model.h5 --output=a.tflite --generator_channels=a', 'channels=a: not numbers'),
+        ('quantize model.h5 --output=a.tflite --preprocessing=tf --mean=0', 'either it, or --mean'),
+        ('quantize model.h5 --output=a.tflite --workdir=a_file/run', 'a_file is a file'),
+        ('quantize model.h5 --output=a.tflite --evaluation_images=none', 'none: no such file or'),
+        ('quantize model.h5 --output=a.tflite --source=files', '--images is missing'),
+        ('quantize model.h5 --output=a.tflite --evaluation_split=test', '--dataset is missing'),
+        (
+            'quantize model.h5 --output=a.tflite --dataset=no --data_dir=run --source=dataset',
+            '--dataset=no: no such dataset in run',
+        ),
+        ('quantize model.h5 --output=a.tflite --temperature=2', 'pass --method=qat'),
+        ('quantize model.h5 --output=a.tflite --method=qat --range_decay=0.9', 'moving averages'),
+        ('train_generator model.h5', '--workdir is missing: pass the folder of the run'),
+        ('train_generator model.h5 --workdir=a_file', 'a_file is a file'),
+        ('distill model.h5 --workdir=none', 'holds no run (no config.json)'),
+        ('synthesize model.h5 --workdir=run', '--output is missing'),
+        ('synthesize model.h5 --workdir=run --output=run', 'run: exists already'),
+        ('evaluate model.h5', 'there is nothing to evaluate on'),
+        ('evaluate model.h5 --images=images.npz --model=none', '--model=none: no such file'),
+        ('evaluate model.h5 --images=images.npz --blend', '--blend is for fresh images'),
+        ('evaluate model.h5 --images=images.npz --result_json=no/a', 'the folder no does not'),
+    ],
+)
+def test_refused_before_tensorflow_is_imported(folder, command, words):
+    before = sorted(folder.rglob('*'))
+    assert words in refusal(*command.split(), cwd=folder)
+    assert sorted(folder.rglob('*')) == before

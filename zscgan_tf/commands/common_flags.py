@@ -81,7 +81,7 @@ def load_teacher(name: str = 'teacher') -> 'Teacher':
 
     require(name, 'the file of your float classifier')
     fields = {
-        'image_size': _image_size(),
+        'image_size': image_size(),
         'channels': FLAGS.channels,
         'mean': FLAGS.mean and option_flags.parse_numbers('mean', float),
         'std': FLAGS.std and option_flags.parse_numbers('std', float),
@@ -296,7 +296,12 @@ def require(name: str, what: str) -> None:
         raise UserError(f'--{name} is missing: pass {what}; see --help.')
 
 
-def _image_size():
+def image_size() -> list[int] | None:
+    """Height and width of --image_size, None where it was not passed.
+
+    Raises:
+        UserError: it is not one or two sides.
+    """
     if FLAGS.image_size is None:
         return None
     sides = option_flags.parse_numbers('image_size')

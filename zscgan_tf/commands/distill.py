@@ -12,7 +12,7 @@ import functools
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags, option_flags
+from zscgan_tf.commands import app, common_flags, early, option_flags
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
@@ -63,7 +63,14 @@ def _check_generator(teacher, folder):
         )
 
 
-run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER')
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    early.check_inputs()
+    early.check_workdir(holds_run=True)
+    DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
+
+
+run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER', check=check)
 
 if __name__ == '__main__':
     run()

@@ -66,6 +66,16 @@ def passed_flags(options_class: type[Options]) -> list[str]:
     ]
 
 
+def all_passed() -> list[tuple[dataclasses.Field, object]]:
+    """The options of any class whose flags were passed, as fields, and their values."""
+    found = []
+    for name, (field, _) in _OPTIONS.items():
+        if getattr(FLAGS, name) is not None:
+            is_list = field.type == list[int]
+            found.append((field, parse_numbers(name) if is_list else getattr(FLAGS, name)))
+    return found
+
+
 def parse_numbers(name: str, kind: type = int) -> list:
     """The numbers of a flag that is a list.
 

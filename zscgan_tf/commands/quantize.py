@@ -16,7 +16,8 @@ import os
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags, option_flags, real_images
+from zscgan_tf import atomic_files
+from zscgan_tf.commands import app, common_flags, early, option_flags, real_images
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
@@ -59,7 +60,7 @@ flags.DEFINE_string('result_json', None, "A file that this seed's result is adde
 
 
 def main() -> int:
-    from zscgan_tf import atomic_files, pipeline
+    from zscgan_tf import pipeline
     from zscgan_tf.report import results
     from zscgan_tf.report.summary import summary
 
@@ -264,7 +265,36 @@ def _add_result(result, folder, student_folder, shared_results):
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **shared_results)
 
 
-run = functools.partial(app.run, __name__, main, usage='MODEL --output=FILE.tflite')
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    early.check_inputs()
+    _check_unused()
+    _student_options()
+    if FLAGS.source == 'files':
+        common_flags.require('images', 'what --source=files reads')
+    if FLAGS.source == 'dataset' or FLAGS.evaluation_split:
+        reads = f'--evaluation_split={FLAGS.evaluation_split}'
+        reads = '--source=dataset' if FLAGS.source == 'dataset' else reads
+        common_flags.require('dataset', f'the dataset that {reads} reads')
+    _check_outputs()
+
+
+def _check_outputs():
+    common_flags.require('output', 'the .tflite to write')
+    output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
+    if output in ('logits', 'model'):
+        raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
+    common_flags.check_distinct(output=output, result_json=FLAGS.result_json)
+    atomic_files.check_output(output, FLAGS.overwrite)
+    if FLAGS.result_json:
+        atomic_files.check_output(FLAGS.result_json, overwrite=True)
+    if FLAGS.workdir:
+        early.check_workdir()
+    if FLAGS.student_workdir:
+        early.check_folder('student_workdir', FLAGS.student_workdir)
+
+
+run = functools.partial(app.run, __name__, main, usage='MODEL --output=FILE.tflite', check=check)
 
 if __name__ == '__main__':
     run()

@@ -10,7 +10,7 @@ import functools
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags
+from zscgan_tf.commands import app, common_flags, early
 
 FLAGS = flags.FLAGS
 
@@ -33,7 +33,13 @@ def main() -> None:
     print(f'{folder}: trained ({losses}); images in classes.png')
 
 
-run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER')
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    early.check_inputs()
+    early.check_workdir()
+
+
+run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER', check=check)
 
 if __name__ == '__main__':
     run()
