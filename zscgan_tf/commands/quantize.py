@@ -267,8 +267,8 @@ def _add_result(result, folder, student_folder, shared_results):
 
 def check() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
-    early.check_inputs()
     _check_unused()
+    early.check_inputs()
     _student_options()
     if FLAGS.source == 'files':
         common_flags.require('images', 'what --source=files reads')

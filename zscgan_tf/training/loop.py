@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from zscgan_tf.atomic_files import write_atomically
 from zscgan_tf.errors import UserError
+from zscgan_tf.progress import Progress, duration
 from zscgan_tf.training.checkpoints import Checkpoints
 
 logger = logging.getLogger(__name__)
@@ -94,9 +94,8 @@ def run(
     writer = tf.summary.create_file_writer(str(workdir / 'tensorboard'))
     compiled = _compile(step, strategy, jit_compile)
 
-    progress = tqdm.tqdm(
-        total=steps, initial=done, desc=name, unit='step', disable=None, dynamic_ncols=True
-    )
+    logger.info('%s: compiling the training step', name)
+    progress = Progress(name, steps, 'steps', done=done, always=True)
     clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
     means = {}
     iterator = batches(done) if batches else itertools.repeat(())
@@ -120,12 +119,9 @@ def run(
 
             means = {key: float(values.mean()) for key, values in history.items()}
             _write_metrics(metrics_file, done, {**means, **clock.rates()})
-            progress.set_postfix_str(
-                f'{clock.rates()["images_per_second"]:.0f} images/s '
-                + ' '.join(f'{key}={value:.4g}' for key, value in means.items()),
-                refresh=False,
-            )
-            progress.update(count)
+            note = ', '.join(f'{key} {value:.4g}' for key, value in means.items())
+            rate = f'{clock.rates()["images_per_second"]:.0f} images/s'
+            progress.update(count, f'{note}, {rate}', clock.seconds_left(done))
             if write_images and (done % images_every == 0 or done == steps):
                 for key, pixels in write_images(done).items():
                     shown = pixels[..., : 3 if pixels.shape[-1] > 2 else 1]
@@ -204,12 +200,15 @@ class _Clock:
         wanted = SECONDS_PER_CALL / max(self._seconds_per_step, 1e-9)
         self.steps_per_call = int(max(1, min(MAX_STEPS_PER_CALL, wanted)))
         if self._calls == 4:
-            left = self._seconds_per_step * (self._steps - done)
             logger.info(
                 '%s: %d of %d steps left, %.0f images/s: about %s',
                 self._name, self._steps - done, self._steps,
-                self.rates()['images_per_second'], _duration(left),
+                self.rates()['images_per_second'], duration(self.seconds_left(done)),
             )  # fmt: skip
+
+    def seconds_left(self, done):
+        """How long the rest will take; too long behind the first call, which compiled."""
+        return self._seconds_per_step * (self._steps - done)
 
     def rates(self):
         """Images a second now, and seconds of training so far, as metrics."""
@@ -217,16 +216,6 @@ class _Clock:
             'images_per_second': self._images / max(self._seconds_per_step, 1e-9),
             'seconds': self._seconds,
         }
-
-
-def _duration(seconds):
-    """A number of seconds for people: '1.6 hours'."""
-    if seconds < 90:
-        return f'{seconds:.0f} seconds'
-    if seconds < 5400:
-        return f'{seconds / 60:.0f} minutes'
-    hours = seconds / 3600
-    return f'{hours:.1f} hours' if hours < 48 else f'{hours / 24:.1f} days'
 
 
 @contextlib.contextmanager
