@@ -177,3 +177,12 @@ def test_xla_traces_the_step_once(uninterrupted, tmp_path):
     loop.run(step, walk.state, 20, workdir=tmp_path, images_per_step=1, jit_compile=True)
     assert len(traced) == 1
     np.testing.assert_allclose(walk.weights, uninterrupted, rtol=1e-4)
+
+
+def test_measuring_runs_steps_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    walk = Walk()
+    before = walk.weights.numpy()
+    first, each = loop.measure(walk.step, tf.distribute.get_strategy(), seconds=0.1)
+    assert each > 0 and first > each  # the first one is traced
+    assert np.any(walk.weights.numpy() != before) and not list(tmp_path.iterdir())

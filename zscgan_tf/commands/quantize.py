@@ -17,7 +17,7 @@ import os
 from absl import flags
 
 from zscgan_tf import atomic_files
-from zscgan_tf.commands import app, common_flags, early, option_flags, real_images
+from zscgan_tf.commands import app, check, common_flags, early, option_flags, real_images
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
@@ -34,6 +34,12 @@ common_flags.define_raw_pixels_flag()
 real_images.define_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('output', None, 'The .tflite to write. "{seed}" stands for the seed.')
+flags.DEFINE_boolean(
+    'check',
+    None,
+    'Say what was found in the model, what can quantize it, and the time and memory that its '
+    'training will need; write nothing.',
+)
 flags.DEFINE_enum(
     'method',
     'ptq',
@@ -60,6 +66,8 @@ flags.DEFINE_string('result_json', None, "A file that this seed's result is adde
 
 
 def main() -> int:
+    if FLAGS.check:
+        return check.run()
     from zscgan_tf import pipeline
     from zscgan_tf.report import results
     from zscgan_tf.report.summary import summary
@@ -265,7 +273,7 @@ def _add_result(result, folder, student_folder, shared_results):
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **shared_results)
 
 
-def check() -> None:
+def check_flags() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
     _check_unused()
     early.check_inputs()
@@ -276,7 +284,8 @@ def check() -> None:
         reads = f'--evaluation_split={FLAGS.evaluation_split}'
         reads = '--source=dataset' if FLAGS.source == 'dataset' else reads
         common_flags.require('dataset', f'the dataset that {reads} reads')
-    _check_outputs()
+    if not FLAGS.check:
+        _check_outputs()
 
 
 def _check_outputs():
@@ -294,7 +303,9 @@ def _check_outputs():
         early.check_folder('student_workdir', FLAGS.student_workdir)
 
 
-run = functools.partial(app.run, __name__, main, usage='MODEL --output=FILE.tflite', check=check)
+run = functools.partial(
+    app.run, __name__, main, usage='MODEL --output=FILE.tflite', check=check_flags
+)
 
 if __name__ == '__main__':
     run()

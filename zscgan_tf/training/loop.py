@@ -137,6 +137,36 @@ def run(
     return means
 
 
+def measure(
+    step: Callable[..., dict[str, tf.Tensor]],
+    strategy: tf.distribute.Strategy,
+    jit_compile: bool = False,
+    seconds: float = 10.0,
+) -> tuple[float, float]:
+    """How long a training takes, from a few of its steps; what they train is lost.
+
+    Args:
+        step, strategy, jit_compile: as `run` takes them.
+        seconds: how long to measure behind the first step; two steps are run in any case.
+
+    Returns:
+        The seconds that the first step takes more than others, as it compiles; and those of each.
+    """
+    compiled = _compile(step, strategy, jit_compile)
+    times = []
+    # The second one may still allocate.
+    while len(times) < 4 or (sum(times[1:]) < seconds and len(times) < MAX_STEPS_PER_CALL):
+        started = time.monotonic()
+        history = compiled(tf.constant(len(times), tf.int64), tf.constant(1, tf.int64))
+        for values in history.values():
+            values.numpy()
+        times.append(time.monotonic() - started)
+        if len(times) > 2 and sum(times[1:]) > 3 * seconds:
+            break
+    each = float(np.median(times[2:]))
+    return max(0.0, times[0] - each), each
+
+
 def restore(state: Mapping[str, object], workdir: str | os.PathLike) -> int:
     """Restores a part of a run's state from its newest readable checkpoint, without training.
 
