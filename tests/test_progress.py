@@ -48,11 +48,20 @@ def test_a_line_a_minute_with_what_is_left(clock, caplog):
 
 def test_short_work_says_nothing(clock, caplog):
     with caplog.at_level(logging.INFO, 'zscgan_tf'):
-        for always in (False, True):
-            with Progress('looking', 9, 'images', always=always) as shown:
+        for is_long in (False, True):
+            with Progress('looking', 9, 'images', is_long=is_long) as shown:
                 clock.now += 4
                 shown.update(9)
     assert lines(caplog) == ['looking: 9 images in 4 seconds']  # where it is asked for
+
+
+def test_long_work_leaves_the_estimate_to_its_caller(clock, caplog):
+    with caplog.at_level(logging.INFO, 'zscgan_tf'):
+        with Progress('fitting', 9, 'steps', is_long=True) as shown:
+            clock.now += 20
+            shown.update(1, 'compiled')
+            shown.tell('fitting: a line of its own')
+    assert lines(caplog)[:2] == ['fitting: 1 of 9 steps, compiled', 'fitting: a line of its own']
 
 
 def test_an_open_end_and_a_resumed_start(clock, caplog):
@@ -73,7 +82,7 @@ def test_an_open_end_and_a_resumed_start(clock, caplog):
 
 def test_work_that_fails_has_no_last_line(clock, caplog):
     with caplog.at_level(logging.INFO, 'zscgan_tf'), pytest.raises(ValueError):
-        with Progress('fitting', 9, 'steps', always=True) as shown:
+        with Progress('fitting', 9, 'steps', is_long=True) as shown:
             shown.update(1)
             raise ValueError
     assert lines(caplog) == []

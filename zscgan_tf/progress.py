@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 # Without a terminal: when the first line comes, and how often the others. Short work says nothing.
 FIRST_SECONDS = 10
 SECONDS = 60
+# Room for losses: a bar as long as the line would leave none.
+_WITH_NOTE = (
+    '{desc}: {percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]'
+)
 
 
 class Progress:
@@ -28,7 +32,8 @@ class Progress:
         unit: what is counted, in the plural.
         done: how much was done before.
         file: where it is told; None for stderr, and for the log of this package.
-        always: whether the last line comes in any case, not only after others.
+        is_long: whether the last line comes in any case, not only after others. The caller then
+            says what is left: the first step compiles, and tells nothing of others.
     """
 
     def __init__(
@@ -39,12 +44,12 @@ class Progress:
         *,
         done: int = 0,
         file: IO[str] | None = None,
-        always: bool = False,
+        is_long: bool = False,
     ) -> None:
         self._description, self._total, self._unit = description, total, unit
         self._first = self._done = done
         self._file = file
-        self._tells = always
+        self._is_long = self._tells = is_long
         self._note = ''
         self._started = time.monotonic()
         self._next = self._started + FIRST_SECONDS
@@ -58,6 +63,7 @@ class Progress:
                 unit=f' {unit}',
                 file=file,
                 dynamic_ncols=True,
+                bar_format=_WITH_NOTE if is_long else None,
             )
 
     def update(self, count: int, note: str = '', left: float | None = None) -> None:
@@ -66,7 +72,8 @@ class Progress:
         Args:
             count: how much.
             note: what else is known, such as losses.
-            left: seconds of work that are left; None: as the work went so far.
+            left: seconds of work that are left; None: as the work went so far (of long work:
+                not known).
         """
         self._done += count
         self._note = note
@@ -79,12 +86,18 @@ class Progress:
             return
         self._next = now + SECONDS
         self._tells = True
-        if left is None and self._total is not None and self._done > self._first:
+        knows = self._total is not None and self._done > self._first
+        if left is None and knows and not self._is_long:
             rest = (self._total - self._done) / (self._done - self._first)
             left = (now - self._started) * rest
         of = '' if self._total is None else f' of {self._total:,}'
         time_left = None if left is None else f'about {duration(left)} left'
         self._log(f'{self._done:,}{of} {self._unit}', note, time_left)
+
+    def tell(self, line: str) -> None:
+        """Logs a line, above the bar where there is one."""
+        with tqdm.tqdm.external_write_mode(file=sys.stderr):
+            logger.info('%s', line)
 
     def __enter__(self) -> Self:
         return self

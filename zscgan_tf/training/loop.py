@@ -95,7 +95,7 @@ def run(
     compiled = _compile(step, strategy, jit_compile)
 
     logger.info('%s: compiling the training step', name)
-    progress = Progress(name, steps, 'steps', done=done, always=True)
+    progress = Progress(name, steps, 'steps', done=done, is_long=True)
     clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
     means = {}
     iterator = batches(done) if batches else itertools.repeat(())
@@ -115,7 +115,9 @@ def run(
             history = {key: values.numpy() for key, values in history.items()}
             _check_finite(history, done, name, advice)
             done += count
-            clock.tick(count, done, time.monotonic() - started)
+            line = clock.tick(count, done, time.monotonic() - started)
+            if line:
+                progress.tell(line)
 
             means = {key: float(values.mean()) for key, values in history.items()}
             _write_metrics(metrics_file, done, {**means, **clock.rates()})
@@ -218,7 +220,11 @@ class _Clock:
         self.steps_per_call = 1
 
     def tick(self, count, done, seconds):
-        """Takes note of a call: `count` steps in `seconds`, `done` steps in all."""
+        """Takes note of a call: `count` steps in `seconds`, `done` steps in all.
+
+        Returns:
+            How long the rest will take, as a line for the log, once that is known; else None.
+        """
         self._calls += 1
         self._seconds += seconds
         latest = seconds / count
@@ -226,18 +232,21 @@ class _Clock:
             latest = 0.9 * self._seconds_per_step + 0.1 * latest
         self._seconds_per_step = latest
         if self._calls == 1:
-            return
+            return None
         wanted = SECONDS_PER_CALL / max(self._seconds_per_step, 1e-9)
         self.steps_per_call = int(max(1, min(MAX_STEPS_PER_CALL, wanted)))
-        if self._calls == 4:
-            logger.info(
-                '%s: %d of %d steps left, %.0f images/s: about %s',
-                self._name, self._steps - done, self._steps,
-                self.rates()['images_per_second'], duration(self.seconds_left(done)),
-            )  # fmt: skip
+        if self._calls != 4:
+            return None
+        return (
+            f'{self._name}: {self._steps - done:,} of {self._steps:,} steps left, '
+            f'{self.rates()["images_per_second"]:.0f} images/s: '
+            f'about {duration(self.seconds_left(done))}'
+        )
 
     def seconds_left(self, done):
-        """How long the rest will take; too long behind the first call, which compiled."""
+        """How long the rest will take; None behind the first call, which compiled."""
+        if self._calls == 1:
+            return None
         return self._seconds_per_step * (self._steps - done)
 
     def rates(self):
