@@ -4,9 +4,9 @@ Trains a conditional generator against the model (or goes on with, or reuses, th
 Its images set the ranges of an integer copy, or with --method=qat distill the model into one. The
 copy may have any width from 2 to 8 bits. Proves that the file is integer, and says how good it is.
 
-  bin/quantize.py --teacher=model.h5 --output=model.tflite
-  bin/quantize.py --teacher=model.h5 --output=model.tflite --method=qat \
-      --weight_bits=6 --activation_bits=6
+  bin/quantize.py model.keras --output=model.tflite
+  bin/quantize.py model.keras --output=model_w4.tflite --method=qat \
+      --weight_bits=4
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ import os
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags, option_flags, real_images
+from zscgan_tf import atomic_files
+from zscgan_tf.commands import app, check, common_flags, early, option_flags, real_images
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
@@ -33,6 +34,12 @@ common_flags.define_raw_pixels_flag()
 real_images.define_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('output', None, 'The .tflite to write. "{seed}" stands for the seed.')
+flags.DEFINE_boolean(
+    'check',
+    None,
+    'Say what was found in the model, what can quantize it, and the time and memory that its '
+    'training will need; write nothing.',
+)
 flags.DEFINE_enum(
     'method',
     'ptq',
@@ -59,7 +66,9 @@ flags.DEFINE_string('result_json', None, "A file that this seed's result is adde
 
 
 def main() -> int:
-    from zscgan_tf import atomic_files, pipeline
+    if FLAGS.check:
+        return check.run()
+    from zscgan_tf import pipeline
     from zscgan_tf.report import results
     from zscgan_tf.report.summary import summary
 
@@ -261,7 +270,39 @@ def _add_result(result, folder, student_folder, shared_results):
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **shared_results)
 
 
-run = functools.partial(app.run, __name__, main)
+def check_flags() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    _check_unused()
+    early.check_inputs()
+    _student_options()
+    if FLAGS.source == 'files':
+        common_flags.require('images', 'what --source=files reads')
+    if FLAGS.source == 'dataset' or FLAGS.evaluation_split:
+        reads = f'--evaluation_split={FLAGS.evaluation_split}'
+        reads = '--source=dataset' if FLAGS.source == 'dataset' else reads
+        common_flags.require('dataset', f'the dataset that {reads} reads')
+    if not FLAGS.check:
+        _check_outputs()
+
+
+def _check_outputs():
+    common_flags.require('output', 'the .tflite to write')
+    output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
+    if output in ('logits', 'model'):
+        raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
+    common_flags.check_distinct(output=output, result_json=FLAGS.result_json)
+    atomic_files.check_output(output, FLAGS.overwrite)
+    if FLAGS.result_json:
+        atomic_files.check_output(FLAGS.result_json, overwrite=True)
+    if FLAGS.workdir:
+        early.check_workdir()
+    if FLAGS.student_workdir:
+        early.check_folder('student_workdir', FLAGS.student_workdir)
+
+
+run = functools.partial(
+    app.run, __name__, main, usage='MODEL --output=FILE.tflite', check=check_flags
+)
 
 if __name__ == '__main__':
     run()
