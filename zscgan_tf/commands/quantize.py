@@ -274,7 +274,7 @@ def check_flags() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
     _check_unused()
     early.check_inputs()
-    _student_options()
+    _passed_options()
     if FLAGS.source == 'files':
         common_flags.require('images', 'what --source=files reads')
     if FLAGS.source == 'dataset' or FLAGS.evaluation_split:
