@@ -6,6 +6,11 @@ from zscgan_tf.teacher.teacher import Teacher
 
 def summary(teacher: Teacher, result: Quantized) -> str:
     """The result of `quantize` or `quantize_student` as a short table of text."""
+    return '\n'.join(f'{name:<12} {text}' for name, text in summary_rows(teacher, result))
+
+
+def summary_rows(teacher: Teacher, result: Quantized) -> list[tuple[str, str]]:
+    """The rows of `summary`: (name, text)."""
     report = result.report
     ops = f'{report.integer_op_count} of {report.op_count} ops are integer'
     if report.float_ops:
@@ -13,7 +18,7 @@ def summary(teacher: Teacher, result: Quantized) -> str:
     kinds = ', '.join(f'{count} {name}' for name, count in report.ops.items())
     fresh, real, seen = result.fresh, result.real, result.seen
     size, before = result.tflite_file_bytes, result.teacher_weight_bytes
-    rows = [
+    return [
         ('output', result.output),
         ('size', f'{_size(before)} of float weights -> {_size(size)} ({before / size:.1f} times)'),
         ('integer', f'{ops} ({kinds})'),
@@ -26,9 +31,8 @@ def summary(teacher: Teacher, result: Quantized) -> str:
         *(evaluation_rows(teacher, seen, 'images that it was made with') if seen else []),
         *(evaluation_rows(teacher, real) if real else []),
         ('latency', f'{result.latency_ms:.2f} ms an image (LiteRT, this machine)'),
+        *(('WARNING', text) for text in _warnings(teacher, result)),
     ]
-    rows += [('WARNING', text) for text in _warnings(teacher, result)]
-    return '\n'.join(f'{name:<12} {text}' for name, text in rows)
 
 
 # Below this TFLite's calibration leaves something to be had (MobileNetV1: 89.1 against 95.9).
