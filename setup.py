@@ -50,13 +50,19 @@ setup(
         'tqdm>=4.60',
     ],
     extras_require={
+        'gpu': ['tensorflow[and-cuda]>=2.21,<2.22'],
         'test': [
             'importlib_resources',  # tensorflow-datasets writes datasets with it
+            'ipykernel>=6',  # the notebook runs in it
+            'nbclient>=0.10',
+            'nbformat>=5.10',
             'pytest>=8',
             'pytest-xdist>=3.7',
             'ruff>=0.9',
             'scikit-learn>=1.4',
+            'setuptools>=64',  # these two build the wheel that is tested
             'tf2cv>=0.0.18',
+            'wheel>=0.40',
         ],
     },
     entry_points={

@@ -1,9 +1,10 @@
-"""Measures what the project's own code costs, as ratios within one run.
+r"""Measures what the project's own code costs, as ratios within one run.
 
 Prints a table and writes the ratios to a JSON file, beside the one time that it measures. Takes
 half an hour with both teachers.
 
-  bin/benchmark.py --teacher=resnet20.h5 --large_teacher=mobilenet.h5 --result_json=training.json
+  bin/benchmark.py --teacher=resnet20.h5 --result_json=training.json
+  bin/benchmark.py --teacher=resnet20.h5 --only=loop_over_step,combined_over_sum
 """
 
 import functools

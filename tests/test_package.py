@@ -119,8 +119,8 @@ app.run('zscgan_tf.commands.quantize', quantize.main)
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_help_needs_no_tensorflow(name, flag):
     text = run_alone(name, flag)
-    assert '--teacher' in text and f'bin/{name}.py --teacher=' in text
-    assert '--[no]version' in text
+    assert '--teacher' in text and f'bin/{name}.py ' in text
+    assert '--version' in text
 
 
 def entry_points():
@@ -230,7 +230,7 @@ def test_parameters_of_public_functions_are_annotated():
 
 # From the bottom to the top: a room imports from its own line and those above it.
 FLOORS = """
-    errors quiet atomic_files options
+    errors quiet atomic_files options progress
     teacher
     generator_options generators sources training
     student

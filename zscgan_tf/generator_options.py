@@ -29,7 +29,10 @@ def is_large(teacher: object) -> bool:
 
 
 def _by_size(value, large):
-    words = f'{value}; from {LARGE_SIDE} pixels on {large}'.replace('[', '').replace(']', '')
+    small_words, large_words = (
+        f'{v:,}' if isinstance(v, int) else str(v).strip('[]') for v in (value, large)
+    )
+    words = f'{small_words}; from {LARGE_SIDE} pixels on {large_words}'
     return Derived(words, lambda teacher: large if is_large(teacher) else value)
 
 

@@ -63,11 +63,12 @@ PIXELS = ['--mean=0.5', '--std=0.5']
     'flags, words',
     [
         # Flags
-        (['--bogus=1'], ["'bogus'"]),
+        (['--bogus=1'], ['--bogus is no flag']),
         ([TINY, OUTPUT, 'stray'], ["unexpected argument 'stray'", 'see --help']),
+        (['missing.h5', OUTPUT], ['missing.h5: no such file']),
         (['--flagfile=missing.cfg'], ['missing.cfg']),
         (['--steps=many'], ['--steps=many']),
-        (['--preset=big'], ['--preset=big', 'small|paper']),
+        (['--preset=big'], ['--preset=big', 'one of small, paper']),
         ([OUTPUT], ['--teacher is missing: pass the file of your float classifier']),
         ([TINY], ['--output is missing: pass the .tflite to write']),
         ([TINY, '--output=logits'], ['pass a file name, and --output_head=logits']),
@@ -173,8 +174,8 @@ def test_help_names_the_flags_that_programs_share(programs):
     'name', ['train_generator', 'distill', 'synthesize', 'evaluate', 'benchmark']
 )
 def test_every_program_refuses_alike(programs, name):
-    assert "'bogus'" in programs.run(name, '--bogus=1').error
-    assert "unexpected argument 'stray'" in programs.run(name, 'stray').error
+    assert '--bogus is no flag of this program' in programs.run(name, '--bogus=1').error
+    assert "unexpected argument 'stray'" in programs.run(name, 'model.h5', 'stray').error
     message = programs.run(name, '--teacher=missing.h5', '--workdir=w', '--output=x').error
     assert message
 

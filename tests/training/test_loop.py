@@ -125,14 +125,9 @@ def test_the_time_is_told(tmp_path, caplog):
         Walk().run(tmp_path, 50)
     told = [r.getMessage() for r in caplog.records if 'images/s: about' in r.getMessage()]
     assert len(told) == 1 and 'of 50 steps left' in told[0] and 'seconds' in told[0]
-
-
-@pytest.mark.parametrize(
-    'seconds, text',
-    [(12, '12 seconds'), (600, '10 minutes'), (9000, '2.5 hours'), (1e6, '11.6 days')],
-)
-def test_durations(seconds, text):
-    assert loop._duration(seconds) == text
+    first, *_, last = (record.getMessage() for record in caplog.records)
+    assert first == 'training: compiling the training step'  # at once, also without a terminal
+    assert last.startswith('training: 50 steps in ') and ', loss ' in last
 
 
 # Losses that are not finite.
@@ -182,3 +177,12 @@ def test_xla_traces_the_step_once(uninterrupted, tmp_path):
     loop.run(step, walk.state, 20, workdir=tmp_path, images_per_step=1, jit_compile=True)
     assert len(traced) == 1
     np.testing.assert_allclose(walk.weights, uninterrupted, rtol=1e-4)
+
+
+def test_measuring_runs_steps_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    walk = Walk()
+    before = walk.weights.numpy()
+    first, each = loop.measure(walk.step, tf.distribute.get_strategy(), seconds=0.1)
+    assert each > 0 and first > each  # the first one is traced
+    assert np.any(walk.weights.numpy() != before) and not list(tmp_path.iterdir())

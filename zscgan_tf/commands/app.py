@@ -8,13 +8,14 @@ import collections.abc
 import errno
 import functools
 import logging as python_logging
+import os
 import sys
 
 from absl import app, flags, logging
 
 from zscgan_tf import __version__
 from zscgan_tf.atomic_files import check_local
-from zscgan_tf.commands import common_flags, option_flags, real_images
+from zscgan_tf.commands import common_flags, help, option_flags, parsing, real_images
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import import_tensorflow
 
@@ -26,37 +27,57 @@ flags.DEFINE_boolean('version', None, 'Print the version, and nothing else.')
 INTERRUPTED = 'interrupted: no output was written; the same command goes on with what is trained'
 
 
-def run(module: str, main: collections.abc.Callable[[], int | None]) -> None:
+def run(
+    module: str,
+    main: collections.abc.Callable[[], int | None],
+    *,
+    usage: str = '',
+    check: collections.abc.Callable[[], None] | None = None,
+) -> None:
     """Runs a program.
 
     Args:
         module: the name of the program's module; its docstring and flags are its help.
         main: the program; returns its exit status, None for 0.
+        usage: what stands behind the program's name, for its help.
+        check: refuses, before TensorFlow is imported, what is wrong with the flags.
 
     Raises:
         SystemExit: always, with the exit status.
     """
-    # absl shows the flags and the docstring of the script that was started.
-    sys.modules['__main__'].__doc__ = sys.modules[module].__doc__
+    collect_flags(module)
+    app.run(
+        functools.partial(_guarded, main, check),
+        flags_parser=functools.partial(_parse, sys.modules[module].__doc__, usage),
+    )
+
+
+def collect_flags(module: str) -> None:
+    """Makes a program's flags, and those that it shares, the key flags of what was started."""
     for owner in (module, __name__, *(shared.__name__ for shared in SHARED)):
         for flag in FLAGS.get_key_flags_for_module(owner):
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(functools.partial(_guarded, main), flags_parser=_parse)
 
 
-def _parse(arguments):
-    try:
-        rest = FLAGS(arguments)[1:]
-    except (flags.Error, OSError) as error:
-        _fail(str(error).replace('\n', ' ').removeprefix('ERROR:: '))
-    except SystemExit:  # absl leaves --help with status 1
+def _parse(docstring, usage, arguments):
+    if asked := parsing.help_asked(arguments):
+        _print(help.text(docstring, usage, parsing.shown_flags(), asked == 'full'))
         sys.exit(0)
+    try:
+        parsing.parse(arguments)
+    except UserError as error:
+        _fail(error)
     if FLAGS.version:
         print(f'zscgan_tf {__version__}')
         sys.exit(0)
-    if rest:
-        _fail(f'unexpected argument {rest[0]!r}: every value belongs to a --flag; see --help.')
     return arguments[:1]
+
+
+def _print(text):
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # such as of `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message):
@@ -64,13 +85,15 @@ def _fail(message):
     sys.exit(1)
 
 
-def _guarded(main, _):
+def _guarded(main, check, _):
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(python_logging.Formatter('%(message)s'))
     logging.set_verbosity(logging.WARNING)  # of TensorFlow and tfds
     python_logging.getLogger('zscgan_tf').setLevel(python_logging.INFO)
     try:
         _check_paths()
+        if check is not None:
+            check()
         import_tensorflow()
         return main()
     except UserError as error:

@@ -4,6 +4,7 @@ What needs TensorFlow is imported when it is used: `--help` is instant.
 """
 
 import functools
+import logging
 import os
 import sys
 import typing
@@ -27,6 +28,7 @@ if typing.TYPE_CHECKING:
     from zscgan_tf.training.workdir import NamedFolder
 
 FLAGS = flags.FLAGS
+logger = logging.getLogger(__name__)
 # What says how images become inputs, and what of a file is the teacher.
 TEACHER_FLAGS = (
     'allow_code',
@@ -77,11 +79,12 @@ def define_teacher_flags() -> None:
 
 def load_teacher(name: str = 'teacher') -> 'Teacher':
     """The teacher that the flag of this name tells, with the other flags of the teacher."""
+    from zscgan_tf.teacher.description import in_one_line
     from zscgan_tf.teacher.loading import load_teacher as load
 
     require(name, 'the file of your float classifier')
     fields = {
-        'image_size': _image_size(),
+        'image_size': image_size(),
         'channels': FLAGS.channels,
         'mean': FLAGS.mean and option_flags.parse_numbers('mean', float),
         'std': FLAGS.std and option_flags.parse_numbers('std', float),
@@ -89,12 +92,14 @@ def load_teacher(name: str = 'teacher') -> 'Teacher':
         'bgr': FLAGS.channel_order and FLAGS.channel_order == 'bgr',
     }
     fields = {name: value for name, value in fields.items() if value is not None}
-    return load(
+    teacher = load(
         getattr(FLAGS, name),
         input_spec=fields,
         allow_code=FLAGS.allow_code,
         output_layer=FLAGS.output_layer,
     )
+    logger.info('loaded %s: %s', getattr(FLAGS, name), in_one_line(teacher))
+    return teacher
 
 
 def teacher_flags() -> list[str]:
@@ -227,15 +232,19 @@ def distill(teacher: 'Teacher', source: 'Source', folder: 'NamedFolder') -> 'Stu
 
 def _training_arguments():
     """What both trainings are called with, beside their options."""
-    jit_compile = FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
     return {
         'preset': FLAGS.preset,
         'seed': FLAGS.seed,
         'strategy': strategy(),
-        'jit_compile': jit_compile,
+        'jit_compile': jit_compile(),
         'checkpoint_every': FLAGS.checkpoint_every,
         'keep': {'flags.cfg': flags_text()},
     }
+
+
+def jit_compile() -> bool:
+    """Whether XLA compiles the steps."""
+    return FLAGS.strategy == 'tpu' if FLAGS.jit_compile is None else FLAGS.jit_compile
 
 
 @functools.cache
@@ -296,7 +305,12 @@ def require(name: str, what: str) -> None:
         raise UserError(f'--{name} is missing: pass {what}; see --help.')
 
 
-def _image_size():
+def image_size() -> list[int] | None:
+    """Height and width of --image_size, None where it was not passed.
+
+    Raises:
+        UserError: it is not one or two sides.
+    """
     if FLAGS.image_size is None:
         return None
     sides = option_flags.parse_numbers('image_size')

@@ -1,16 +1,18 @@
-"""Distils a quantized student from a float classifier on its generator's images (DF-QAT).
+r"""Distils a quantized student of a float classifier on its generator's images.
 
-The generator is that of --workdir (bin/train_generator.py). A distillation that was interrupted
-goes on where it stopped; bin/quantize.py --method=qat with the same flags writes its .tflite.
+This is DF-QAT. The generator is that of --workdir (bin/train_generator.py). A distillation that was
+interrupted goes on where it stopped; bin/quantize.py --method=qat with the same flags writes its
+.tflite.
 
-  bin/distill.py --teacher=model.h5 --workdir=runs/model --weight_bits=6 --activation_bits=6
+  bin/distill.py model.keras --workdir=runs/model
+  bin/distill.py model.keras --workdir=runs/model --weight_bits=4
 """
 
 import functools
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags, option_flags
+from zscgan_tf.commands import app, common_flags, early, option_flags
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
@@ -61,7 +63,14 @@ def _check_generator(teacher, folder):
         )
 
 
-run = functools.partial(app.run, __name__, main)
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    early.check_inputs()
+    early.check_workdir(holds_run=True)
+    DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
+
+
+run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER', check=check)
 
 if __name__ == '__main__':
     run()

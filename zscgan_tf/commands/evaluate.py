@@ -1,18 +1,22 @@
-"""Evaluates a .tflite, or the float model itself: accuracy, and agreement with the float model.
+r"""Measures how well a .tflite, or the float model itself, answers.
 
-On real images (--dataset and --split, or --images), or without any on fresh images of a trained
-generator (--workdir). A generator of another kind than the one that a file was made with tells more
-than its own: one of the class loss alone (--bns_loss_weight=0), say, and --blend.
+Says the accuracy, and how often both agree. On real images (--dataset and --split, or --images), or
+without any on fresh images of a trained generator (--workdir). A generator of another kind than the
+one that a file was made with tells more than its own: one of the class loss alone
+(--bns_loss_weight=0), say, and --blend.
 
-  bin/evaluate.py --teacher=model.h5 --model=model.tflite --dataset=cifar10 --split=test
+  bin/evaluate.py model.keras --model=model.tflite --images=photos
+  bin/evaluate.py model.keras --model=model.tflite --dataset=cifar10
 """
 
 import functools
 import json
+import os
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags, real_images
+from zscgan_tf import atomic_files
+from zscgan_tf.commands import app, common_flags, early, real_images
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -37,21 +41,10 @@ FRESH_SEED = 1_000_003
 
 
 def main() -> None:
-    from zscgan_tf import atomic_files, evaluation
+    from zscgan_tf import evaluation
     from zscgan_tf.report.summary import evaluation_rows
     from zscgan_tf.sources import take
 
-    if FLAGS.blend and (FLAGS.images or FLAGS.dataset):
-        raise UserError(
-            '--blend is for fresh images: leave --images and --dataset out, and pass the --workdir '
-            'of a generator.'
-        )
-    if FLAGS.split and not FLAGS.dataset:
-        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
-    real_images.check_unused(FLAGS.images, FLAGS.dataset)
-    common_flags.check_distinct(result_json=FLAGS.result_json)
-    if FLAGS.result_json:
-        atomic_files.check_output(FLAGS.result_json, FLAGS.overwrite)
     tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
     teacher = common_flags.load_teacher()
     source = _real_images(teacher)
@@ -60,11 +53,6 @@ def main() -> None:
         count = min(FLAGS.count or source.image_count, source.image_count)
         batches = take(source.one_pass(), count)
     else:
-        if FLAGS.workdir is None:
-            raise UserError(
-                'there is nothing to evaluate on: pass --dataset and --split, --images, or the '
-                '--workdir of a trained generator.'
-            )
         from zscgan_tf.methods import zscgan
 
         count = FLAGS.count or 1000
@@ -95,8 +83,6 @@ def main() -> None:
 
 def _real_images(teacher):
     """The source of --images or --dataset; None where neither is passed."""
-    if FLAGS.images and FLAGS.dataset:
-        raise UserError('--images and --dataset name two sets of images: pass one.')
     if FLAGS.images:
         return real_images.in_path(FLAGS.images, teacher, FLAGS.batch_size)
     if FLAGS.dataset:
@@ -104,7 +90,34 @@ def _real_images(teacher):
     return None
 
 
-run = functools.partial(app.run, __name__, main)
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    if FLAGS.images and FLAGS.dataset:
+        raise UserError('--images and --dataset name two sets of images: pass one.')
+    if FLAGS.blend and (FLAGS.images or FLAGS.dataset):
+        raise UserError(
+            '--blend is for fresh images: leave --images and --dataset out, and pass the --workdir '
+            'of a generator.'
+        )
+    if FLAGS.split and not FLAGS.dataset:
+        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
+    real_images.check_unused(FLAGS.images, FLAGS.dataset)
+    common_flags.check_distinct(result_json=FLAGS.result_json)
+    if not FLAGS.images and not FLAGS.dataset and FLAGS.workdir is None:
+        raise UserError(
+            'there is nothing to evaluate on: pass --dataset and --split, --images, or the '
+            '--workdir of a trained generator.'
+        )
+    early.check_inputs()
+    if FLAGS.model and not os.path.exists(FLAGS.model):
+        raise UserError(f'--model={FLAGS.model}: no such file: pass a .tflite.')
+    if FLAGS.result_json:
+        atomic_files.check_output(FLAGS.result_json, FLAGS.overwrite)
+    if not FLAGS.images and not FLAGS.dataset:
+        early.check_workdir(holds_run=True)
+
+
+run = functools.partial(app.run, __name__, main, usage='MODEL --model=FILE.tflite', check=check)
 
 if __name__ == '__main__':
     run()

@@ -5,7 +5,7 @@ import dataclasses
 from absl import flags
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.options import Options, flag_of, preset_words
+from zscgan_tf.options import Options, flag_of
 
 FLAGS = flags.FLAGS
 _DEFINE = {
@@ -16,16 +16,34 @@ _DEFINE = {
 }
 
 
+# Of each flag that was defined here: the option that it is, and the class that declares it.
+_OPTIONS = {}
+
+
 def define(options_class: type[Options]) -> None:
     """Defines the flag of each option; not passed it is None, and the preset's value counts."""
     for field in dataclasses.fields(options_class):
-        small, paper = (preset_words(field, preset) for preset in ('small', 'paper'))
-        default = f'Default: {small}.' if small == paper else f'Small: {small}. Paper: {paper}.'
-        text = f'{field.metadata["help"]} {default}'
+        name = flag_of(field)
+        if name in FLAGS:  # another class has the option too, as --activation_bits
+            continue
+        text = field.metadata['help']
         if field.metadata['kind'].choices:
-            flags.DEFINE_enum(flag_of(field), None, field.metadata['kind'].choices, text)
+            flags.DEFINE_enum(name, None, field.metadata['kind'].choices, text)
         else:
-            _DEFINE[field.type](flag_of(field), None, text)
+            _DEFINE[field.type](name, None, text)
+        owners = (c for c in reversed(options_class.__mro__) if dataclasses.is_dataclass(c))
+        declares = (c for c in owners if field.name in c.__dataclass_fields__)
+        _OPTIONS[name] = (field, next(declares))
+
+
+def field_of(name: str) -> dataclasses.Field | None:
+    """The field of the option whose flag has this name; None of other flags."""
+    return _OPTIONS[name][0] if name in _OPTIONS else None
+
+
+def owner(name: str) -> type[Options] | None:
+    """The class that declares the option whose flag has this name; None of other flags."""
+    return _OPTIONS[name][1] if name in _OPTIONS else None
 
 
 def passed(options_class: type[Options]) -> dict[str, object]:
@@ -46,6 +64,16 @@ def passed_flags(options_class: type[Options]) -> list[str]:
         for field in dataclasses.fields(options_class)
         if getattr(FLAGS, flag_of(field)) is not None
     ]
+
+
+def all_passed() -> list[tuple[dataclasses.Field, object]]:
+    """The options of any class whose flags were passed, as fields, and their values."""
+    found = []
+    for name, (field, _) in _OPTIONS.items():
+        if getattr(FLAGS, name) is not None:
+            is_list = field.type == list[int]
+            found.append((field, parse_numbers(name) if is_list else getattr(FLAGS, name)))
+    return found
 
 
 def parse_numbers(name: str, kind: type = int) -> list:

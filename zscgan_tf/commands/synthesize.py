@@ -1,13 +1,18 @@
 """Writes images of a trained generator: a folder of PNGs by class, or an .npz.
 
-bin/synthesize.py --teacher=model.h5 --workdir=runs/model --output=images --count=1000
+The generator is that of --workdir (bin/train_generator.py). Its images are balanced over classes.
+
+  bin/synthesize.py model.keras --workdir=runs/model --output=images
+  bin/synthesize.py model.keras --workdir=runs/model --output=images.npz
 """
 
 import functools
+import os
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags
+from zscgan_tf.commands import app, common_flags, early
+from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -26,8 +31,6 @@ def main() -> None:
     from zscgan_tf.methods import zscgan
     from zscgan_tf.sources import writing
 
-    common_flags.require('output', 'the folder or .npz to write')
-    common_flags.check_distinct(output=FLAGS.output)
     to_npz = FLAGS.output.lower().endswith('.npz')
     (atomic_files.check_output if to_npz else writing.check_folder)(FLAGS.output, FLAGS.overwrite)
     teacher = common_flags.load_teacher()
@@ -47,7 +50,19 @@ def main() -> None:
     print(f'{FLAGS.output}: {FLAGS.count} images')
 
 
-run = functools.partial(app.run, __name__, main)
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    common_flags.require('output', 'the folder or .npz to write')
+    early.check_inputs()
+    early.check_workdir(holds_run=True)
+    common_flags.check_distinct(output=FLAGS.output)
+    if os.path.lexists(FLAGS.output) and not FLAGS.overwrite:
+        raise UserError(f'{FLAGS.output}: exists already: pass --overwrite or another name.')
+
+
+run = functools.partial(
+    app.run, __name__, main, usage='MODEL --workdir=FOLDER --output=PATH', check=check
+)
 
 if __name__ == '__main__':
     run()

@@ -1,15 +1,16 @@
-"""Trains a conditional generator against a float classifier, without data (ZS-CGAN).
+"""Trains a generator of images against a float classifier, without data.
 
-A workdir that holds an interrupted training goes on where it stopped.
+This is ZS-CGAN. A workdir that holds an interrupted training goes on where it stopped.
 
-  bin/train_generator.py --teacher=model.h5 --workdir=runs/model
+  bin/train_generator.py model.keras --workdir=runs/model
+  bin/train_generator.py model.keras --workdir=runs/longer --steps=5000
 """
 
 import functools
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags
+from zscgan_tf.commands import app, common_flags, early
 
 FLAGS = flags.FLAGS
 
@@ -32,7 +33,13 @@ def main() -> None:
     print(f'{folder}: trained ({losses}); images in classes.png')
 
 
-run = functools.partial(app.run, __name__, main)
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    early.check_inputs()
+    early.check_workdir()
+
+
+run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER', check=check)
 
 if __name__ == '__main__':
     run()

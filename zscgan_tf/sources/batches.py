@@ -5,9 +5,9 @@ from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.progress import Progress
 from zscgan_tf.teacher.input_spec import InputSpec
 
 # Pixels, float32 in [0, 1], [B, H, W, C], and labels, integers, [B], or None.
@@ -27,17 +27,15 @@ def take(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
 def with_progress(
     batches: Iterable[Any], total: int | None, description: str, file: IO[str] | None = None
 ) -> Iterator[Any]:
-    """Yields batches, and moves a progress bar by the images of each when they have been used.
+    """Yields batches, and tells the progress by the images of each when they have been used.
 
     Args:
         batches: arrays of images, or tuples that begin with one, such as a `Batch`.
         total: number of images, or None.
-        description: what stands beside the bar, which is shown on terminals only.
-        file: where the bar is written; None for stderr.
+        description: what is done with them.
+        file: where the progress is told; None for stderr and the log.
     """
-    with tqdm.tqdm(
-        total=total, desc=description, unit=' images', disable=None, file=file
-    ) as progress:
+    with Progress(description, total, 'images', file=file) as progress:
         for batch in batches:
             yield batch
             progress.update(len(batch[0] if isinstance(batch, tuple) else batch))

@@ -172,7 +172,7 @@ def _spec_of_fields(size, channels, fields, name):
 
 
 def _check_against(own, spec, given, stored, name):
-    """Refuses a preprocessing that a model which does its own cannot have been trained with."""
+    """Refuses a preprocessing that contradicts what the model's own first layers do."""
     if own is None or not own.by_constants:
         return
     plausible = own.plausible_units()

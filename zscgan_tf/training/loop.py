@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from zscgan_tf.atomic_files import write_atomically
 from zscgan_tf.errors import UserError
+from zscgan_tf.progress import Progress, duration
 from zscgan_tf.training.checkpoints import Checkpoints
 
 logger = logging.getLogger(__name__)
@@ -94,9 +94,8 @@ def run(
     writer = tf.summary.create_file_writer(str(workdir / 'tensorboard'))
     compiled = _compile(step, strategy, jit_compile)
 
-    progress = tqdm.tqdm(
-        total=steps, initial=done, desc=name, unit='step', disable=None, dynamic_ncols=True
-    )
+    logger.info('%s: compiling the training step', name)
+    progress = Progress(name, steps, 'steps', done=done, is_long=True)
     clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
     means = {}
     iterator = batches(done) if batches else itertools.repeat(())
@@ -116,16 +115,15 @@ def run(
             history = {key: values.numpy() for key, values in history.items()}
             _check_finite(history, done, name, advice)
             done += count
-            clock.tick(count, done, time.monotonic() - started)
+            line = clock.tick(count, done, time.monotonic() - started)
+            if line:
+                progress.tell(line)
 
             means = {key: float(values.mean()) for key, values in history.items()}
             _write_metrics(metrics_file, done, {**means, **clock.rates()})
-            progress.set_postfix_str(
-                f'{clock.rates()["images_per_second"]:.0f} images/s '
-                + ' '.join(f'{key}={value:.4g}' for key, value in means.items()),
-                refresh=False,
-            )
-            progress.update(count)
+            note = ', '.join(f'{key} {value:.4g}' for key, value in means.items())
+            rate = f'{clock.rates()["images_per_second"]:.0f} images/s'
+            progress.update(count, f'{note}, {rate}', clock.seconds_left(done))
             if write_images and (done % images_every == 0 or done == steps):
                 for key, pixels in write_images(done).items():
                     shown = pixels[..., : 3 if pixels.shape[-1] > 2 else 1]
@@ -139,6 +137,36 @@ def run(
                     f'the same command resumes it from {workdir}.'
                 )
     return means
+
+
+def measure(
+    step: Callable[..., dict[str, tf.Tensor]],
+    strategy: tf.distribute.Strategy,
+    jit_compile: bool = False,
+    seconds: float = 10.0,
+) -> tuple[float, float]:
+    """How long a training takes, from a few of its steps; what they train is lost.
+
+    Args:
+        step, strategy, jit_compile: as `run` takes them.
+        seconds: how long to measure behind the first step; two steps are run in any case.
+
+    Returns:
+        The seconds that the first step takes more than others, as it compiles; and those of each.
+    """
+    compiled = _compile(step, strategy, jit_compile)
+    times = []
+    # The second one may still allocate.
+    while len(times) < 4 or (sum(times[1:]) < seconds and len(times) < MAX_STEPS_PER_CALL):
+        started = time.monotonic()
+        history = compiled(tf.constant(len(times), tf.int64), tf.constant(1, tf.int64))
+        for values in history.values():
+            values.numpy()
+        times.append(time.monotonic() - started)
+        if len(times) > 2 and sum(times[1:]) > 3 * seconds:
+            break
+    each = float(np.median(times[2:]))
+    return max(0.0, times[0] - each), each
 
 
 def restore(state: Mapping[str, object], workdir: str | os.PathLike) -> int:
@@ -192,7 +220,11 @@ class _Clock:
         self.steps_per_call = 1
 
     def tick(self, count, done, seconds):
-        """Takes note of a call: `count` steps in `seconds`, `done` steps in all."""
+        """Takes note of a call: `count` steps in `seconds`, `done` steps in all.
+
+        Returns:
+            How long the rest will take, as a line for the log, once that is known; else None.
+        """
         self._calls += 1
         self._seconds += seconds
         latest = seconds / count
@@ -200,16 +232,22 @@ class _Clock:
             latest = 0.9 * self._seconds_per_step + 0.1 * latest
         self._seconds_per_step = latest
         if self._calls == 1:
-            return
+            return None
         wanted = SECONDS_PER_CALL / max(self._seconds_per_step, 1e-9)
         self.steps_per_call = int(max(1, min(MAX_STEPS_PER_CALL, wanted)))
-        if self._calls == 4:
-            left = self._seconds_per_step * (self._steps - done)
-            logger.info(
-                '%s: %d of %d steps left, %.0f images/s: about %s',
-                self._name, self._steps - done, self._steps,
-                self.rates()['images_per_second'], _duration(left),
-            )  # fmt: skip
+        if self._calls != 4:
+            return None
+        return (
+            f'{self._name}: {self._steps - done:,} of {self._steps:,} steps left, '
+            f'{self.rates()["images_per_second"]:.0f} images/s: '
+            f'about {duration(self.seconds_left(done))}'
+        )
+
+    def seconds_left(self, done):
+        """How long the rest will take; None behind the first call, which compiled."""
+        if self._calls == 1:
+            return None
+        return self._seconds_per_step * (self._steps - done)
 
     def rates(self):
         """Images a second now, and seconds of training so far, as metrics."""
@@ -217,16 +255,6 @@ class _Clock:
             'images_per_second': self._images / max(self._seconds_per_step, 1e-9),
             'seconds': self._seconds,
         }
-
-
-def _duration(seconds):
-    """A number of seconds for people: '1.6 hours'."""
-    if seconds < 90:
-        return f'{seconds:.0f} seconds'
-    if seconds < 5400:
-        return f'{seconds / 60:.0f} minutes'
-    hours = seconds / 3600
-    return f'{hours:.1f} hours' if hours < 48 else f'{hours / 24:.1f} days'
 
 
 @contextlib.contextmanager

@@ -1,0 +1,137 @@
+"""`quantize.py --check`: says what was found in a model, and what its quantization will cost.
+
+Nothing is written. The time is that of a few real steps of the generator's training.
+"""
+
+import collections.abc
+import resource
+import sys
+import textwrap
+import typing
+
+from absl import flags
+
+from zscgan_tf.commands import common_flags
+from zscgan_tf.errors import UserError
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.options import preset_words
+from zscgan_tf.progress import duration
+
+if typing.TYPE_CHECKING:
+    from zscgan_tf.teacher.teacher import Teacher
+
+FLAGS = flags.FLAGS
+NAME_WIDTH = 12
+
+
+def run() -> None:
+    """Prints a row for each thing that was found, as soon as it is known.
+
+    Raises:
+        UserError: the model is no classifier that can be quantized; the message says why.
+    """
+    teacher = common_flags.load_teacher()
+    for rows in (_found, _student, _tflite, _training):
+        for name, text in rows(teacher):
+            print(_wrapped(name, text), flush=True)
+
+
+def _wrapped(name, text):
+    width = NAME_WIDTH + 1
+    lines = textwrap.wrap(text, 80 - width, break_long_words=False, break_on_hyphens=False)
+    return f'{name:<{width}}' + f'\n{"":<{width}}'.join(lines)
+
+
+Rows = collections.abc.Iterator[tuple[str, str]]
+
+
+def _found(teacher: 'Teacher') -> Rows:
+    from zscgan_tf.teacher.description import classes, layer_counts
+    from zscgan_tf.teacher.tap import batch_norm_inputs
+
+    counts = layer_counts(teacher)
+    yield 'model', f'{FLAGS.teacher}: {teacher.model.count_params():,} parameters'
+    layers = ', '.join(f'{count} {name}' for name, count in counts.items())
+    yield 'layers', f'{sum(counts.values())}: {layers}'
+    yield 'images', teacher.input_spec.describe()
+    yield 'classes', classes(teacher)
+    found = batch_norm_inputs(teacher.model)
+    channels = sum(layer.moving_mean.shape[0] for layer, _ in found)
+    yield (
+        'batch norms',
+        f'{len(found)} with {channels:,} channels: images are made from their stored moments',
+    )
+
+
+def _student(teacher: 'Teacher') -> Rows:
+    """Whether a student can be made of the teacher, and which layers are in the way."""
+    from zscgan_tf.student.calibration.calibrate import build
+    from zscgan_tf.student.options import CalibrationOptions
+    from zscgan_tf.teacher.graphs import nodes
+    from zscgan_tf.teacher.layer_types import LAYER_TYPES
+
+    try:
+        build(common_flags.with_raw_pixels(teacher), CalibrationOptions.resolve('small', {}))
+        yield 'student', 'can be made: all layers have an integer counterpart, of 2 to 8 bits'
+        return
+    except UserError as error:
+        yield 'student', f'cannot be made: {error}'
+    known = {name for name, kind in LAYER_TYPES.items() if kind.student or kind.dropped}
+    others = {
+        node.layer.name: type(node.layer).__name__
+        for node in nodes(teacher.model)
+        if type(node.layer).__name__ not in known
+    }
+    if others:
+        names = ', '.join(f"'{name}' ({kind})" for name, kind in others.items())
+        yield '', f'layers without a counterpart: {names}'
+
+
+def _tflite(teacher: 'Teacher') -> Rows:
+    from zscgan_tf.tflite.convertible import check_convertible
+
+    try:
+        check_convertible(teacher, bool(FLAGS.allow_float_ops))
+        yield 'TFLite', 'its own calibration takes the model too (--range_estimator=tflite)'
+    except UserError as error:
+        yield 'TFLite', f'its own calibration cannot take the model: {error}'
+
+
+def _training(teacher: 'Teacher') -> Rows:
+    """What the generator's training costs on this machine."""
+    from zscgan_tf.methods import zscgan
+    from zscgan_tf.training import loop
+
+    if FLAGS.source != 'zscgan':
+        yield 'training', f'none: --source={FLAGS.source} has no generator'
+        return
+    options = common_flags.generator_options(teacher)
+    print(f'measuring steps of {options.batch_size} images ...', file=sys.stderr, flush=True)
+    strategy = common_flags.strategy()
+    with strategy.scope():
+        _, _, step = zscgan.build_training(teacher, options, FLAGS.seed)
+    first, each = loop.measure(step, strategy, common_flags.jit_compile())
+    total = first + each * options.steps
+    yield (
+        'training',
+        f'{options.steps:,} steps of {options.batch_size} images, {each:.2g} seconds each: about '
+        f'{duration(total)} on this machine',
+    )
+    # In bytes on macOS, in KiB on Linux.
+    unit = 1 if sys.platform == 'darwin' else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    yield 'memory', f'{peak / 1e9:.1f} GB at the most so far, and in training'
+    if FLAGS.method == 'qat':
+        yield 'student', f'{_distillation_steps()} steps more, about as long each'
+    else:
+        yield (
+            'fewer bits',
+            f'--method=qat --weight_bits=4 trains a student: {_distillation_steps()} steps more, '
+            f'about as long each',
+        )
+
+
+def _distillation_steps():
+    if FLAGS.distillation_steps:
+        return f'{FLAGS.distillation_steps:,}'
+    return preset_words(DistillationOptions.__dataclass_fields__['steps'], FLAGS.preset)

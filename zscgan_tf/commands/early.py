@@ -1,0 +1,98 @@
+"""Checks of flags that need no TensorFlow: mistakes are told before its import of seconds."""
+
+import os
+import re
+
+from absl import flags
+
+from zscgan_tf.commands import common_flags, option_flags
+from zscgan_tf.errors import UserError
+from zscgan_tf.options import check, flag_of
+
+FLAGS = flags.FLAGS
+
+
+def check_inputs() -> None:
+    """Refuses values out of range, and what should be read and is not there.
+
+    Raises:
+        UserError: with the flag and what is legal.
+    """
+    _check_teacher()
+    for name in ('mean', 'std'):
+        if getattr(FLAGS, name):
+            option_flags.parse_numbers(name, float)
+    common_flags.image_size()
+    if FLAGS.preprocessing and (FLAGS.mean or FLAGS.std):
+        raise UserError(
+            f'--preprocessing={FLAGS.preprocessing} is a mean and a deviation: pass either it, or '
+            f'--mean and --std.'
+        )
+    for field, value in option_flags.all_passed():
+        check(field.metadata['kind'], flag_of(field), value)
+    for name in ('images', 'evaluation_images'):
+        path = getattr(FLAGS, name, None)
+        if path and not os.path.isdir(path):
+            _check_images(path)
+    if getattr(FLAGS, 'dataset', None):
+        _check_dataset()
+
+
+def check_workdir(holds_run: bool = False) -> None:
+    """Refuses a --workdir that is missing or cannot be made.
+
+    Args:
+        holds_run: whether a run has to be in it already.
+    """
+    if not FLAGS.workdir:
+        raise UserError('--workdir is missing: pass the folder of the run.')
+    folder = FLAGS.workdir.replace('{seed}', str(FLAGS.seed))
+    if holds_run and not os.path.exists(os.path.join(folder, 'config.json')):
+        raise UserError(
+            f'--workdir={folder} holds no run (no config.json): train a generator there first.'
+        )
+    check_folder('workdir', folder)
+
+
+def check_folder(name: str, folder: str) -> None:
+    """Refuses a folder that is a file, or could not be made.
+
+    Args:
+        name: of its flag.
+        folder: its path.
+    """
+    existing = os.path.abspath(folder)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        why = f'{existing} is a file'
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        why = f'{existing} cannot be written'
+    else:
+        return
+    raise UserError(f'--{name}={folder} cannot be made ({why}): pass a folder that can be written.')
+
+
+def _check_teacher():
+    common_flags.require('teacher', 'the file of your float classifier')
+    path = FLAGS.teacher
+    # package.module:function, or anything with a colon, is for the loader to judge.
+    if not os.path.exists(path) and not re.fullmatch(r'[\w.]+:\w+', path):
+        raise UserError(f'{path}: no such file or directory: pass the file of your model.')
+
+
+def _check_images(path):
+    if not os.path.exists(path):
+        raise UserError(f'{path}: no such file or folder of images.')
+    if not path.endswith('.npz'):
+        raise UserError(f'{path}: images come from an .npz file or a folder of images.')
+
+
+def _check_dataset():
+    data_dir = FLAGS.data_dir or os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+    name = FLAGS.dataset.split(':')[0]
+    if not os.path.isdir(os.path.join(os.path.expanduser(data_dir), name)):
+        raise UserError(
+            f'--dataset={FLAGS.dataset}: no such dataset in {data_dir}: pass its name, as '
+            f'`cifar10`, and the --data_dir that tfds prepared it in (nothing is downloaded here).'
+        )
