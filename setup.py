@@ -30,13 +30,16 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['zscgan_tf', 'zscgan_tf.*']),
+    package_data={'zscgan_tf.report': ['templates/*.html']},
     python_requires='>=3.11',
     # Ranges around the versions that were run together, from training to the running .tflite.
     install_requires=[
         'absl-py>=1.4',
         'ai-edge-litert>=2.3,<3',
         'h5py>=3.10',
+        'jinja2>=3.1,<4',
         'keras>=3.15,<4',
+        'matplotlib>=3.8,<4',
         'numpy>=1.26',
         'pillow>=10.1',
         'tensorboard>=2.20,<3',  # tf.summary writes through it
@@ -69,6 +72,7 @@ setup(
             'zscgan-distill = zscgan_tf.commands.distill:run',
             'zscgan-synthesize = zscgan_tf.commands.synthesize:run',
             'zscgan-evaluate = zscgan_tf.commands.evaluate:run',
+            'zscgan-report = zscgan_tf.commands.report:run',
         ],
     },
 )
