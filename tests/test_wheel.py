@@ -70,9 +70,12 @@ def check_installed(python, folder):
     teacher = tiny_teacher()
     teacher.model.save(empty / 'tiny.h5')
     (empty / 'tiny.json').write_text(json.dumps(teacher.input_spec.to_dict()))
-    flags = ('--source=noise_uniform', '--calibration_images=8', '--check_images=8')
-    printed = run(program, '--teacher=tiny.h5', '--output=tiny.tflite', *flags, folder=empty)
+    run(program, 'tiny.h5', '--output=tiny.tflite', '--check', folder=empty)
+    assert sorted(os.listdir(empty)) == ['tiny.h5', 'tiny.json']
+    flags = ('--source=noise_uniform', '--range_images=8', '--check_images=8')
+    printed = run(program, 'tiny.h5', '--output=tiny.tflite', *flags, folder=empty)
     assert 'ops are integer' in printed and (empty / 'tiny.tflite').exists()
+    assert (empty / 'tiny.html').exists()  # of the wheel's template
 
 
 def test_the_wheel_holds_all_files_of_the_package(wheel):
