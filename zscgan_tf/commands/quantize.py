@@ -32,8 +32,14 @@ common_flags.define_generator_flags()
 common_flags.define_student_flags()
 common_flags.define_raw_pixels_flag()
 real_images.define_flags()
+common_flags.define_page_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('output', None, 'The .tflite to write. "{seed}" stands for the seed.')
+flags.DEFINE_boolean(
+    'page',
+    True,
+    'Write a page beside the file, --output with .html: errors by layer, images, curves.',
+)
 flags.DEFINE_boolean(
     'check',
     None,
@@ -106,11 +112,42 @@ def main() -> int:
         )
     else:
         result = pipeline.quantize(quantized, source, output, plan=plan, **arguments)
-    images = os.path.join(folder, 'classes.png') if FLAGS.source == 'zscgan' else None
-    print(summary(quantized, result, images))
     if FLAGS.result_json:
         _add_result(result, folder, student_folder, shared_results)
+    paths, problem = {}, None
+    if FLAGS.source == 'zscgan':
+        paths['images'] = os.path.join(folder, 'classes.png')
+    if FLAGS.page:
+        try:
+            _write_page(quantized, result, source, folder, student_folder, evaluate_on)
+            paths['page'] = _page_path(output)
+        except UserError as error:  # the file is there, and so is what is known of it
+            problem = error
+    print(summary(quantized, result, **paths))
+    if problem:
+        raise problem
     return 2 if result.disagrees(teacher) else 0
+
+
+def _page_path(output):
+    return f'{os.path.splitext(output)[0]}.html'
+
+
+def _write_page(teacher, result, source, folder, student_folder, real):
+    from zscgan_tf.report.page import write_page
+
+    write_page(
+        _page_path(result.output),
+        teacher,
+        result,
+        source,
+        real=real,
+        workdir=folder if FLAGS.source == 'zscgan' else None,
+        student_workdir=student_folder,
+        class_names=common_flags.class_names(),
+        command=common_flags.command_line(),
+        overwrite=FLAGS.overwrite,
+    )
 
 
 def _check_unused():
@@ -274,7 +311,7 @@ def check_flags() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
     _check_unused()
     early.check_inputs()
-    _student_options()
+    _passed_options()
     if FLAGS.source == 'files':
         common_flags.require('images', 'what --source=files reads')
     if FLAGS.source == 'dataset' or FLAGS.evaluation_split:
@@ -290,8 +327,11 @@ def _check_outputs():
     output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
     if output in ('logits', 'model'):
         raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
-    common_flags.check_distinct(output=output, result_json=FLAGS.result_json)
-    atomic_files.check_output(output, FLAGS.overwrite)
+    page = _page_path(output) if FLAGS.page else None
+    common_flags.check_distinct(output=output, result_json=FLAGS.result_json, page=page)
+    common_flags.class_names()
+    for path in filter(None, (output, page)):
+        atomic_files.check_output(path, FLAGS.overwrite)
     if FLAGS.result_json:
         atomic_files.check_output(FLAGS.result_json, overwrite=True)
     if FLAGS.workdir:
