@@ -30,13 +30,16 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['zscgan_tf', 'zscgan_tf.*']),
+    package_data={'zscgan_tf.report': ['templates/*.html']},
     python_requires='>=3.11',
     # Ranges around the versions that were run together, from training to the running .tflite.
     install_requires=[
         'absl-py>=1.4',
         'ai-edge-litert>=2.3,<3',
         'h5py>=3.10',
+        'jinja2>=3.1,<4',
         'keras>=3.15,<4',
+        'matplotlib>=3.8,<4',
         'numpy>=1.26',
         'pillow>=10.1',
         'tensorboard>=2.20,<3',  # tf.summary writes through it
@@ -47,13 +50,19 @@ setup(
         'tqdm>=4.60',
     ],
     extras_require={
+        'gpu': ['tensorflow[and-cuda]>=2.21,<2.22'],
         'test': [
             'importlib_resources',  # tensorflow-datasets writes datasets with it
+            'ipykernel>=6',  # the notebook runs in it
+            'nbclient>=0.10',
+            'nbformat>=5.10',
             'pytest>=8',
             'pytest-xdist>=3.7',
             'ruff>=0.9',
             'scikit-learn>=1.4',
+            'setuptools>=64',  # these two build the wheel that is tested
             'tf2cv>=0.0.18',
+            'wheel>=0.40',
         ],
     },
     entry_points={
@@ -63,6 +72,7 @@ setup(
             'zscgan-distill = zscgan_tf.commands.distill:run',
             'zscgan-synthesize = zscgan_tf.commands.synthesize:run',
             'zscgan-evaluate = zscgan_tf.commands.evaluate:run',
+            'zscgan-report = zscgan_tf.commands.report:run',
         ],
     },
 )

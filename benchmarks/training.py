@@ -27,7 +27,8 @@ from zscgan_tf.sources import take
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.teacher.tap import batch_moments, build_tap
 from zscgan_tf.tflite import calibration
-from zscgan_tf.tflite.converter import make_converter, named
+from zscgan_tf.tflite.converter import make_converter, prepared
+from zscgan_tf.tflite.options import TfliteCalibrationOptions
 from zscgan_tf.training import loop
 
 # Steps of the two sides of `loop_over_step` in a turn: a few calls of the loop's function.
@@ -192,7 +193,7 @@ def ptq_over_converter(teacher, repeats, images=10_000):
 
     def whole():
         pixels = (pixels for pixels, _ in take(source.batches(), images))
-        return calibration.convert(teacher, pixels, total=images)
+        return calibration.convert(teacher, pixels, total=images, file_batch=0)
 
     seconds = interleaved(whole, lambda: convert_in_memory(teacher, inputs), repeats, warm_up=False)
     return summarize(*seconds, 'ms', 1000, images=images)
@@ -201,7 +202,8 @@ def ptq_over_converter(teacher, repeats, images=10_000):
 def convert_in_memory(teacher, inputs):
     """What `calibration.convert` makes, by the converter alone, of inputs [N, H, W, C]."""
     size = calibration.slice_size(teacher.input_spec)
-    converter = make_converter(named(teacher.model, teacher.name))
+    options = TfliteCalibrationOptions.resolve('small', {'file_batch': 0}, teacher)
+    converter = make_converter(prepared(teacher.model, teacher.name), options)
     converter.representative_dataset = lambda: (
         [inputs[i : i + size]] for i in range(0, len(inputs), size)
     )

@@ -203,7 +203,7 @@ def test_a_distillation_resolves_to_itself():
         ({'learning_rate': 0.0}, '--distillation_learning_rate=0.0 must be positive.'),
         ({'optimizer': 'adamw'}, '--distillation_optimizer=adamw must be one of adam, sgd.'),
         ({'range_images': 0}, '--range_images=0 must be a whole number, at least 1.'),
-        ({'range_estimator': 'kl'}, '--range_estimator=kl must be one of minmax, mse.'),
+        ({'range_estimator': 'kl'}, '--range_estimator=kl must be one of mse, minmax, tflite.'),
         ({'range_decay': 0.9}, '--range_decay=0.9 is for moving averages of a folded student'),
         ({'range_training': 'no'}, '--range_training=no must be one of learned, moving_average, '),
         ({'wide_residuals': True}, '--wide_residuals keeps at 8 bits what would have fewer: pass'),

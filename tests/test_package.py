@@ -11,7 +11,15 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PROGRAMS = ['quantize', 'train_generator', 'distill', 'synthesize', 'evaluate', 'benchmark']
+PROGRAMS = [
+    'quantize',
+    'train_generator',
+    'distill',
+    'synthesize',
+    'evaluate',
+    'report',
+    'benchmark',
+]
 HEAVY = ['tensorflow', 'tf_keras', 'keras', 'numpy', 'matplotlib', 'PIL', 'tensorflow_datasets']
 
 

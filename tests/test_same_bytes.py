@@ -82,7 +82,7 @@ def test_other_models_of_the_process_change_nothing(teacher, make, head):
     ],
 )
 def test_any_name_of_a_teacher_will_do(teacher, name, wanted):
-    model = converter.named(teacher.model, name)
+    model = converter.prepared(teacher.model, name)
     assert model.name == wanted
     # TensorFlow takes it for a scope.
     tf.function(model).get_concrete_function(tf.TensorSpec([1, 6, 6, 1]))

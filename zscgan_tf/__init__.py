@@ -36,6 +36,7 @@ _HOMES = {
     'train_generator': 'methods.zscgan',
     'write_folder': 'sources.writing',
     'write_npz': 'sources.writing',
+    'write_page': 'report.page',
 }
 
 __all__ = sorted(_HOMES)

@@ -47,7 +47,7 @@ class GeneratorOptions(Options):
 
     `paper` is section 3: 200 epochs of 1000 batches of 128, Adam with learning rate 1e-3; the
     network of [22] has 5 scales of 128 channels, skips of 4, and a noise map of 32 channels.
-    `small` is for two cores and minutes instead of GPUs and days (docs/small_preset.md).
+    `small` is for two cores and minutes instead of GPUs and days (docs/choices.md).
     """
 
     generator_scales: int = option(

@@ -58,6 +58,7 @@ def choice(*values: str) -> Kind:
 
 
 COUNT = Kind(is_count, 'a whole number, at least 1 and below 2^31', int)
+WHOLE = Kind(is_whole, 'a whole number, 0 or more and below 2^31', int)
 POSITIVE = Kind(lambda v: _is_number(v) and 0 < v < float('inf'), 'positive', float)
 WEIGHT = Kind(lambda v: _is_number(v) and 0 <= v < float('inf'), '0 (switched off) or more', float)
 SHARE = Kind(lambda v: _is_number(v) and 0 <= v <= 1, 'between 0 and 1', float)
@@ -113,8 +114,8 @@ def option(
         paper: its value under the preset `paper`: a value or a `Derived`.
         small: its value under `small`; that of `paper` where nothing is said.
         flag: the flag's name where it is not the field's.
-        before: the value that was in force before the option existed. An option with this value is
-            left out of records, so that older workdirs still match.
+        before: a value that records leave out, so that older workdirs and results still match: the
+            one that was in force before the option existed, or that changes no answer.
     """
     presets = {'paper': paper, 'small': paper if small is _SAME else small}
     return dataclasses.field(
@@ -228,6 +229,21 @@ class Options:
             if field.metadata['before'] is not None
         } | record
         return cls(**{field.name: values[flag_of(field)] for field in dataclasses.fields(cls)})
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """The names of the fields."""
+        return {field.name for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def among(cls, options: dict[str, object]) -> dict[str, object]:
+        """Those of these options that were passed and are fields of this class."""
+        names = cls.names()
+        return {k: v for k, v in options.items() if k in names and v is not None}
+
+    def values(self) -> dict[str, object]:
+        """All options by the names of their fields."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def record(self) -> dict[str, object]:
         """All options by the names of their flags, as `config.json` holds them."""

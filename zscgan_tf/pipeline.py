@@ -3,21 +3,26 @@
 import collections.abc
 import dataclasses
 import itertools
+import logging
 import os
 
 import numpy as np
 
 from zscgan_tf import atomic_files, evaluation
 from zscgan_tf.errors import UserError
-from zscgan_tf.options import COUNT, check
+from zscgan_tf.options import COUNT, Options, check
 from zscgan_tf.sources import Source, StoredSource, take
+from zscgan_tf.student.calibration.calibrate import build, calibrate_student
+from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.student.student import Student
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit, calibration, convertible, student_export
 from zscgan_tf.tflite.levels import LevelsReport
-from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions
+from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions, range_estimator
 
 LEVEL_IMAGES = 64
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +32,10 @@ class Quantized:
     Attributes:
         output: its path.
         report: what the audit found, an `AuditReport`.
+        options: how its ranges were set: `TfliteCalibrationOptions`, or those of its student.
+        fallback: why TFLite's calibration set them where the preset sets them through a student;
+            None where it does not.
         takes_raw_pixels: whether it takes pixels as they are, of a `raw_pixels` teacher.
-        clipped_input_share: share of the legal input range that the input's scale clips, in [0, 1].
         fresh: what `evaluate` says of the source's next images, which made nothing; None where the
             source has no more.
         seen: the same of the source's first images, where there are neither fresh nor real ones.
@@ -42,8 +49,9 @@ class Quantized:
 
     output: str
     report: audit.AuditReport
+    options: Options
+    fallback: str | None
     takes_raw_pixels: bool
-    clipped_input_share: float
     fresh: dict | None
     seen: dict | None
     real: dict | None
@@ -66,6 +74,79 @@ class Quantized:
         return (self.measured['agreement'] - chance) / (100 - chance) < 0.5
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a teacher is quantized without training.
+
+    Attributes:
+        options: `TfliteCalibrationOptions`, or the `CalibrationOptions` of a student.
+        file: what the file takes and returns, `FileOptions`.
+        fallback: see `Quantized`.
+    """
+
+    options: TfliteCalibrationOptions | CalibrationOptions
+    file: FileOptions
+    fallback: str | None = None
+
+
+def make_plan(
+    teacher: Teacher, preset: str, options: dict[str, object], *, with_trial: bool = False
+) -> Plan:
+    """Decides how a teacher is quantized, before its images are made.
+
+    Args:
+        teacher: a `Teacher`.
+        preset: 'small' or 'paper'.
+        options: see `quantize`.
+        with_trial: convert the teacher on trial, without its images: what cannot be converted is
+                known before a generator is trained.
+
+    Raises:
+        UserError: options that contradict each other or are out of range; a layer that can be
+            quantized neither way, or not in the way that was asked for.
+    """
+    fallback = None
+    if range_estimator(preset, options) != 'tflite':
+        of_student = CalibrationOptions.among(options)
+        plan = Plan(
+            CalibrationOptions.resolve(preset, of_student, teacher),
+            FileOptions.resolve(preset, FileOptions.among(options), teacher),
+        )
+        try:
+            check_student(teacher, plan, with_trial=with_trial)
+            return plan
+        except UserError as error:
+            if of_student:  # asked for
+                raise
+            fallback = getattr(error, 'reason', str(error))
+        logger.warning("TFLite's own calibration sets the ranges: %s", fallback)
+    resolved = TfliteCalibrationOptions.resolve(
+        preset, TfliteCalibrationOptions.among(options), teacher
+    )
+    if with_trial:
+        convertible.check_convertible(teacher, **resolved.values())
+    return Plan(resolved, resolved, fallback)
+
+
+def check_student(teacher: Teacher, plan: Plan, *, with_trial: bool = False) -> None:
+    """Refuses a teacher that no student, or no file of one, can be made of.
+
+    Args:
+        teacher: a `Teacher`.
+        plan: the student's options, and the file's.
+        with_trial: see `make_plan`.
+
+    Raises:
+        UserError: a layer has no counterpart in the student (an `UnsupportedError`), or the
+            student's file is not integer.
+    """
+    student = build(teacher, plan.options)
+    if with_trial:
+        black = np.zeros((1, *teacher.input_spec.image_shape), np.float32)
+        inputs = teacher.input_spec.to_inputs(black).numpy()
+        student_export.export(student, [inputs], **plan.file.values())
+
+
 def quantize(
     teacher: Teacher,
     source: Source,
@@ -75,48 +156,58 @@ def quantize(
     check_images: int = 1000,
     evaluate_on: StoredSource | None = None,
     overwrite: bool = False,
+    plan: Plan | None = None,
     **options: object,
 ) -> Quantized:
-    """Quantizes a teacher by TFLite's post-training quantization (DF-PTQ with a generator).
+    """Quantizes a teacher without training (DF-PTQ with the images of a generator).
+
+    Under the preset 'small' the ranges are set through a student, as `calibrate_student` does.
+    Under 'paper', and where a layer has no counterpart in the student, TFLite's own calibration
+    sets them.
 
     Args:
         teacher: a `Teacher`.
-        source: where the calibration images come from, such as `train_generator` returns; its
-            first ones calibrate.
+        source: where the images come from, such as `train_generator` returns; its first ones set
+            the ranges.
         output: the `.tflite` to write.
         preset: 'small' or 'paper': defaults of the options.
-        check_images: on how many of the source's next images, which did not calibrate, the
-            agreement with the teacher is measured.
+        check_images: on how many of the source's next images, which set no ranges, the agreement
+            with the teacher is measured.
         evaluate_on: a source with `one_pass` of real images to evaluate on too, or None.
         overwrite: replace the output if it exists.
-        **options: any field of `TfliteCalibrationOptions`, in place of the preset's value.
+        plan: what `make_plan` decided with these options; None where it was not asked.
+        **options: any field of `CalibrationOptions` or `TfliteCalibrationOptions`, in place of the
+            preset's value. `range_estimator` names the way: 'mse', 'minmax' or 'tflite'.
 
     Raises:
-        UserError: an option is out of range; see `atomic_files.check_output`,
-            `calibration.convert`, `audit.audit`. Nothing is written.
+        UserError: an option is out of range, or for the other way; see
+            `atomic_files.check_output`, `calibration.convert`, `student_export.export` and
+            `audit.audit`. Nothing is written.
     """
-    resolved = TfliteCalibrationOptions.resolve(preset, options, teacher)
     check_images = check(COUNT, 'check_images', check_images)
     atomic_files.check_output(output, overwrite)
+    plan = plan or make_plan(teacher, preset, options)
+    arguments = {'check_images': check_images, 'evaluate_on': evaluate_on, 'overwrite': overwrite}
+    if isinstance(plan.options, CalibrationOptions):
+        student = calibrate_student(teacher, source, resolved=plan.options)
+        return quantize_student(student, source, output, **arguments, **plan.file.values())
+    resolved = plan.options
     data = calibration.convert(
         teacher,
         (pixels for pixels, _ in take(source.batches(), resolved.calibration_images)),
         total=resolved.calibration_images,
-        input_type=resolved.input_type,
-        output_type=resolved.output_type,
-        per_channel=resolved.per_channel,
-        output_head=resolved.output_head,
+        **resolved.values(),
     )
     try:
         report = audit.audit(data, allow_float_ops=resolved.allow_float_ops)
     except UserError as error:
-        raise convertible.explained(teacher, resolved.allow_float_ops, error) from error
+        raise convertible.explained(teacher, resolved, error) from error
     tflite = evaluation.TfliteModel(data)
     measures = _measure(
         teacher, source, tflite, report, resolved.calibration_images, check_images, evaluate_on
     )
     atomic_files.write_atomically(output, data, overwrite)
-    return Quantized(os.fspath(output), report, **measures)
+    return Quantized(os.fspath(output), report, resolved, plan.fallback, **measures)
 
 
 def quantize_student(
@@ -148,7 +239,7 @@ def quantize_student(
     teacher = student.teacher
     used_images = student.options.used_images(source.batch_size)
     data, report, levels = student_export.export(
-        student, _inputs(teacher, source, used_images), **resolved.record()
+        student, _inputs(teacher, source, used_images), **resolved.values()
     )
     tflite = evaluation.TfliteModel(data)
     measures = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
@@ -157,6 +248,8 @@ def quantize_student(
     return Quantized(
         os.fspath(output),
         report,
+        student.options,
+        None,
         **measures,
         levels=levels,
         student_agreement=own and own['agreement'],
@@ -174,7 +267,6 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
         seen = _agreement(tflite, teacher, source, 0, min(check_images, source.image_count))
     return {
         'takes_raw_pixels': tflite.zero_pixel is not None,
-        'clipped_input_share': audit.clipped_input_share(report, teacher.input_spec),
         'fresh': fresh,
         'seen': seen,
         'real': real,

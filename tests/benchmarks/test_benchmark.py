@@ -179,8 +179,10 @@ def test_ptq_over_converter(teacher):
 def test_the_converter_alone_makes_the_same_file(teacher):
     pixels = np.random.default_rng(0).uniform(size=(20, *teacher.input_spec.image_shape))
     pixels = pixels.astype(np.float32)
+    pixels[0, 0, 0], pixels[0, -1, -1] = 0, 1  # as `convert` does with the ends of the legal range
     inputs = teacher.input_spec.to_inputs(pixels).numpy()
-    assert training.convert_in_memory(teacher, inputs) == calibration.convert(teacher, [pixels])
+    file = calibration.convert(teacher, [pixels], file_batch=0)
+    assert training.convert_in_memory(teacher, inputs) == file
 
 
 def test_peak_memory_is_that_of_the_child():

@@ -285,7 +285,12 @@ def test_what_the_student_can_not_hold_is_refused(layer, words):
     message = str(error.value)
     assert all(
         word in message
-        for word in ['model.h5', "'odd'", *words, 'leave --method=qat and --range_estimator out']
+        for word in [
+            'model.h5',
+            "'odd'",
+            *words,
+            'pass --range_estimator=tflite without --method=qat',
+        ]
     )
     assert '\n' not in message
 

@@ -345,6 +345,23 @@ def test_the_json_beside_the_file(tmp_path):
         refusal(tmp_path / form, '8x8x3', '8x9', input_spec=None)
 
 
+def test_names_of_classes_in_the_json_beside_the_file(tmp_path):
+    model = classifier()
+    model.save(tmp_path / 'a.h5')
+    fields = {'image_size': [8, 8], 'preprocessing': 'tf'}
+    beside, classes = tmp_path / 'a.json', model.output_shape[1]
+    names = [f'<b>{number}' for number in range(classes)]
+    for labels, expected in ((names, tuple(names)), (None, None)):
+        beside.write_text(json.dumps({**fields, 'labels': labels}))
+        assert load_teacher(tmp_path / 'a.h5').class_names == expected
+    for labels in ('cat', [1, 2], {'0': 'cat'}, [None] * classes):
+        beside.write_text(json.dumps({**fields, 'labels': labels}))
+        refusal(tmp_path / 'a.h5', 'a.json', '"labels" must be a list of texts', input_spec=None)
+    beside.write_text(json.dumps({**fields, 'labels': names[:-1]}))
+    counts = f'has {classes} classes', f'are {classes - 1}'
+    refusal(tmp_path / 'a.h5', *counts, input_spec=None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['MobileNetV3Small', 'EfficientNetB0'])
 @pytest.mark.parametrize('package', [tf_keras, keras], ids=['tf_keras', 'keras'])

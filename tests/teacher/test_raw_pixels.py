@@ -21,6 +21,7 @@ from zscgan_tf.teacher.raw_pixels import RAW_PIXELS, raw_pixels
 from zscgan_tf.tflite import calibration, interpreter
 from zscgan_tf.tflite.converter import make_converter, make_integer_converter
 from zscgan_tf.tflite.interpreter import TfliteModel
+from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
 layers = tf_keras.layers
 BYTES = np.random.default_rng(0).integers(0, 256, (64, 9, 8, 3)).astype(np.uint8)
@@ -169,11 +170,12 @@ def test_a_file_takes_bytes(tmp_path, bits, input_type, far_apart):
             quantized, source, range_images=64, weight_bits=bits, activation_bits=bits
         )
         result = pipeline.quantize_student(student, source, output, **options)
-    assert result.takes_raw_pixels and result.clipped_input_share < 1e-6
+    assert result.takes_raw_pixels
     zero = round(255 * quantized.input_spec.mean[0])
     off = {'uint8': 0, 'int8': 128, 'float32': zero}[input_type]
-    less = f', less {off}' if input_type != 'uint8' else ''
-    assert f'8x8x3, pixels of 0...255 in RGB order{less}: no' in summary(quantized, result)
+    less = f'p - {off}' if off else 'p'
+    feed = f'1x8x8x3 {input_type} = {less}, where p are pixels of 0...255, channels in RGB order'
+    assert feed in summary(quantized, result)
 
     file = TfliteModel(output)
     assert file.zero_pixel == zero
@@ -194,10 +196,12 @@ def test_the_file_of_another_teacher_takes_its_inputs():
     # An input of this name alone does not make it bytes: its step is another, or it has none.
     inputs = tf_keras.Input((8, 8, 3), name=RAW_PIXELS)
     model = tf_keras.Model(inputs, teacher.model(inputs))
-    converter = make_converter(model)
+    ends = {'input_type': 'float32', 'output_type': 'float32', 'calibration_images': 1}
+    ends = TfliteCalibrationOptions.resolve('small', ends)
+    converter = make_converter(model, ends)
     converter.representative_dataset = lambda: [[PIXELS[:1, :8]]]
     assert TfliteModel(converter.convert()).zero_pixel is None
-    data = make_integer_converter(model, 'float32', 'float32').convert()
+    data = make_integer_converter(model, ends).convert()
     assert TfliteModel(data).zero_pixel is None
 
 

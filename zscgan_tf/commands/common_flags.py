@@ -6,6 +6,7 @@ What needs TensorFlow is imported when it is used: `--help` is instant.
 import functools
 import logging
 import os
+import shlex
 import sys
 import typing
 
@@ -273,6 +274,39 @@ def flags_text() -> str:
     """The flags of this run as a --flagfile."""
     lines = [flag.serialize() for flag in FLAGS.get_key_flags_for_module(sys.argv[0])]
     return ''.join(f'{line}\n' for line in sorted(lines) if line)
+
+
+def command_line() -> str:
+    """The command that was started, as a shell takes it."""
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+
+
+def define_page_flags() -> None:
+    """What a page shows."""
+    flags.DEFINE_list(
+        'class_names',
+        None,
+        'Names of the classes, for the page: separated by commas, or a text file with a name a '
+        "line. Default: `labels` in the model's .json.",
+    )
+
+
+def class_names() -> list[str] | None:
+    """The names of --class_names, or None.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    names = FLAGS.class_names
+    if not names or len(names) > 1 or not os.path.isfile(names[0]):
+        return names
+    try:
+        with open(names[0], encoding='utf-8') as file:
+            return [line.strip() for line in file.read().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f'--class_names={names[0]}: cannot be read ({error}): pass a text file in UTF-8.'
+        ) from error
 
 
 def define_overwrite_flag() -> None:

@@ -15,7 +15,7 @@ from zscgan_tf.options import preset_words
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'flags.md'
 # The first is shown in full, of the others what the first does not have.
-PROGRAMS = ('quantize', 'train_generator', 'distill', 'synthesize', 'evaluate')
+PROGRAMS = ('quantize', 'train_generator', 'distill', 'synthesize', 'evaluate', 'report')
 HEADER = ['| flag | what it is | legal | `small` | `paper` |', '| --- | --- | --- | --- | --- |']
 
 
@@ -29,7 +29,7 @@ def page() -> str:
         'This page is made from the code by `python -m zscgan_tf.commands.flags_page`. It shows '
         'every flag of `quantize` in the groups of `--helpfull`, with its value under either '
         '`--preset`, and then what other programs have beside these. The reasons for `small` are '
-        'in [small_preset.md](small_preset.md), those for `paper` in [paper.md](paper.md).',
+        'in [choices.md](choices.md), those for `paper` in [paper.md](paper.md).',
     ]
     for group in dict.fromkeys(row['group'] for row in found[first]):
         rows = [row for row in found[first] if row['group'] == group]

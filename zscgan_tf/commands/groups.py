@@ -29,7 +29,7 @@ BASIC = {
         'file_batch',
     ),
     'Images': ('source', 'images=PATH', 'dataset=NAME', 'split=NAME', 'count', 'blend'),
-    'Check': ('check', 'evaluation_images=PATH', 'result_json=FILE'),
+    'Check': ('check', 'page', 'evaluation_images=PATH', 'result_json=FILE'),
     'Fewer bits': ('method', 'weight_bits', 'activation_bits'),
     'Run': ('preset', 'steps', 'distillation_steps', 'workdir=FOLDER', 'seed', 'strategy'),
     'Help': ('help', 'helpfull', 'version', 'flagfile=FILE'),
@@ -38,7 +38,7 @@ BASIC = {
 FULL = {
     'Model in': ('channels', 'channel_order', 'output_layer=NAME', 'allow_code'),
     'Images': ('calibration_split=NAME', 'data_dir=FOLDER', 'resize_short_side'),
-    'Check': ('check_images', 'evaluation_split=NAME'),
+    'Check': ('check_images', 'evaluation_split=NAME', 'class_names=NAME,...'),
     'Run': (
         'batch_size',
         'student_workdir=FOLDER',

@@ -1,9 +1,8 @@
 r"""Quantizes a trained Keras classifier to an integer .tflite, without its data.
 
 Trains a conditional generator against the model (or goes on with, or reuses, that of --workdir).
-Its images calibrate TFLite's post-training quantization, or with --method=qat distill the model
-into a student of any width from 2 to 8 bits. Proves that the file is integer, and says how good it
-is.
+Its images set the ranges of an integer copy, or with --method=qat distill the model into one. The
+copy may have any width from 2 to 8 bits. Proves that the file is integer, and says how good it is.
 
   bin/quantize.py model.keras --output=model.tflite
   bin/quantize.py model.keras --output=model_w4.tflite --method=qat \
@@ -21,8 +20,9 @@ from zscgan_tf.commands import app, check, common_flags, early, option_flags, re
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.options import flag_of
 from zscgan_tf.student.options import CalibrationOptions
-from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions
+from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions, range_estimator
 
 FLAGS = flags.FLAGS
 
@@ -32,8 +32,14 @@ common_flags.define_generator_flags()
 common_flags.define_student_flags()
 common_flags.define_raw_pixels_flag()
 real_images.define_flags()
+common_flags.define_page_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('output', None, 'The .tflite to write. "{seed}" stands for the seed.')
+flags.DEFINE_boolean(
+    'page',
+    True,
+    'Write a page beside the file, --output with .html: errors by layer, images, curves.',
+)
 flags.DEFINE_boolean(
     'check',
     None,
@@ -44,7 +50,7 @@ flags.DEFINE_enum(
     'method',
     'ptq',
     ['ptq', 'qat'],
-    "ptq: TFLite's calibration, no training; qat: a student distilled from the model.",
+    'ptq: set ranges on the images, no training; qat: train a student, distilled from the model.',
 )
 flags.DEFINE_enum(
     'source',
@@ -81,21 +87,13 @@ def main() -> int:
     if FLAGS.result_json:
         results.check(FLAGS.result_json)
     _check_unused()
-    student_options = _student_options()
+    passed = _passed_options()
     teacher = common_flags.load_teacher()
     quantized = common_flags.with_raw_pixels(teacher)
-    file_options = TfliteCalibrationOptions.resolve(
-        FLAGS.preset, option_flags.passed(TfliteCalibrationOptions), teacher
-    )
-    if student_options:
-        common_flags.check_student(quantized, student_options)
-    elif FLAGS.source == 'zscgan':  # before the training of its generator
-        from zscgan_tf.tflite.convertible import check_convertible
-
-        check_convertible(teacher, file_options.allow_float_ops)
+    plan = _plan(quantized, passed)  # before the training of its generator
     evaluate_on = _evaluation_source(teacher)
     folder = common_flags.workdir(default_of=output)
-    shared_results = _shared_results(teacher, file_options, student_options)
+    shared_results = _shared_results(teacher, plan)
     if FLAGS.result_json:
         evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
         results.check(FLAGS.result_json, evaluated=evaluated, **shared_results)
@@ -106,27 +104,50 @@ def main() -> int:
         'overwrite': FLAGS.overwrite,
     }
     student_folder = None
-    if student_options:
-        if isinstance(student_options, DistillationOptions):
-            student_folder = common_flags.student_folder(folder, student_options)
-            student = common_flags.distill(quantized, source, student_folder)
-        else:
-            from zscgan_tf.student.calibration.calibrate import calibrate_student
-
-            student = calibrate_student(
-                quantized, source, preset=FLAGS.preset, **option_flags.passed(CalibrationOptions)
-            )
-        arguments |= option_flags.passed(FileOptions)
-        result = pipeline.quantize_student(student, source, output, **arguments)
+    if FLAGS.method == 'qat':
+        student_folder = common_flags.student_folder(folder, plan.options)
+        student = common_flags.distill(quantized, source, student_folder)
+        result = pipeline.quantize_student(
+            student, source, output, **arguments, **plan.file.values()
+        )
     else:
-        arguments |= option_flags.passed(TfliteCalibrationOptions)
-        result = pipeline.quantize(quantized, source, output, preset=FLAGS.preset, **arguments)
-    print(summary(quantized, result))
-    if FLAGS.source == 'zscgan':
-        print(f'{"images":<12} {os.path.join(folder, "classes.png")}')
+        result = pipeline.quantize(quantized, source, output, plan=plan, **arguments)
     if FLAGS.result_json:
         _add_result(result, folder, student_folder, shared_results)
+    paths, problem = {}, None
+    if FLAGS.source == 'zscgan':
+        paths['images'] = os.path.join(folder, 'classes.png')
+    if FLAGS.page:
+        try:
+            _write_page(quantized, result, source, folder, student_folder, evaluate_on)
+            paths['page'] = _page_path(output)
+        except UserError as error:  # the file is there, and so is what is known of it
+            problem = error
+    print(summary(quantized, result, **paths))
+    if problem:
+        raise problem
     return 2 if result.disagrees(teacher) else 0
+
+
+def _page_path(output):
+    return f'{os.path.splitext(output)[0]}.html'
+
+
+def _write_page(teacher, result, source, folder, student_folder, real):
+    from zscgan_tf.report.page import write_page
+
+    write_page(
+        _page_path(result.output),
+        teacher,
+        result,
+        source,
+        real=real,
+        workdir=folder if FLAGS.source == 'zscgan' else None,
+        student_workdir=student_folder,
+        class_names=common_flags.class_names(),
+        command=common_flags.command_line(),
+        overwrite=FLAGS.overwrite,
+    )
 
 
 def _check_unused():
@@ -152,45 +173,58 @@ def _check_unused():
             )
 
 
-def _student_options():
-    """The options of the student; None where TFLite's own calibration quantizes."""
-    passed = option_flags.passed_flags(DistillationOptions)
-    passed += ['student_workdir'] if FLAGS.student_workdir else []
-    of_calibration = set(option_flags.passed_flags(CalibrationOptions))
-    of_calibration -= {'range_training', 'range_decay'}
-    of_training = [flag for flag in passed if flag not in of_calibration]
-    if FLAGS.method == 'ptq' and of_training:
-        raise UserError(
-            f'--{of_training[0]} is for the training of a student: pass --method=qat, or leave it '
-            f'out.'
-        )
-    if FLAGS.method == 'ptq' and FLAGS.range_estimator is None:
-        if passed:
-            raise UserError(
-                f'--{passed[0]} is for a student: pass --method=qat, or --range_estimator=mse for '
-                f'ranges without training.'
-            )
-        return None
-    for flag, instead in (
-        ('calibration_images', 'pass --range_images'),
-        ('per_channel', 'leave it out'),
-        ('allow_float_ops', 'leave it out'),
-    ):
-        if getattr(FLAGS, flag) is not None:
-            raise UserError(f"--{flag} is for TFLite's calibration, not for a student: {instead}.")
+def _passed_options():
+    """The options of the student, of TFLite's calibration and of the file that were passed."""
+    passed = option_flags.passed(DistillationOptions) | option_flags.passed(
+        TfliteCalibrationOptions
+    )
     if FLAGS.method == 'qat':
-        return DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
-    return CalibrationOptions.resolve(FLAGS.preset, option_flags.passed(CalibrationOptions))
+        names = TfliteCalibrationOptions.names() - FileOptions.names() - CalibrationOptions.names()
+        if wrong := sorted(names & passed.keys()):
+            raise UserError(
+                f"--{wrong[0]} is for TFLite's own calibration, not for a student: leave it out."
+            )
+        DistillationOptions.resolve(FLAGS.preset, DistillationOptions.among(passed))
+        return passed
+    calibrating = CalibrationOptions.names() - {'range_training', 'range_decay'}
+    training = [
+        flag_of(field)
+        for field in dataclasses.fields(DistillationOptions)
+        if field.name in passed.keys() - calibrating
+    ]
+    training += ['student_workdir'] if FLAGS.student_workdir else []
+    if training:
+        raise UserError(
+            f'--{training[0]} is for the training of a student: pass --method=qat, or leave it out.'
+        )
+    range_estimator(FLAGS.preset, passed)
+    return passed
 
 
-def _shared_results(teacher, file_options, student_options):
+def _plan(teacher, passed):
+    """How the teacher is quantized, a `Plan`; refuses what cannot be, before any work."""
+    from zscgan_tf import pipeline
+
+    with_trial = FLAGS.source == 'zscgan'
+    if FLAGS.method == 'ptq':
+        return pipeline.make_plan(teacher, FLAGS.preset, passed, with_trial=with_trial)
+    plan = pipeline.Plan(
+        DistillationOptions.resolve(FLAGS.preset, DistillationOptions.among(passed), teacher),
+        FileOptions.resolve(FLAGS.preset, FileOptions.among(passed), teacher),
+    )
+    pipeline.check_student(teacher, plan, with_trial=with_trial)
+    return plan
+
+
+def _shared_results(teacher, plan):
     """What the results of all seeds have in common: images, steps, and what shaped them."""
-    record = file_options.record()
-    images = record.pop('calibration_images')
-    if student_options:
-        record = {f.name: record[f.name] for f in dataclasses.fields(FileOptions)}
-        record |= {f'student_{f.name}': value for f, value in student_options.recorded()}
-        images = student_options.range_images
+    if isinstance(plan.options, TfliteCalibrationOptions):
+        record = plan.options.record()
+        images = record.pop('calibration_images')
+    else:
+        record = plan.file.record()
+        record |= {f'student_{flag_of(f)}': value for f, value in plan.options.recorded()}
+        images = plan.options.range_images
     record |= {
         'source': FLAGS.source,
         'input_spec': teacher.input_spec.to_dict(),
@@ -206,8 +240,8 @@ def _shared_results(teacher, file_options, student_options):
         record |= {'dataset': FLAGS.dataset, 'calibration_split': _calibration_split()}
     if FLAGS.source == 'files':
         record['files'] = FLAGS.images
-    if isinstance(student_options, DistillationOptions):
-        steps = student_options.steps
+    if FLAGS.method == 'qat':
+        steps = plan.options.steps
     return {'images': images, 'steps': steps, 'options': record}
 
 
@@ -277,7 +311,7 @@ def check_flags() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
     _check_unused()
     early.check_inputs()
-    _student_options()
+    _passed_options()
     if FLAGS.source == 'files':
         common_flags.require('images', 'what --source=files reads')
     if FLAGS.source == 'dataset' or FLAGS.evaluation_split:
@@ -293,8 +327,11 @@ def _check_outputs():
     output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
     if output in ('logits', 'model'):
         raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
-    common_flags.check_distinct(output=output, result_json=FLAGS.result_json)
-    atomic_files.check_output(output, FLAGS.overwrite)
+    page = _page_path(output) if FLAGS.page else None
+    common_flags.check_distinct(output=output, result_json=FLAGS.result_json, page=page)
+    common_flags.class_names()
+    for path in filter(None, (output, page)):
+        atomic_files.check_output(path, FLAGS.overwrite)
     if FLAGS.result_json:
         atomic_files.check_output(FLAGS.result_json, overwrite=True)
     if FLAGS.workdir:

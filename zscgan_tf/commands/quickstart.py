@@ -28,12 +28,18 @@ flags.DEFINE_integer('distillation_steps', 400, 'Training steps of either studen
 
 
 STUDENT_BITS = (8, 4)
+CAPTION = (
+    'Left: a real digit, which the generator never saw. Right: images that the generator learned '
+    'from the classifier alone. Their strokes lie where those of real digits lie; a row need not '
+    'look like its digit.'
+)
 
 
 def main() -> None:
     from zscgan_tf import pipeline
     from zscgan_tf.methods import distillation, zscgan
     from zscgan_tf.report.summary import summary
+    from zscgan_tf.sources import pictures
     from zscgan_tf.sources.files import FileSource
     from zscgan_tf.sources.noise import NoiseSource
     from zscgan_tf.teacher.loading import load_teacher
@@ -63,6 +69,11 @@ def main() -> None:
     generator = zscgan.train_generator(
         teacher, folder / 'generator', seed=FLAGS.seed, steps=FLAGS.steps, generator_scales=2
     )
+    names = [str(digit) for digit in range(teacher.num_classes)]
+    picture = pictures.draw_beside_real(
+        {'generated': generator}, real, names, columns=8, caption=CAPTION
+    )
+    pictures.write_picture(folder / 'digits.png', picture)
     noise = NoiseSource(teacher.input_spec, batch_size=64, seed=FLAGS.seed)
     results = {
         name: pipeline.quantize(
@@ -100,7 +111,7 @@ def main() -> None:
     print(summary(teacher, results['DF-PTQ (ZS-CGAN images)']))
     print()
     print(table(results))
-    print(f'\ngenerated digits: {folder / "generator" / "classes.png"}')
+    print(f'\ngenerated digits: {folder / "digits.png"}')
     print(f'integer models:   {folder / "digits.tflite"}, digits_w*a*.tflite beside it')
 
 

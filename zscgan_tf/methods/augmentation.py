@@ -8,7 +8,8 @@ import tensorflow as tf
 def augment(pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Flips images left to right and shifts them by up to an eighth, each in its own way.
 
-    A generator's images of one class look alike; this costs next to nothing. Edges are repeated.
+    A generator's images of one class look alike. Flips and shifts vary them at next to no cost.
+    Edges are repeated.
 
     Args:
         pixels: [B, H, W, C].
@@ -30,8 +31,8 @@ def augment(pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
 def mix(pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Blends each image with its neighbour, (0, 1), (2, 3) ..., by a random share of each.
 
-    A generator's images are of one class each and the teacher sure of them; what a coarse student
-    gets wrong lies between classes. The teacher says what a blend is (soft targets).
+    The teacher is sure of the class of a generated image. What a coarse student gets wrong lies
+    between classes. The teacher says what a blend is (soft targets).
 
     Args:
         pixels: [B, H, W, C]; of an odd batch the last stays as it is.

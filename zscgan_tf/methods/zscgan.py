@@ -74,11 +74,11 @@ def entropy_loss(
     """The teacher's uncertainty of each image, and the batch's shortfall of class diversity.
 
     Not in the paper; instance and batch entropies as in [14]. In a short training a thousand
-    classes are not learned: the class loss is then lowest where the teacher is unsure of all of
+    classes are not learned. The class loss is then lowest where the teacher is unsure of all of
     them, and the logits, which no batch norm guards, stay far below those of real images. The first
-    term, the mean entropy of the teacher's answers, asks for sure ones. Alone it is lowest where
-    all images are of one class; the second is what the entropy of the batch's mean answer lacks to
-    that of as many classes as there are images (sure images cannot show more).
+    term, the mean entropy of the teacher's answers, asks for sure answers. Alone it is lowest where
+    all images are of one class. The second term asks for many classes: it is the largest possible
+    entropy of the batch's mean answer, log(min(B, K)), less the entropy that this answer has.
 
     Args:
         logits: [B, K] of this replica.

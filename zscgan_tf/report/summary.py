@@ -1,11 +1,28 @@
 """The result of quantizing a model, as a short table of text."""
 
+import numpy as np
+
+from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.pipeline import Quantized
 from zscgan_tf.teacher.teacher import Teacher
+from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
 
-def summary(teacher: Teacher, result: Quantized) -> str:
-    """The result of `quantize` or `quantize_student` as a short table of text."""
+def summary(teacher: Teacher, result: Quantized, images: str | None = None) -> str:
+    """The result of `quantize` or `quantize_student` as a short table of text.
+
+    Args:
+        teacher: what was quantized.
+        result: what these functions returned.
+        images: a picture of the images that were used, or None.
+    """
+    return '\n'.join(f'{name:<12} {text}' for name, text in summary_rows(teacher, result, images))
+
+
+def summary_rows(
+    teacher: Teacher, result: Quantized, images: str | None = None
+) -> list[tuple[str, str]]:
+    """The rows of `summary`: (name, text)."""
     report = result.report
     ops = f'{report.integer_op_count} of {report.op_count} ops are integer'
     if report.float_ops:
@@ -13,25 +30,68 @@ def summary(teacher: Teacher, result: Quantized) -> str:
     kinds = ', '.join(f'{count} {name}' for name, count in report.ops.items())
     fresh, real, seen = result.fresh, result.real, result.seen
     size, before = result.tflite_file_bytes, result.teacher_weight_bytes
-    rows = [
+    return [
         ('output', result.output),
         ('size', f'{_size(before)} of float weights -> {_size(size)} ({before / size:.1f} times)'),
         ('integer', f'{ops} ({kinds})'),
         ('weights', f'{report.weights}, {", ".join(report.weight_types)}'),
+        ('ranges', _ranges(result)),
         *_student_rows(result),
         ('input', _end(report.input)),
-        *_input_rows(teacher, result),
         ('output type', _end(report.output)),
         *(evaluation_rows(teacher, fresh, 'fresh images of the source') if fresh else []),
         *(evaluation_rows(teacher, seen, 'images that it was made with') if seen else []),
         *(evaluation_rows(teacher, real) if real else []),
         ('latency', f'{result.latency_ms:.2f} ms an image (LiteRT, this machine)'),
+        *([('images', images)] if images else []),
+        *(('WARNING', text) for text in _warnings(teacher, result)),
+        ('feed', feeding(teacher, result)),
     ]
-    rows += [('WARNING', text) for text in _warnings(teacher, result)]
-    return '\n'.join(f'{name:<12} {text}' for name, text in rows)
 
 
-# Below this TFLite's calibration leaves something to be had (MobileNetV1: 89.1 against 95.9).
+def feeding(teacher: Teacher, result: Quantized) -> str:
+    """How an image becomes what the file takes: one line of arithmetic."""
+    spec, end = teacher.input_spec, result.report.input
+    integer = end.type != 'float32'
+    scale, zero_point = (end.scale, end.zero_point) if integer else (1, 0)
+    std, mean = np.float64(spec.std) * scale, np.float64(spec.mean)
+    factor, shift = 1 / (255 * std), zero_point - mean / std
+    if np.allclose(factor, 1, atol=1e-5) and np.allclose(shift, np.rint(shift), atol=1e-3):
+        factor, shift = np.ones(1), np.rint(shift)
+        integer = False  # nothing to round
+    value = 'p' if np.all(factor == 1) else f'p * {_numbers(factor)}'
+    if np.any(shift):
+        single = len(set(np.ravel(shift))) == 1
+        sign = '-' if single and shift.flat[0] < 0 else '+'
+        value += f' {sign} {_numbers(np.abs(shift) if single else shift)}'
+    if integer:
+        levels = np.iinfo(end.type)
+        value = f'clip(round({value}), {levels.min}, {levels.max})'
+    order = '' if spec.channels != 3 else f', channels in {"BGR" if spec.bgr else "RGB"} order'
+    size = 'x'.join('N' if side == -1 else str(side) for side in end.shape)
+    return f'{size} {end.type} = {value}, where p are pixels of 0...255{order}'
+
+
+def _numbers(values):
+    """One number, or a list of one a channel, for arithmetic."""
+    texts = [f'{value:.6g}' for value in np.ravel(values)]
+    return texts[0] if len(set(texts)) == 1 else f'[{", ".join(texts)}]'
+
+
+def _ranges(result):
+    """How the ranges were set."""
+    options = result.options
+    if isinstance(options, TfliteCalibrationOptions):
+        words = f"TFLite's own calibration, {options.calibration_images:,} images"
+        return f'{words} ({result.fallback})' if result.fallback else words
+    words = f'through the student ({options.range_estimator}), {options.range_images:,} images'
+    if isinstance(options, DistillationOptions):
+        words += f', then {options.steps:,} steps of distillation'
+    return words
+
+
+# Below this there is often something to be had (MobileNetV1: 89.1 by TFLite's calibration, 95.9
+# through the student).
 _LOW_AGREEMENT = 95.0
 
 
@@ -40,19 +100,15 @@ def _warnings(teacher, result):
     measured, warnings = result.measured, []
     if not measured:
         return warnings
-    by_calibration = result.levels is None
-    more = 'pass --range_estimator=mse' if by_calibration else 'pass 8 bits if it has fewer'
     images = 'train the generator longer (--steps) or take other images (--source)'
+    more = _more_exact(result)
     if result.disagrees(teacher):
         warnings.append(
-            f'answers otherwise than its teacher too often to be of use: {more}, {images}, and '
-            f'look at the images'
+            f'agrees with its teacher too rarely to be of use: {more}, {images}, and look at the '
+            f'images'
         )
-    elif by_calibration and measured['agreement'] < _LOW_AGREEMENT:
-        warnings.append(
-            f'agrees on less than {_LOW_AGREEMENT:g} %: {more}, which sets ranges more carefully '
-            f"than TFLite's calibration, or {images}"
-        )
+    elif measured['agreement'] < _LOW_AGREEMENT:
+        warnings.append(f'agrees on less than {_LOW_AGREEMENT:g} %: {more}, or {images}')
     if measured['classes'] < 2 and not teacher.has_labels:
         warnings.append(
             'the checked images are all of one class to the model, so the agreement says little: '
@@ -61,17 +117,18 @@ def _warnings(teacher, result):
     return warnings
 
 
-def _input_rows(teacher, result):
-    """What has to be done to an image before the file takes it."""
-    if result.takes_raw_pixels:
-        zero = round(255 * teacher.input_spec.mean[0])
-        less = {'uint8': '', 'int8': ', less 128', 'float32': f', less {zero}'}
-        size = 'x'.join(map(str, teacher.input_spec.image_shape))
-        order = ' in RGB order' if teacher.input_spec.channels == 3 else ''
-        pixels = f'pixels of 0...255{order}{less[result.report.input.type]}'
-        return [('', f'{size}, {pixels}: no preprocessing')]
-    clipped = f'its scale clips {100 * result.clipped_input_share:.1f} % of the legal range'
-    return [('', f'preprocessing as before: {teacher.input_spec.describe()}'), ('', clipped)]
+def _more_exact(result):
+    """What quantizes closer to the teacher than a result's options."""
+    options = result.options
+    if options.activation_bits < 8 or getattr(options, 'weight_bits', 8) < 8:
+        return 'pass more bits'
+    if isinstance(options, DistillationOptions):
+        return 'pass a larger --distillation_steps'
+    if not isinstance(options, TfliteCalibrationOptions):
+        return 'pass --method=qat, which trains the student, or --activation_bits=16'
+    if options.activation_bits == 16 or result.fallback:
+        return 'rebuild layers whose outputs have wide ranges'
+    return 'pass --range_estimator=mse, which sets ranges more carefully'
 
 
 def _student_rows(result):

@@ -1,10 +1,11 @@
-"""Writes the README's tables, made from the result files in flags/.
+"""Writes the documents' tables of results, made from the result files in flags/.
 
-python -m zscgan_tf.report.tables          writes them between their markers in README.md
+python -m zscgan_tf.report.tables          writes them between their markers in `DOCUMENTS`
 """
 
 import contextlib
 import json
+import math
 import pathlib
 import re
 import statistics
@@ -12,8 +13,14 @@ import sys
 
 from zscgan_tf.atomic_files import PathLike
 from zscgan_tf.errors import UserError
+from zscgan_tf.report import paper_tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCUMENTS = ('README.md', 'docs/results.md', 'docs/paper.md')
+
+RESNET20, MOBILENET = 'resnet20_cifar10_jpeg', 'mobilenet_v1_075_imagenet'
+# What a teacher is called, and how many test images its results are measured on.
+TEACHERS = {RESNET20: ('ResNet-20', 10_000), MOBILENET: ('MobileNetV1 0.75', 1_000)}
 
 # What a row is called, in the order of the rows.
 ROWS = {
@@ -24,7 +31,9 @@ ROWS = {
     'ptq_noise_gaussian': 'Gaussian noise',
     'ptq_noise_uniform': 'uniform noise',
     'ptq_real': 'real images (not data-free)',
-    'ptq_mse': 'DF-PTQ through the student: ranges by squared error, errors compensated',
+    'ptq_mse': 'through the student, ZS-CGAN images',
+    'ptq_mse_noise': 'through the student, uniform noise',
+    'ptq_mse_real': 'through the student, real images (not data-free)',
     'qat_w8a8': 'DF-QAT W8A8',
     'qat_w8a8_update': 'W8A8, generator updated',
     'qat_w8a8_tfmot': 'W8A8, stock tfmot student',
@@ -48,6 +57,26 @@ ROWS = {
 # What the first column of a method's table says.
 METHODS = {'ptq': 'calibration', 'qat': 'distillation'}
 
+# The README's first table: the same quantization with other images.
+POINT = {
+    'ptq': 'generated images (no data)',
+    'ptq_real': 'real images',
+    'ptq_noise_uniform': 'uniform noise (no data)',
+}
+
+# The README's table of what to expect.
+HEADLINES = {
+    f'{RESNET20}/ptq_mse': '8 bits, no training of weights',
+    f'{RESNET20}/qat_w8a8': '8 bits, distilled',
+    f'{RESNET20}/qat_w6a6': '6 bits, distilled',
+    f'{RESNET20}/qat_w4a4': '4 bits, distilled; first and last layer W8',
+    f'{MOBILENET}/ptq_mse': '8 bits, no training of weights',
+    f'{MOBILENET}/qat_w6a6': '6 bits, distilled',
+}
+
+
+_SHARES = ('accuracy', 'agreement')
+
 
 def result_table(folder: PathLike, method: str = 'ptq') -> list[str]:
     """The table of one teacher and method: a row for each result file of `flags/<teacher>/`.
@@ -60,19 +89,22 @@ def result_table(folder: PathLike, method: str = 'ptq') -> list[str]:
         Markdown lines.
 
     Raises:
-        UserError: a result file is damaged.
+        UserError: the teacher is unknown, or a result file is damaged.
     """
-    rows, floats = {}, set()
+    rows, floats, teacher = {}, set(), pathlib.Path(folder).name
+    if teacher not in TEACHERS:
+        raise UserError(f'{folder}: name the teacher and its test images in {__name__}.TEACHERS.')
     for path in pathlib.Path(folder).glob(f'{method}*.json'):
         with _whole(path):
             result = json.loads(path.read_text(encoding='utf-8'))
             if 'accuracy' in result['metrics']:
                 rows[path.stem] = _row(path, result)
-                floats.add(f'| none: float | | {result["float_accuracy"]:.2f} | 100 | | |')
+                floats.add(f'| none: float | | {result["float_accuracy"]:.2f} | 100 | | | | |')
     order = {name: position for position, name in enumerate(ROWS)}
     return [
-        f'| {METHODS[method]} | recipe | accuracy | agreement | images | training |',
-        '| --- | --- | --- | --- | --- | --- |',
+        f'| {METHODS[method]} | recipe | accuracy | agreement | standard errors | images '
+        '| training | other options |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- |',
         *sorted(floats),
         *(rows[name] for name in sorted(rows, key=lambda name: (order.get(name, 99), name))),
     ]
@@ -81,11 +113,88 @@ def result_table(folder: PathLike, method: str = 'ptq') -> list[str]:
 def _row(path, result):
     minutes, name = result['minutes'], path.stem
     training = f'{statistics.fmean(minutes):.1f} min, {result["steps"]:,} steps'
+    metrics = result['metrics']
+    errors = [_error(metrics[key], path.parent.name) for key in _SHARES]
     return (
         f'| {ROWS.get(name, name)} | `{path.parent.name}/{name}` '
-        f'| {spread(result["metrics"]["accuracy"])} | {spread(result["metrics"]["agreement"])} '
-        f'| {result["images"]:,} | {training if max(minutes) else "none"} |'
+        f'| {spread(metrics["accuracy"])} | {spread(metrics["agreement"])} '
+        f'| {errors[0]:.2f}, {errors[1]:.2f} '
+        f'| {result["images"]:,} | {training if max(minutes) else "none"} '
+        f'| {", ".join(_other_options(result.get("options", {})))} |'
     )
+
+
+def _other_options(options):
+    """What a row has, or lacks, beside most others: recipes are not all of one age."""
+    if not options.get('raw_pixels'):
+        yield 'normalized inputs'
+    if options.get('student_student') != 'folded':
+        return
+    if options.get('student_equalization'):
+        yield '`--equalization` (since removed), no margin'
+    if not options.get('student_error_compensation'):
+        yield '`--noerror_compensation`'
+    if not options.get('student_align_additions'):
+        yield '`--noalign_additions`'
+
+
+def _error(values, teacher):
+    """The binomial standard error of a share in per cent, measured on the teacher's test images."""
+    share = statistics.fmean(values) / 100
+    return 100 * math.sqrt(share * (1 - share) / TEACHERS[teacher][1])
+
+
+def _with_error(values, teacher):
+    return f'{statistics.fmean(values):.1f} ± {_error(values, teacher):.1f}'
+
+
+def point_table(flags_folder: PathLike) -> list[str]:
+    """The README's first table: one teacher, quantized with three kinds of images.
+
+    Raises:
+        UserError: a result file is damaged.
+    """
+    lines = ['| ranges set with | accuracy | agreement |', '| --- | --- | --- |']
+    for name, words in POINT.items():
+        result = _result(flags_folder, f'{MOBILENET}/{name}')
+        if len(lines) == 2:
+            lines.append(
+                f'| float model | {_with_error([result["float_accuracy"]], MOBILENET)} % | |'
+            )
+        values = [f'{_with_error(result["metrics"][key], MOBILENET)} %' for key in _SHARES]
+        lines.append(f'| {words} | {" | ".join(values)} |')
+    return lines
+
+
+def headline_table(flags_folder: PathLike) -> list[str]:
+    """The README's table of what to expect of each kind of file.
+
+    Raises:
+        UserError: a result file is damaged.
+    """
+    lines = ['| model | file | accuracy | float | agreement |', '| --- | --- | --- | --- | --- |']
+    for recipe, words in HEADLINES.items():
+        teacher = recipe.split('/')[0]
+        result = _result(flags_folder, recipe)
+        accuracy, agreement = (_with_error(result['metrics'][key], teacher) for key in _SHARES)
+        lines.append(
+            f'| {TEACHERS[teacher][0]} | {words} | {accuracy} % '
+            f'| {result["float_accuracy"]:.1f} % | {agreement} % |'
+        )
+    return lines
+
+
+def _result(flags_folder, recipe, needed=True):
+    """The result file of a recipe; None if there is none and none is needed."""
+    path = pathlib.Path(flags_folder) / f'{recipe}.json'
+    if not needed and not path.exists():
+        return None
+    with _whole(path):
+        found = json.loads(path.read_text(encoding='utf-8'))
+        for key in _SHARES:
+            statistics.fmean(found['metrics'][key])
+        float(found['float_accuracy'])
+        return found
 
 
 def benchmark_table(path: PathLike) -> list[str]:
@@ -121,8 +230,8 @@ def _whole(path):
         raise UserError(f'{path}: damaged ({error}): restore it from git.') from error
 
 
-def render(readme: str, flags_folder: PathLike) -> str:
-    """The README's text with the tables between `<!-- table X -->` and `<!-- end -->` renewed.
+def render(document: str, flags_folder: PathLike) -> str:
+    """A document's text with the tables between `<!-- table X -->` and `<!-- end -->` renewed.
 
     Raises:
         UserError: a result file is damaged.
@@ -133,21 +242,31 @@ def render(readme: str, flags_folder: PathLike) -> str:
         name = match.group(1)
         if name == 'benchmark':
             lines = benchmark_table(flags_folder / 'benchmark.json')
+        elif name == 'point':
+            lines = point_table(flags_folder)
+        elif name == 'headlines':
+            lines = headline_table(flags_folder)
+        elif name.startswith('paper/'):
+            lines = paper_tables.table(
+                name.removeprefix('paper/'),
+                lambda recipe: _result(flags_folder, recipe, needed=False),
+            )
         else:
             lines = result_table(flags_folder / name.split('/')[0], *name.split('/')[1:])
         return '\n'.join([f'<!-- table {name} -->', *lines, '<!-- end -->'])
 
-    return re.sub(r'<!-- table ([\w/-]+) -->\n.*?<!-- end -->', table, readme, flags=re.DOTALL)
+    return re.sub(r'<!-- table ([\w/-]+) -->\n.*?<!-- end -->', table, document, flags=re.DOTALL)
 
 
 def main() -> str | None:
-    """Writes the tables into README.md; returns what is wrong, where a result file is damaged."""
-    path = ROOT / 'README.md'
+    """Writes the tables into the documents; returns what is wrong, of a damaged result file."""
+    paths = [ROOT / name for name in DOCUMENTS]
     try:
-        text = render(path.read_text(encoding='utf-8'), ROOT / 'flags')
+        texts = [render(path.read_text(encoding='utf-8'), ROOT / 'flags') for path in paths]
     except UserError as error:
         return str(error)
-    path.write_text(text, encoding='utf-8')
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, encoding='utf-8')
     return None
 
 

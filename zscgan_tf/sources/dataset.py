@@ -25,7 +25,9 @@ _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 
 
 class DatasetSource(StoredImages):
-    """Images of one split of a tfds dataset; `num_classes` is what the dataset says, or None.
+    """Images of one split of a tfds dataset.
+
+    `num_classes` and `class_names`, the names in their order, are what the dataset says, or None.
 
     So that the classes take turns, `batches` reads all labels when it is first called, and with
     them every byte of the split: pass a part of a large one, as `train[:10000]`.
@@ -61,6 +63,7 @@ class DatasetSource(StoredImages):
         self.has_labels = self._label_key is not None
         label_feature = info.features[self._label_key] if self.has_labels else None
         self.num_classes = getattr(label_feature, 'num_classes', None)
+        self.class_names = getattr(label_feature, 'names', None)
         self.description = {
             'kind': 'dataset',
             'dataset': name,

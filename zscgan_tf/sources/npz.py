@@ -1,6 +1,6 @@
 """Images and labels in an .npz file, checked from its headers before anything is read.
 
-Arrays of an uncompressed file (`np.savez`) are mapped into memory, so they may be larger than it.
+Arrays of an uncompressed file (`np.savez`) are mapped, so they may be larger than the memory.
 Those of a compressed one (`np.savez_compressed`) are read whole, up to a limit.
 """
 

@@ -1,7 +1,8 @@
 """The twin, the float student: the teacher's function without batch norms, of few kinds of layers.
 
 The student is made of this model. Batch norms keep the teacher's moments and become part of the
-convolutions, as in the paper's toolchain, so that the exported file computes what was trained.
+convolutions, so that the exported file computes what was trained. The paper's toolchain,
+`contrib.quantize` of TensorFlow 1.15, folds batch norms too.
 
     folded = fold(teacher.logits_model, teacher.name)
 
@@ -14,7 +15,7 @@ import collections
 import numpy as np
 import tf_keras
 
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UnsupportedError
 from zscgan_tf.student.rewriting import RULES, carried
 from zscgan_tf.teacher.graphs import nodes, rebuild
 from zscgan_tf.teacher.layers import by_channel
@@ -93,11 +94,12 @@ class _Graph:
     def refuse(self, layer, detail=''):
         """Raises for a layer that the student has no counterpart for."""
         what = f'{type(layer).__name__} {detail}'.strip()
-        raise UserError(
-            f"{self.model_name}: layer '{layer.name}' ({what}) has no int8 counterpart that the "
-            f'student can be trained with: rebuild that layer of Conv2D, DepthwiseConv2D, Dense, '
-            f'BatchNormalization, ReLU, sigmoid, Add, Multiply, Concatenate and pooling, or leave '
-            f"--method=qat and --range_estimator out, for TFLite's own quantization."
+        raise UnsupportedError(
+            f"{self.model_name}: layer '{layer.name}' ({what}) has no int8 counterpart in the "
+            f'student',
+            'rebuild that layer of Conv2D, DepthwiseConv2D, Dense, BatchNormalization, ReLU, '
+            'sigmoid, Add, Multiply, Concatenate and pooling, or pass --range_estimator=tflite '
+            "without --method=qat, for TFLite's own calibration.",
         )
 
     def add(self, layer_class, x, owner, suffix='', **config):

@@ -53,7 +53,7 @@ class Graph:
         """The readers of an output that hand it to convolutions alone, if there are other readers.
 
         Returns:
-            The names of these layers; none if all readers are such, or none is.
+            The names of these layers; an empty list if all readers hand it to convolutions alone.
         """
         readers = self.readers[layer.name]
         for_kernels = [reader.name for reader in readers if self._is_for_kernels(reader)]
@@ -148,8 +148,8 @@ def _unused(name, names):
 def first_and_last(model: tf_keras.Model) -> list[str]:
     """The names of the first and the last layer of a folded model, for `--first_last_bits`.
 
-    They are the outermost convolutions. One that stands for constants is none, nor is a 1x1
-    depthwise convolution, which only scales and shifts channels: a batch norm of its own.
+    They are the outermost convolutions. Two kinds of convolutions do not count: those that stand
+    for constants, and 1x1 depthwise ones, which only scale and shift channels as a batch norm does.
     """
     outermost = [
         layer.name

@@ -1,8 +1,8 @@
 """Fake quantization: rounding to few bits in float, with gradients for tensors and their ranges.
 
-In training the ranges' gradients are those of LSQ (learned step size quantization, Esser et al.):
-the fused op's own counts clipped values only, so that a range that clips nothing never moves. For
-export the same levels are said in the widths that TFLite has: 8 bits, or 4.
+In training the ranges' gradients are those of LSQ (learned step size quantization, Esser et al.).
+The fused op's own gradient counts clipped values only, so a range that clips nothing would never
+move. For export the same levels are said in the widths that TFLite has: 8 bits, or 4.
 """
 
 import math
@@ -127,9 +127,10 @@ def quantize_activations(
 
 
 def _inside(upstream, x, low, high, bits, nonnegative):
-    """The upstream gradient where x is not clipped, else 0: the fused op's, at half the cost.
+    """The upstream gradient where x is not clipped, else 0.
 
-    The op's kernel sums the ranges' gradients too; that of a ReLU is the fastest mask there is.
+    This is the fused op's gradient at half its cost: the fused op sums the ranges' gradients too.
+    The gradient of a ReLU is the fastest mask there is.
     """
     if nonnegative:
         return tf.raw_ops.ReluGrad(gradients=upstream, features=high * (1 + _EDGE) - x)
@@ -163,8 +164,9 @@ def stored_activations(
 ) -> tf.Tensor:
     """What the converter is told of a tensor: an 8-bit range with the step of the width.
 
-    A nonnegative tensor's range ends at its highest level, where int8 saturates; below, the ReLU
-    cuts. Any other's begins at its lowest level, and a minimum cuts it above.
+    The range of a nonnegative tensor ends at the tensor's highest level, where int8 saturates; the
+    ReLU cuts it at 0. The range of any other tensor begins at the tensor's lowest level, where int8
+    saturates; a minimum cuts it at the highest.
 
     Args:
         x: [B, ...].

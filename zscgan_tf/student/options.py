@@ -3,7 +3,7 @@
 import dataclasses
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.options import BITS, COUNT, SHARE, SWITCH, Derived, Options, choice, option
+from zscgan_tf.options import BITS, COUNT, SHARE, SWITCH, Derived, Kind, Options, choice, option
 
 RANGE_DECAY = 0.99
 # What a student of stock tfmot is: it knows no other values.
@@ -30,7 +30,11 @@ class StudentOptions(Options):
         paper='folded',
     )
     weight_bits: int = option(BITS, 'Width of the weights, 2 to 8.', paper=8)
-    activation_bits: int = option(BITS, 'Width of what convolutions read, 2 to 8.', paper=8)
+    activation_bits: int = option(
+        Kind(lambda v: BITS.is_legal(v) or v == 16, '2 to 8 bits, or 16', int),
+        "Width of what convolutions read, 2 to 8; 16 by TFLite's calibration alone.",
+        paper=8,
+    )
     first_last_bits: int = option(
         BITS,
         "Width of the first and the last layer's weights.",
@@ -64,6 +68,11 @@ class StudentOptions(Options):
 
     @classmethod
     def _completed(cls, values, given, preset, teacher) -> dict:
+        if values['activation_bits'] == 16:
+            raise UserError(
+                "--activation_bits=16 is for TFLite's own calibration, not for a student: pass "
+                '--range_estimator=tflite with --method=ptq, or at most 8 bits.'
+            )
         if values['student'] == 'tfmot':
             values = values | _only_tfmot(values, given)
         follows = values['student'] == 'folded' and values['range_training'] == 'moving_average'
@@ -89,11 +98,10 @@ class CalibrationOptions(StudentOptions):
     """How the ranges, grids, roundings and biases of a student are set on images."""
 
     range_estimator: str = option(
-        choice('minmax', 'mse'),
-        'How ranges are set before training: the extremes, or the least squared error. With '
-        "--method=ptq: quantize with these ranges and no training, instead of TFLite's "
-        'calibration.',
-        paper='minmax',
+        choice('mse', 'minmax', 'tflite'),
+        'How ranges are set: through the student by the least squared error or by the extremes, or '
+        "by TFLite's own calibration.",
+        paper=Derived('tflite; minmax with --method=qat'),
         small='mse',
     )
     range_images: int = option(COUNT, 'Images that set the ranges.', paper=1024, small=512)
@@ -112,6 +120,18 @@ class CalibrationOptions(StudentOptions):
         paper=False,
         small=True,
     )
+
+    @classmethod
+    def _completed(cls, values, given, preset, teacher) -> dict:
+        values = super()._completed(values, given, preset, teacher)
+        if given.get('range_estimator') == 'tflite':
+            raise UserError(
+                "--range_estimator=tflite is TFLite's own calibration, which makes no student: "
+                'pass --range_estimator=mse or minmax.'
+            )
+        if values['range_estimator'] is None:
+            values['range_estimator'] = 'minmax'
+        return values
 
     def used_images(self, batch_size: int) -> int:
         """How many of a source's first images make a student of these options."""

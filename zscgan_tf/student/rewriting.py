@@ -199,11 +199,12 @@ def _global_pooling(graph, node, x):
 
 
 def _average_pooling(graph, node, x):
-    """Layers whose output has a range of its own; TFLite's pool has that of its input.
+    """Layers whose output has a range of its own: the output of TFLite's pool has its input's.
 
-    An average over as many values everywhere is a depthwise convolution. Where padding leaves fewer
-    of them at the border, or strides differ, which TensorFlow's depthwise convolutions refuse on
-    some CPUs, the pool keeps its input's range and a constant convolution behind it has the other.
+    An average over the same number of values everywhere becomes a depthwise convolution. Two kinds
+    do not: padded ones, which average fewer values at the border, and those whose strides differ,
+    which TensorFlow's depthwise convolutions refuse on some CPUs. There the pool keeps its input's
+    range, and a constant convolution behind the pool has the range of its own.
     """
     layer = node.layer
     if tuple(layer.pool_size) == (1, 1):  # takes every n-th position

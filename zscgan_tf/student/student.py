@@ -180,7 +180,7 @@ def legal_range(input_spec: InputSpec) -> tuple[float, float]:
 def feature_layers(twin: tf_keras.Model) -> list[str]:
     """Names of the layers whose outputs are compared in distillation: what convolutions read.
 
-    Those of them that have a range of their own, so that the student's is what the file computes.
+    Only outputs with a range of their own count: there the student computes what the file does.
     """
     graph = Graph(twin)
     read = (layer for layer in twin.layers[1:] if graph.feeds_kernel(layer))

@@ -1,8 +1,9 @@
 """The student of stock tfmot: `quantize_model`, the user's toolchain as it comes.
 
-It measures what the folded student is worth (`student.py`). Batch norms stay layers behind their
-convolutions, frozen; depthwise kernels have one range a tensor; 8 bits. Ranges are set from images
-before the first step as the folded student's are, but without its margin: tfmot starts them at
+It measures what the folded student is worth (`student.py`). Batch norms stay frozen layers behind
+their convolutions. (The paper's toolchain, `contrib.quantize` of TensorFlow 1.15, folded them.)
+Depthwise kernels have one range a tensor. All widths are 8 bits. Ranges are set from images before
+the first step as the folded student's are, but without its margin: tfmot itself starts them at
 [-6, 6] and follows the images' extremes by a thousandth a step.
 """
 

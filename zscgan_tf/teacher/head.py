@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UnsupportedError, UserError
 from zscgan_tf.teacher.graphs import trace_back
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import LogProbabilities
@@ -99,10 +99,11 @@ def split_end(teacher: Teacher) -> tuple[tf_keras.Model, str | None]:
         UserError: something stands behind the softmax or sigmoid.
     """
     if teacher.head == 'probabilities':
-        raise UserError(
+        raise UnsupportedError(
             f'{teacher.name} computes something behind its softmax or sigmoid, so no model ends in '
-            f'its logits: pass the model without it, or leave --method=qat, --range_estimator and '
-            f'--output_head=logits out.'
+            f'its logits',
+            'pass the model without it, or pass --range_estimator=tflite without --method=qat and '
+            '--output_head=logits.',
         )
     model = teacher.model
     reshaping, (end,) = trace_back(model.output, _RESHAPING)

@@ -23,6 +23,28 @@ def read_fields(path: str | os.PathLike) -> dict[str, object]:
     Raises:
         UserError: the file is not a JSON object.
     """
+    fields = _read(path)
+    return {name: fields[name] for name in FIELDS if name in fields}
+
+
+def read_labels(path: str | os.PathLike) -> list[str] | None:
+    """The names of the classes in such a file, its `labels`; None where it has none.
+
+    Raises:
+        UserError: the file is not a JSON object, or its labels are no list of texts.
+    """
+    labels = _read(path).get('labels')
+    if labels is None:
+        return None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UserError(
+            f'{path}: "labels" must be a list of texts, the name of each class in order: correct '
+            f'it, or remove it.'
+        )
+    return labels
+
+
+def _read(path):
     try:
         with open(path, encoding='utf-8') as file:
             fields = json.load(file)
@@ -30,7 +52,7 @@ def read_fields(path: str | os.PathLike) -> dict[str, object]:
         raise UserError(f'{path}: not a readable JSON input specification ({error}).') from error
     if not isinstance(fields, dict):
         raise UserError(f'{path}: an input specification is a JSON object, not a list or value.')
-    return {name: fields[name] for name in FIELDS if name in fields}
+    return fields
 
 
 def merge_fields(explicit: Mapping[str, object], stored: Mapping[str, object]) -> dict[str, object]:
@@ -150,7 +172,7 @@ def _spec_of_fields(size, channels, fields, name):
 
 
 def _check_against(own, spec, given, stored, name):
-    """Refuses a preprocessing that a model which does its own cannot have been trained with."""
+    """Refuses a preprocessing that contradicts what the model's own first layers do."""
     if own is None or not own.by_constants:
         return
     plausible = own.plausible_units()

@@ -8,13 +8,13 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class LayerType:
-    """What is known of a layer class; without anything, it may be in a model and is copied.
+    """What is known of a layer class. A class with no field set may be in a model, and is copied.
 
     Attributes:
         readable: whether a model file may name it.
         keras3: the settings that a Keras 3 layer of this name passes to that of tf_keras, each
             `name` or `name=its name in Keras 3`; None if it is not translated by its settings.
-        keras3_off: settings of Keras 3 that tf_keras lacks: they must be off.
+        keras3_off: settings of Keras 3 that tf_keras does not have: they must be off.
         dropped: whether it does nothing in inference, so that a flat model is without it.
         student: the rule that makes it a part of the student, `_<name>` in `student.rewriting`;
             None if the student cannot hold it.

@@ -26,6 +26,7 @@ from zscgan_tf.teacher.input_fields import (
     FIELDS,
     merge_fields,
     read_fields,
+    read_labels,
     resolve_image_shape,
     resolve_input_spec,
 )
@@ -56,7 +57,8 @@ def load_teacher(
         input_spec: an `InputSpec`; or a dict of its fields as flags give them, of `image_size`,
             `channels`, `mean`, `std`, `bgr`, `preprocessing`; missing ones come from the JSON
             beside the file (`model.json` for `model.h5`), from the model's input shape, or from
-            a Rescaling that the model starts with.
+            a Rescaling that the model starts with. The JSON may have the names of the classes too,
+            a list `labels`.
         allow_code: lets the source bring Python code: Lambda layers, or the function named.
         output_layer: the name of the output that classifies, of a model with several outputs.
 
@@ -73,7 +75,7 @@ def load_teacher(
                 f'unknown field {unknown[0]} of an input specification: the fields are '
                 f'{", ".join(FIELDS)}.'
             )
-    model, label, name, stored = _open(source, allow_code)
+    model, label, name, stored, class_names = _open(source, allow_code)
     fields = merge_fields(explicit, stored)
     model_shape = _image_shape(model, label)
     model = _with_one_output(model, output_layer, label)
@@ -93,32 +95,42 @@ def load_teacher(
     )
     check_same(model, flat, spec, label)
     logits_model, head = split_head(flat, spec, label)
+    num_classes = logits_model.output_shape[1]
+    if class_names is not None and len(class_names) != num_classes:
+        raise UserError(
+            f'{label} has {num_classes} classes, but the "labels" of the JSON beside it are '
+            f'{len(class_names)}: correct the list, or remove it.'
+        )
     return Teacher(
         model=flat,
         logits_model=logits_model,
         input_spec=spec,
-        num_classes=logits_model.output_shape[1],
+        num_classes=num_classes,
         head=head,
         fingerprint=fingerprint(flat),
         name=name,
+        class_names=class_names and tuple(class_names),
     )
 
 
 def _open(source, allow_code):
-    """(model, name for messages, short name, fields of the JSON beside it) of a source."""
+    """What a source is: the model, its name for messages, a short name, the JSON beside it.
+
+    Of the JSON the fields of the input specification, and the names of the classes or None.
+    """
     if isinstance(source, (str, os.PathLike)):
         check_local(source)
         path = pathlib.Path(source)
         if path.exists():
             beside = path.parent / f'{path.name if path.is_dir() else path.stem}.json'
-            stored = read_fields(beside) if beside.exists() else {}
-            model = load_file(path, allow_code)
-            return model, str(path), beside.stem, stored
+            found = beside.exists()
+            stored, labels = (read_fields(beside), read_labels(beside)) if found else ({}, None)
+            return load_file(path, allow_code), str(path), beside.stem, stored, labels
         if re.fullmatch(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*', str(source)):
-            return _call(str(source), allow_code), str(source), str(source).split(':')[1], {}
+            return _call(str(source), allow_code), str(source), str(source).split(':')[1], {}, None
         raise UserError(f'{source}: no such file or directory.')
     if _is_model(source):
-        return source, source.name, source.name, {}
+        return source, source.name, source.name, {}, None
     raise UserError(
         f'{type(source).__name__} is no teacher: pass a path, package.module:function, or a '
         f'tf_keras or Keras 3 model.'

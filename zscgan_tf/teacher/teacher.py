@@ -22,6 +22,7 @@ class Teacher:
             are (0, z)) or 'labels' (several sigmoids: K independent labels, the logits are z).
         fingerprint: SHA-256 over structure and weights.
         name: a short name for messages.
+        class_names: the names of the K classes; None where they are not known.
     """
 
     model: tf_keras.Model
@@ -31,6 +32,7 @@ class Teacher:
     head: str
     fingerprint: str
     name: str
+    class_names: tuple[str, ...] | None = None
 
     @property
     def has_labels(self) -> bool:

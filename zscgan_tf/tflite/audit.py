@@ -1,9 +1,10 @@
 """The audit: proves from a `.tflite` itself that all that it computes is integer.
 
-An integer file's ops all work on int8 or int4 tensors. Beside those are allowed int32 biases, int32
-shape arithmetic, and QUANTIZE or DEQUANTIZE at the model's own input and output.
+An integer file's ops all work on int8, int4 or int16 tensors. Beside those are allowed int32 biases
+(int64 beside int16 activations), int32 shape arithmetic, and QUANTIZE or DEQUANTIZE at the model's
+own input and output.
 
-Usage: report = audit(data); report.ops, report.float_ops, clipped_input_share(report, input_spec)
+Usage: report = audit(data); report.ops, report.float_ops
 """
 
 import collections
@@ -13,7 +14,6 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.tflite.flatbuffer import (
     KERNEL_OPS,
     EndTensor,
@@ -28,7 +28,8 @@ from zscgan_tf.tflite.flatbuffer import (
     type_name,
 )
 
-INTEGER_TYPES = ('int8', 'int4')
+INTEGER_TYPES = ('int8', 'int4', 'int16')
+BIAS_TYPES = ('int32', 'int64')
 KEEP_FLOAT = 'or pass --allow_float_ops to keep it in float'
 
 
@@ -88,7 +89,7 @@ def audit_model(
     for number, part in enumerate(model.subgraphs):
         problems += _scale_problems(part)
         model_ends = (set(), set()) if number else (set(graph.inputs), set(graph.outputs))
-        shapes = _constants(part)  # int32 tensors that no image can change
+        shapes = _constants(part)  # tensors that no image can change
         for op in part.operators:
             name = op_name(model, op)
             ops[name] += 1
@@ -118,16 +119,6 @@ def audit_model(
     )
 
 
-def clipped_input_share(report: AuditReport, input_spec: InputSpec) -> float:
-    """Share of the legal inputs that the input's scale clips, [0, 1], mean over channels."""
-    if report.input.value_range is None:
-        return 0.0
-    lowest, highest = report.input.value_range
-    legal_lowest, legal_highest = input_spec.input_range
-    kept = np.minimum(highest, legal_highest) - np.maximum(lowest, legal_lowest)
-    return float(np.mean(1 - np.maximum(kept, 0) / (legal_highest - legal_lowest)))
-
-
 def _wrong_types(name, op, graph, shapes, graph_inputs, graph_outputs):
     """The types that an op of an integer file may not work on; adds its results to `shapes`."""
     inputs, outputs = ([i for i in operands if i >= 0] for operands in (op.inputs, op.outputs))
@@ -142,7 +133,7 @@ def _wrong_types(name, op, graph, shapes, graph_inputs, graph_outputs):
         outputs = [i for i in outputs if types[i] not in ('float32', 'uint8')]
     wrong = set()
     for i in inputs + outputs:
-        if types[i] == 'int32' and i in shapes:
+        if types[i] in BIAS_TYPES and i in shapes:
             continue
         if types[i] not in INTEGER_TYPES:
             wrong.add(types[i])

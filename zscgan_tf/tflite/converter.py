@@ -10,64 +10,71 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
-from zscgan_tf.tflite.options import FileOptions
+from zscgan_tf.teacher.graphs import call, rebuild
+from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions
 
 MESSAGE_LENGTH = 400
+# The converter's sets of operations, by the width of activations.
+_OPS = {
+    8: tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+    16: tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+}
 
 
-def check_ends(input_type: str, output_type: str, output_head: str) -> None:
-    """Refuses types of a file's input and output, and heads, that no converter here makes.
+def prepared(model: tf_keras.Model, name: str, batch: int = 0) -> tf_keras.Model:
+    """The model under its teacher's name, with the batch size of its file.
 
-    Raises:
-        UserError: one is unknown.
-    """
-    names = {'input_type': input_type, 'output_type': output_type, 'output_head': output_head}
-    FileOptions.resolve('paper', names)
-
-
-def named(model: tf_keras.Model, name: str) -> tf_keras.Model:
-    """The model under its teacher's name, from which the file's tensors take theirs.
-
-    Keras numbers models without a name by what else a process has built. The same run would then
-    give other bytes after an interruption.
+    The file's tensors take their names from the model's. Keras numbers models without a name by
+    what else a process has built: the same run would give other bytes after an interruption.
 
     Args:
-        model: a functional tf_keras model.
+        model: a flat functional tf_keras model.
         name: the teacher's; numbers that Keras gave it are left off.
+        batch: images that the file takes at once. Where it is fixed, the file needs no arithmetic
+            on shapes (SHAPE, STRIDED_SLICE and PACK in front of a RESHAPE). 0 leaves it open.
     """
     name = re.sub(r'^(model|sequential|functional)_\d+$', r'\1', name)
     name = re.sub(r'[^A-Za-z0-9_.-]+', '_', name).lstrip('_.-') or 'teacher'
-    return tf_keras.Model(model.input, model.output, name=name)
+    if not batch:
+        return tf_keras.Model(model.input, model.output, name=name)
+    images = tf_keras.Input(
+        batch_shape=(batch, *model.input_shape[1:]),
+        name=model.input_names[0],
+        dtype=model.input.dtype,
+    )
+    outputs = rebuild(
+        model, {id(model.input): images}, lambda node, inputs: call(node.layer, inputs)
+    )
+    return tf_keras.Model(images, outputs, name=name)
 
 
-def make_integer_converter(
-    model: tf_keras.Model, input_type: str = 'int8', output_type: str = 'int8'
-) -> tf.lite.TFLiteConverter:
-    """A converter for a model whose fake quantization says all ranges; see `make_converter`."""
+def make_integer_converter(model: tf_keras.Model, options: FileOptions) -> tf.lite.TFLiteConverter:
+    """A converter for a model whose fake quantization says all ranges.
+
+    Args:
+        model: what `prepared` returned.
+        options: what the file takes and returns.
+    """
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = tf.as_dtype(input_type)
-    converter.inference_output_type = tf.as_dtype(output_type)
+    converter.inference_input_type = tf.as_dtype(options.input_type)
+    converter.inference_output_type = tf.as_dtype(options.output_type)
     return converter
 
 
 def make_converter(
-    model: tf_keras.Model,
-    input_type: str = 'int8',
-    output_type: str = 'int8',
-    per_channel: bool = True,
+    model: tf_keras.Model, options: TfliteCalibrationOptions
 ) -> tf.lite.TFLiteConverter:
     """A converter for a float model; the samples that it is calibrated with are still missing.
 
     Args:
-        model: a float tf_keras model.
-        input_type, output_type: what the file takes and returns, see `FileOptions`.
-        per_channel: a weight scale for each output channel, or one for each tensor.
+        model: what `prepared` returned.
+        options: what the file takes and returns, and how it is quantized.
     """
-    converter = make_integer_converter(model, input_type, output_type)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter = make_integer_converter(model, options)
+    converter.target_spec.supported_ops = [_OPS[options.activation_bits]]
     # There is no public switch; the audit tells from the written file what was done.
-    converter._experimental_disable_per_channel = not per_channel
+    converter._experimental_disable_per_channel = not options.per_channel
     return converter
 
 

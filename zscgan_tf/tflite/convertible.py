@@ -4,6 +4,7 @@ The converter answers in words of its compiler, often without a layer's name. So
 each kind of layer is converted by itself.
 """
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,27 +15,35 @@ from zscgan_tf.teacher.graphs import nodes
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
 from zscgan_tf.tflite.converter import make_converter, run_converter
+from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
 
-def check_convertible(teacher: Teacher, allow_float_ops: bool = False) -> None:
+def check_convertible(teacher: Teacher, **options: object) -> None:
     """Refuses a teacher that TFLite's post-training quantization fails on.
+
+    Args:
+        teacher: a `Teacher`.
+        **options: any field of `TfliteCalibrationOptions`, in place of the value of `small`.
 
     Raises:
         UserError: with the name of a layer that fails, or that stays in float and may not.
     """
+    resolved = TfliteCalibrationOptions.resolve('small', options, teacher)
     try:
-        _convert(teacher.model, teacher.name, allow_float_ops)
+        _convert(teacher.model, teacher.name, resolved)
     except UserError as error:
-        raise explained(teacher, allow_float_ops, error) from error
+        raise explained(teacher, resolved, error) from error
 
 
-def explained(teacher: Teacher, allow_float_ops: bool, error: UserError) -> UserError:
+def explained(teacher: Teacher, options: TfliteCalibrationOptions, error: UserError) -> UserError:
     """The `UserError` of a conversion that failed with one: of the layer that fails alone too."""
-    layer = _layer_at_fault(teacher.model, allow_float_ops)
+    layer = _layer_at_fault(teacher.model, options)
     if layer is None:
         return error
     advice = ''
-    if not allow_float_ops and _fits(layer, allow_float_ops=True):
+    if not options.allow_float_ops and _fits(
+        layer, dataclasses.replace(options, allow_float_ops=True)
+    ):
         advice = ', or pass --allow_float_ops to keep it in float'
     return UserError(
         f"{teacher.name}: TFLite cannot quantize layer '{layer.name}' ({_kind(layer)}): rebuild "
@@ -42,19 +51,19 @@ def explained(teacher: Teacher, allow_float_ops: bool, error: UserError) -> User
     )
 
 
-def _layer_at_fault(model, allow_float_ops):
+def _layer_at_fault(model, options):
     """The first layer that cannot be converted alone, of those set alike one; None if all can."""
     seen = set()
     for node in nodes(model):
         config = {**node.layer.get_config(), 'name': type(node.layer).__name__}
         settings = json.dumps(config, sort_keys=True, default=str)
-        if settings not in seen and not _fits(node.layer, allow_float_ops):
+        if settings not in seen and not _fits(node.layer, options):
             return node.layer
         seen.add(settings)
     return None
 
 
-def _fits(layer, allow_float_ops):
+def _fits(layer, options):
     """Whether a layer converts by itself; True where it cannot be called alone."""
     node = layer._inbound_nodes[0]
     inputs = [tf_keras.Input(x.shape[1:]) for x in node.keras_inputs]
@@ -65,18 +74,18 @@ def _fits(layer, allow_float_ops):
     except (TypeError, ValueError):  # of several arguments
         return True
     try:
-        _convert(tf_keras.Model(inputs, output), layer.name, allow_float_ops)
+        _convert(tf_keras.Model(inputs, output), layer.name, options)
     except UserError:
         return False
     return True
 
 
-def _convert(model, name, allow_float_ops):
+def _convert(model, name, options):
     """Converts a model with random values, and audits the file; all failures are `UserError`s."""
     rng = np.random.default_rng(0)
     values = [rng.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
-    data = run_converter(make_converter(model), name, lambda _: [values, values])
-    audit.audit(data, allow_float_ops=allow_float_ops)
+    data = run_converter(make_converter(model, options), name, lambda _: [values, values])
+    audit.audit(data, allow_float_ops=options.allow_float_ops)
 
 
 def _kind(layer):

@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from zscgan_tf.errors import UserError
 
 KERNEL_OPS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'TRANSPOSE_CONV')
-_LEVELS = {'int8': (-128, 127), 'uint8': (0, 255)}
+_LEVELS = {'int8': (-128, 127), 'uint8': (0, 255), 'int16': (-32768, 32767)}
 _OP_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith('_')
 }
@@ -172,7 +172,7 @@ def _end(graph, index, neighbours):
         zero_point = 0 if zero_points is None or not len(zero_points) else int(zero_points[0])
         if levels := _LEVELS.get(type_name(quantized)):
             value_range = tuple((level - zero_point) * scale for level in levels)
-    shape = tuple(tensor.shapeSignature or tensor.shape)
+    shape = tuple(int(side) for side in tensor.shapeSignature or tensor.shape)
     return EndTensor(type_name(tensor), shape, scale, zero_point, value_range)
 
 

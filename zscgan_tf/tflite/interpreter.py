@@ -3,8 +3,10 @@
 Usage: TfliteModel('model.tflite').outputs(inputs)
 """
 
+import functools
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,12 @@ from zscgan_tf.tflite import flatbuffer
 class TfliteModel:
     """A `.tflite` classifier, for batches of any size.
 
+    A file with an open batch runs each batch at once. One with a fixed batch, as files are by
+    default, runs its parts side by side.
+
     Args:
         path_or_bytes: the file, or its content.
-        num_threads: None for all cores.
+        num_threads: how many cores it may use; None for all.
 
     Attributes:
         name: the file's path, for messages.
@@ -51,7 +56,8 @@ class TfliteModel:
         self.ends_in_probabilities = flatbuffer.ends_in_probabilities(model)
         self.quantized_output = flatbuffer.output_tensor(model).scale is not None
         self.file_bytes = len(content)
-        self._interpreter = _make_interpreter(content, self.name, num_threads or os.cpu_count())
+        self._content, self._threads = content, num_threads or os.cpu_count()
+        self._interpreter = _make_interpreter(content, self.name, self._threads)
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
         self._batch = int(self._input['shape'][0])
@@ -113,13 +119,25 @@ class TfliteModel:
                 f'{self.name}: takes images of the shape {list(self.input_shape)}, not '
                 f'{list(raw_inputs.shape[1:])}.'
             )
-        if self._fixed_batch is None:
-            return self._run(raw_inputs)
         size = self._fixed_batch
+        if size is None or len(raw_inputs) == size:
+            return self._run(self._interpreter, raw_inputs)
         if len(raw_inputs) % size:
             raise UserError(f'{self.name}: takes batches of {size} images, not {len(raw_inputs)}.')
-        parts = [self._run(raw_inputs[i : i + size]) for i in range(0, len(raw_inputs), size)]
-        return np.concatenate(parts)
+        workers = self._workers
+        shares = np.array_split(np.arange(0, len(raw_inputs), size), len(workers))
+
+        def run_share(interpreter, starts):
+            return [self._run(interpreter, raw_inputs[i : i + size]) for i in starts]
+
+        with ThreadPoolExecutor(len(workers)) as pool:
+            parts = pool.map(run_share, workers, shares)
+            return np.concatenate([part for share in parts for part in share])
+
+    @functools.cached_property
+    def _workers(self):
+        """An interpreter a core: single images are too small to share a core's work."""
+        return [_make_interpreter(self._content, self.name, 1) for _ in range(self._threads)]
 
     def _find_zero_pixel(self, end):
         signatures = self._interpreter.get_signature_list().values()
@@ -127,14 +145,14 @@ class TfliteModel:
         is_raw = RAW_PIXELS in names and end.scale and abs(end.scale - 1) < 1e-5
         return round(-end.value_range[0]) if is_raw else None
 
-    def _run(self, raw_inputs):
+    def _run(self, interpreter, raw_inputs):
         if len(raw_inputs) != self._batch:
-            self._interpreter.resize_tensor_input(self._input['index'], raw_inputs.shape)
-            self._interpreter.allocate_tensors()
+            interpreter.resize_tensor_input(self._input['index'], raw_inputs.shape)
+            interpreter.allocate_tensors()
             self._batch = len(raw_inputs)
-        self._interpreter.set_tensor(self._input['index'], raw_inputs)
-        self._interpreter.invoke()
-        outputs = self._interpreter.get_tensor(self._output['index'])
+        interpreter.set_tensor(self._input['index'], raw_inputs)
+        interpreter.invoke()
+        outputs = interpreter.get_tensor(self._output['index'])
         return outputs.reshape(len(raw_inputs), -1)
 
 

@@ -241,18 +241,21 @@ def _seen_levels(model_bytes, inputs, indices):
         interpreter = plain_interpreter(model_bytes, experimental_preserve_all_tensors=True)
     detail = interpreter.get_input_details()[0]
     seen = {index: np.zeros(256, bool) for index in indices}
+    fixed = int(detail['shape_signature'][0])  # -1: open
     batch = None
     for values in inputs:
         raw = quantize(values, detail)
-        if batch != len(raw):
-            batch = len(raw)
-            interpreter.resize_tensor_input(detail['index'], raw.shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(detail['index'], raw)
-        interpreter.invoke()
-        for index in indices:
-            integers = interpreter.get_tensor(index).reshape(-1).view(np.uint8)
-            seen[index] |= np.bincount(integers, minlength=256) > 0
+        size = len(raw) if fixed == -1 else fixed
+        for part in np.split(raw, range(size, len(raw), size)):
+            if batch != len(part):
+                batch = len(part)
+                interpreter.resize_tensor_input(detail['index'], part.shape)
+                interpreter.allocate_tensors()
+            interpreter.set_tensor(detail['index'], part)
+            interpreter.invoke()
+            for index in indices:
+                integers = interpreter.get_tensor(index).reshape(-1).view(np.uint8)
+                seen[index] |= np.bincount(integers, minlength=256) > 0
     if batch is None:
         raise UserError('There are no images to count activation levels with: pass at least one.')
     return seen

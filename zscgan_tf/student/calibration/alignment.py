@@ -1,12 +1,11 @@
 """Grids of one step for what is added: the integer sum is then exact.
 
 A residual addition rounds twice, its branch and its sum. Where both operands and the sum have the
-same step, the sum is a whole number of steps already and nothing is rounded, so that what is left
-of the two errors is the branch's. The price: every tensor of such an addition has the largest step
-of them. A convolution that only selects channels, as the shortcuts of CIFAR's ResNets do, is exact
-in the same way.
+same step, the sum is a whole number of steps already and is not rounded: only the branch's error is
+left. The price: every tensor of such an addition has the largest step of them. A convolution that
+only selects channels, as the shortcuts of CIFAR's ResNets do, is exact in the same way.
 
-Additions are joined that lower the sum of squared steps over all tensors that are rounded.
+An addition is joined where that lowers the sum of squared steps over all tensors that are rounded.
 """
 
 import itertools
@@ -43,7 +42,7 @@ def align_additions(student: Student) -> None:
 
 
 def joined_steps(steps: dict[str, float], sums: list[tuple[str, list[str]]]) -> dict[str, float]:
-    """The steps with which tensors are rounded least in all.
+    """The steps that make the sum of squared steps of all rounded tensors smallest.
 
     Args:
         steps: dict of tensor name -> the step that its range asks for.

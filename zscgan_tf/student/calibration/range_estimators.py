@@ -160,8 +160,8 @@ def with_margin(low: float, high: float, histogram: Histogram) -> tuple[float, f
 def logits_range(logits: np.ndarray, bits: int, independent: bool = False) -> tuple[float, float]:
     """The range of the logits that costs least of eq. 4's cross-entropy.
 
-    Which class comes first is decided by small differences, so a fine step matters more than how
-    sure the surest answers are: squared errors would keep a range for these.
+    Small differences decide which class comes first, so a fine step matters more than the size of
+    the largest logits. A range of least squared error would be wide enough for these.
 
     Args:
         logits: [N, K], float values; of a single unit z, [N, 1], those of (0, z).

@@ -80,8 +80,8 @@ def observe_histograms(
 def _weight_ranges(kernel: Kernel, estimator):
     """The ranges of a kernel's channels, [C].
 
-    A bias is stored in steps of its channel's weights. Of a channel of zeros, or nearly so, these
-    would be too small for the bias: it gets the largest range of the kernel's channels.
+    A bias is stored in steps of its channel's weights. The steps of a channel of zeros, or nearly
+    so, would be too small for its bias. Such a channel gets the largest range of the kernel's.
     """
     values = tf.convert_to_tensor(kernel.by_channel(kernel.variable)).numpy()
     channels = estimators.weight_ranges(values, kernel.bits, estimator, axis=values.ndim - 1)

@@ -1,0 +1,117 @@
+"""Writes the page of a .tflite: how good it is, how to feed it, and which layer costs what.
+
+The page is one HTML file that opens offline. Its images come from the generator of --workdir, else
+from the real ones of --images or --dataset, else they are noise.
+
+  bin/report.py --teacher=model.h5 --model=model.tflite --workdir=model.workdir
+"""
+
+import functools
+import json
+import os
+import pathlib
+import shlex
+import sys
+
+from absl import flags
+
+from zscgan_tf.commands import app, common_flags, real_images
+from zscgan_tf.errors import UserError
+
+FLAGS = flags.FLAGS
+
+common_flags.define_teacher_flags()
+common_flags.define_run_flags()
+real_images.define_flags()
+common_flags.define_overwrite_flag()
+flags.DEFINE_string('model', None, 'The .tflite.')
+flags.DEFINE_string('output', None, 'The page. Default: the name of --model with .html.')
+flags.DEFINE_string('split', None, 'Split of --dataset. Default: test.')
+flags.DEFINE_string(
+    'student_workdir', None, 'The folder of the student, if one was trained: its losses are shown.'
+)
+flags.DEFINE_string(
+    'class_names',
+    None,
+    'The names of the classes: a file with one a line, or a list with commas. Default: "labels" in '
+    "the model's .json.",
+)
+
+
+def main() -> None:
+    from zscgan_tf import atomic_files
+    from zscgan_tf.report.page import write_page
+
+    common_flags.require('model', 'the .tflite that the page is about')
+    output = FLAGS.output or f'{os.path.splitext(FLAGS.model)[0]}.html'
+    if FLAGS.images and FLAGS.dataset:
+        raise UserError('--images and --dataset name two sets of images: pass one.')
+    if FLAGS.split and not FLAGS.dataset:
+        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
+    real_images.check_unused(FLAGS.images, FLAGS.dataset)
+    common_flags.check_distinct(output=output)
+    atomic_files.check_output(output, FLAGS.overwrite)
+    names = class_names(FLAGS.class_names) if FLAGS.class_names else None
+    teacher = common_flags.load_teacher()
+    source = workdir = None
+    if FLAGS.workdir:
+        from zscgan_tf.methods import zscgan
+
+        workdir = common_flags.workdir()
+        source = zscgan.load_generator(teacher, workdir, seed=FLAGS.seed)
+    write_page(
+        output,
+        teacher,
+        FLAGS.model,
+        source,
+        real=_real_images(teacher),
+        workdir=workdir,
+        student_workdir=FLAGS.student_workdir,
+        class_names=names,
+        command=shlex.join(['bin/report.py', *sys.argv[1:]]),
+        overwrite=FLAGS.overwrite,
+    )
+    print(f'page         {output}')
+
+
+def class_names(text: str) -> list[str]:
+    """The names that --class_names tells: those in a file, or a list with commas.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if not os.path.exists(text):
+        if ',' not in text:
+            raise UserError(
+                f'--class_names={text}: no such file: pass a file with one name a line, or '
+                f'names with commas between them.'
+            )
+        return [name.strip() for name in text.split(',')]
+    try:
+        content = pathlib.Path(text).read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f'--class_names={text}: cannot be read ({error}): pass a text with one name a line.'
+        ) from error
+    if content.lstrip().startswith('['):
+        try:
+            names = json.loads(content)
+        except ValueError as error:
+            raise UserError(f'--class_names={text}: not a JSON list ({error}).') from error
+        return [str(name) for name in names]
+    return [line.strip() for line in content.splitlines() if line.strip()]
+
+
+def _real_images(teacher):
+    """The source of --images or --dataset; None where neither is passed."""
+    if FLAGS.images:
+        return real_images.in_path(FLAGS.images, teacher)
+    if FLAGS.dataset:
+        return real_images.of_split(FLAGS.split or 'test', teacher)
+    return None
+
+
+run = functools.partial(app.run, __name__, main)
+
+if __name__ == '__main__':
+    run()

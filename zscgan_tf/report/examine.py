@@ -1,0 +1,49 @@
+"""Measures a `.tflite` that was made before, as `quantize` measures one that it has made."""
+
+import os
+
+from zscgan_tf import evaluation
+from zscgan_tf.atomic_files import PathLike
+from zscgan_tf.pipeline import Quantized
+from zscgan_tf.report.page_images import images_to_look_at
+from zscgan_tf.sources import Source, StoredSource, take
+from zscgan_tf.teacher.teacher import Teacher
+from zscgan_tf.tflite import audit
+
+
+def examine(
+    teacher: Teacher, path: PathLike, source: Source | None, real: StoredSource | None
+) -> Quantized:
+    """What is known of a file that was made before.
+
+    Args:
+        teacher: the float model that it was made of.
+        path: the `.tflite`.
+        source: of images to measure the agreement on; None with real images only.
+        real: real images to evaluate on, or None.
+
+    Raises:
+        UserError: not a TFLite model, or one of other images or classes than the teacher's.
+    """
+    tflite = evaluation.TfliteModel(path)
+    with open(path, 'rb') as file:
+        report = audit.audit(file.read(), allow_float_ops=True)
+    count = images_to_look_at(teacher)
+    fresh = found = None
+    if source is not None:
+        images = ((pixels, None) for pixels, _ in take(source.batches(), count))
+        fresh = evaluation.evaluate(tflite, teacher, images, total=count)
+    if real is not None:
+        count = min(count, real.image_count)
+        found = evaluation.evaluate(tflite, teacher, take(real.one_pass(), count), total=count)
+    return Quantized(
+        output=os.fspath(path),
+        report=report,
+        takes_raw_pixels=tflite.zero_pixel is not None,
+        clipped_input_share=audit.clipped_input_share(report, teacher.input_spec),
+        fresh=fresh,
+        seen=None,
+        real=found,
+        **evaluation.sizes(teacher, tflite),
+        latency_ms=evaluation.latency(tflite),
+    )
