@@ -8,20 +8,18 @@ from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
 
-def summary(teacher: Teacher, result: Quantized, images: str | None = None) -> str:
+def summary(teacher: Teacher, result: Quantized, **paths: str) -> str:
     """The result of `quantize` or `quantize_student` as a short table of text.
 
     Args:
         teacher: what was quantized.
         result: what these functions returned.
-        images: a picture of the images that were used, or None.
+        **paths: what was written beside the file, by the names of their rows.
     """
-    return '\n'.join(f'{name:<12} {text}' for name, text in summary_rows(teacher, result, images))
+    return '\n'.join(f'{name:<12} {text}' for name, text in summary_rows(teacher, result, **paths))
 
 
-def summary_rows(
-    teacher: Teacher, result: Quantized, images: str | None = None
-) -> list[tuple[str, str]]:
+def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tuple[str, str]]:
     """The rows of `summary`: (name, text)."""
     report = result.report
     ops = f'{report.integer_op_count} of {report.op_count} ops are integer'
@@ -43,7 +41,7 @@ def summary_rows(
         *(evaluation_rows(teacher, seen, 'images that it was made with') if seen else []),
         *(evaluation_rows(teacher, real) if real else []),
         ('latency', f'{result.latency_ms:.2f} ms an image (LiteRT, this machine)'),
-        *([('images', images)] if images else []),
+        *paths.items(),
         *(('WARNING', text) for text in _warnings(teacher, result)),
         ('feed', feeding(teacher, result)),
     ]
