@@ -154,4 +154,7 @@ def _kill():
 
 
 def _fill_disk(room):
+    sys.stderr.flush()
+    os.ftruncate(2, 0)  # what was logged before takes none of the room
+    os.lseek(2, 0, os.SEEK_SET)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
