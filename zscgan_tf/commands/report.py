@@ -3,7 +3,7 @@
 The page is one HTML file that opens offline. Its images come from the generator of --workdir, else
 from the real ones of --images or --dataset, else they are noise.
 
-  bin/report.py --teacher=model.h5 --model=model.tflite --workdir=model.workdir
+  bin/report.py model.keras --model=model.tflite --workdir=model.workdir
 """
 
 import functools
@@ -15,7 +15,8 @@ import sys
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags, real_images
+from zscgan_tf import atomic_files
+from zscgan_tf.commands import app, common_flags, early, real_images
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -39,18 +40,8 @@ flags.DEFINE_string(
 
 
 def main() -> None:
-    from zscgan_tf import atomic_files
     from zscgan_tf.report.page import write_page
 
-    common_flags.require('model', 'the .tflite that the page is about')
-    output = FLAGS.output or f'{os.path.splitext(FLAGS.model)[0]}.html'
-    if FLAGS.images and FLAGS.dataset:
-        raise UserError('--images and --dataset name two sets of images: pass one.')
-    if FLAGS.split and not FLAGS.dataset:
-        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
-    real_images.check_unused(FLAGS.images, FLAGS.dataset)
-    common_flags.check_distinct(output=output)
-    atomic_files.check_output(output, FLAGS.overwrite)
     names = class_names(FLAGS.class_names) if FLAGS.class_names else None
     teacher = common_flags.load_teacher()
     source = workdir = None
@@ -60,7 +51,7 @@ def main() -> None:
         workdir = common_flags.workdir()
         source = zscgan.load_generator(teacher, workdir, seed=FLAGS.seed)
     write_page(
-        output,
+        _output(),
         teacher,
         FLAGS.model,
         source,
@@ -71,7 +62,28 @@ def main() -> None:
         command=shlex.join(['bin/report.py', *sys.argv[1:]]),
         overwrite=FLAGS.overwrite,
     )
-    print(f'page         {output}')
+    print(f'page         {_output()}')
+
+
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    common_flags.require('model', 'the .tflite that the page is about')
+    if FLAGS.images and FLAGS.dataset:
+        raise UserError('--images and --dataset name two sets of images: pass one.')
+    if FLAGS.split and not FLAGS.dataset:
+        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
+    real_images.check_unused(FLAGS.images, FLAGS.dataset)
+    common_flags.check_distinct(output=_output())
+    early.check_inputs()
+    if not os.path.isfile(FLAGS.model):
+        raise UserError(f'--model={FLAGS.model}: no such file: pass a .tflite.')
+    if FLAGS.workdir:
+        early.check_workdir(holds_run=True)
+    atomic_files.check_output(_output(), FLAGS.overwrite)
+
+
+def _output():
+    return FLAGS.output or f'{os.path.splitext(FLAGS.model)[0]}.html'
 
 
 def class_names(text: str) -> list[str]:
@@ -111,7 +123,7 @@ def _real_images(teacher):
     return None
 
 
-run = functools.partial(app.run, __name__, main)
+run = functools.partial(app.run, __name__, main, usage='MODEL --model=FILE.tflite', check=check)
 
 if __name__ == '__main__':
     run()
