@@ -135,7 +135,7 @@ def test_a_whole_page(folder, teacher, run, monkeypatch):
     places = [page.text.index(words) for words in (
         'agreement', 'the answers differ', 'int8 = ', 'costs most in', 'as it runs',
         'a row a class', 'class loss', 'Farthest off is', 'do it', 'generator_scales',
-        '--steps=2', f'fingerprint {teacher.fingerprint}', 'tensorflow-model-optimization',
+        '--steps=2', f', fingerprint {teacher.fingerprint}', 'tensorflow-model-optimization',
     )]  # fmt: skip
     assert places == sorted(places)
     assert SCRIPT in page.text and '49$' not in content

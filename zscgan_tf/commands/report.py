@@ -64,8 +64,8 @@ def check() -> None:
         raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
     real_images.check_unused(FLAGS.images, FLAGS.dataset)
     common_flags.check_distinct(output=_output())
-    common_flags.class_names()
     early.check_inputs()
+    common_flags.class_names()
     if not os.path.isfile(FLAGS.model):
         raise UserError(f'--model={FLAGS.model}: no such file: pass a .tflite.')
     if FLAGS.workdir:

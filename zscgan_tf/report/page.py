@@ -122,6 +122,7 @@ def write_page(
         'runs': runs,
         **_moment_values(teacher, pixels, real if real is not source else None, kind_of_images),
         'command': command,
+        'options': result.options and {n: _text(v) for n, v in result.options.record().items()},
         'versions': {'zscgan_tf': __version__, **made_with()['versions']},
         'machine': made_with()['machine'],
         'fingerprint': teacher.fingerprint,
