@@ -32,7 +32,8 @@ class Quantized:
     Attributes:
         output: its path.
         report: what the audit found, an `AuditReport`.
-        options: how its ranges were set: `TfliteCalibrationOptions`, or those of its student.
+        options: how its ranges were set: `TfliteCalibrationOptions`, or those of its student; None
+            where it was made before, which the file does not tell.
         fallback: why TFLite's calibration set them where the preset sets them through a student;
             None where it does not.
         takes_raw_pixels: whether it takes pixels as they are, of a `raw_pixels` teacher.
@@ -49,7 +50,7 @@ class Quantized:
 
     output: str
     report: audit.AuditReport
-    options: Options
+    options: Options | None
     fallback: str | None
     takes_raw_pixels: bool
     fresh: dict | None

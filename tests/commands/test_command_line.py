@@ -89,6 +89,7 @@ def test_every_flag_has_a_group():
         (['--nomix=3'], '--nomix=3 does not take an argument'),
         (['--flagfile=none.cfg'], "No such file or directory: 'none.cfg'"),
         (['a.h5', 'b.h5'], "unexpected argument 'b.h5': only the model, 'a.h5' here, stands"),
+        (['a.h5', 'b.tflite'], '; did you mean --output=b.tflite?'),
         (['a.h5', '--teacher=b.h5'], "unexpected argument 'a.h5': the model is --teacher=b.h5"),
     ],
     ids=' '.join,

@@ -157,13 +157,23 @@ def test_against_numpy(net):
 
 def test_share_clipped(net):
     """Calibrated with dark images, asked with bright ones."""
-    data = calibration.convert(net, [pixels(8, high=0.5)])
+    data = calibration.convert(net, [pixels(8, high=0.3)])
     images = pixels(8)
-    row = rows(layer_errors(data, net, images))['input']
-    inputs = net.input_spec.to_inputs(images).numpy()
-    step = (row.high - row.low) / 255
-    beyond = np.mean((inputs > row.high + step / 2) | (inputs < row.low - step / 2))
-    assert row.clipped == pytest.approx(beyond) and 0.4 < row.clipped < 0.6
+    row = rows(layer_errors(data, net, images))['rectified']
+    layer = tf_keras.Model(net.model.input, net.model.get_layer('rectified').output)
+    values = layer(net.input_spec.to_inputs(images)).numpy()
+    step = row.high / 255
+    assert row.clipped == pytest.approx(np.mean(values > row.high + step / 2))
+    assert row.low == 0 and 0.001 < row.clipped < 0.9
+
+
+def test_activations_of_16_bits(net):
+    """Their own rounding is that of the weights; the last layer's that of the softmax."""
+    data = calibration.convert(net, [pixels(8)], activation_bits=16)
+    errors = layer_errors(data, net, pixels(8))
+    found = rows(errors)
+    assert errors.left_out == () and found['input'].alone > 80 and found['pool'].alone > 80
+    assert 35 < found['rectified'].alone < 70 and 35 < found['second'].alone < 70
 
 
 ENDS = {

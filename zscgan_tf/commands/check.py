@@ -65,17 +65,19 @@ def _found(teacher: 'Teacher') -> Rows:
 
 def _student(teacher: 'Teacher') -> Rows:
     """Whether a student can be made of the teacher, and which layers are in the way."""
-    from zscgan_tf.student.calibration.calibrate import build
+    from zscgan_tf.pipeline import Plan, check_student
     from zscgan_tf.student.options import CalibrationOptions
     from zscgan_tf.teacher.graphs import nodes
     from zscgan_tf.teacher.layer_types import LAYER_TYPES
+    from zscgan_tf.tflite.options import FileOptions
 
+    plan = Plan(CalibrationOptions.resolve('small', {}), FileOptions.resolve('small', {}))
     try:
-        build(common_flags.with_raw_pixels(teacher), CalibrationOptions.resolve('small', {}))
+        check_student(common_flags.with_raw_pixels(teacher), plan, with_trial=True)
         yield 'student', 'can be made: all layers have an integer counterpart, of 2 to 8 bits'
         return
     except UserError as error:
-        yield 'student', f'cannot be made: {error}'
+        yield 'student', f'cannot be made: {getattr(error, "reason", error)}'
     known = {name for name, kind in LAYER_TYPES.items() if kind.student or kind.dropped}
     others = {
         node.layer.name: type(node.layer).__name__
@@ -91,7 +93,7 @@ def _tflite(teacher: 'Teacher') -> Rows:
     from zscgan_tf.tflite.convertible import check_convertible
 
     try:
-        check_convertible(teacher, bool(FLAGS.allow_float_ops))
+        check_convertible(teacher, allow_float_ops=FLAGS.allow_float_ops)
         yield 'TFLite', 'its own calibration takes the model too (--range_estimator=tflite)'
     except UserError as error:
         yield 'TFLite', f'its own calibration cannot take the model: {error}'

@@ -283,29 +283,36 @@ def command_line() -> str:
 
 def define_page_flags() -> None:
     """What a page shows."""
-    flags.DEFINE_list(
+    flags.DEFINE_string(
         'class_names',
         None,
-        'Names of the classes, for the page: separated by commas, or a text file with a name a '
-        "line. Default: `labels` in the model's .json.",
+        'Names of the classes, for the page: a file with one a line, or a list with commas. '
+        "Default: `labels` in the model's .json.",
     )
 
 
 def class_names() -> list[str] | None:
-    """The names of --class_names, or None.
+    """The names that --class_names tells; None where it was not passed.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file is not there or cannot be read.
     """
-    names = FLAGS.class_names
-    if not names or len(names) > 1 or not os.path.isfile(names[0]):
-        return names
+    text = FLAGS.class_names
+    if text is None:
+        return None
+    if not os.path.exists(text):
+        if ',' not in text:
+            raise UserError(
+                f'--class_names={text}: no such file: pass a file with one name a line, or '
+                f'names with commas between them.'
+            )
+        return [name.strip() for name in text.split(',')]
     try:
-        with open(names[0], encoding='utf-8') as file:
+        with open(text, encoding='utf-8') as file:
             return [line.strip() for line in file.read().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f'--class_names={names[0]}: cannot be read ({error}): pass a text file in UTF-8.'
+            f'--class_names={text}: cannot be read ({error}): pass a text with one name a line.'
         ) from error
 
 

@@ -70,9 +70,11 @@ def _take_teacher(rest):
             f'unexpected argument {rest[0]!r}: every value belongs to a --flag; see --help.'
         )
     if len(rest) > 1:
+        forgotten = 'output' in FLAGS and not FLAGS.output
+        advice = f'did you mean --output={rest[1]}?' if forgotten else 'see --help.'
         raise UserError(
             f'unexpected argument {rest[1]!r}: only the model, {rest[0]!r} here, stands without a '
-            f'--flag; see --help.'
+            f'--flag; {advice}'
         )
     teacher = FLAGS.teacher
     if teacher and os.path.realpath(teacher) != os.path.realpath(rest[0]):

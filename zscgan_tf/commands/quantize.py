@@ -78,15 +78,9 @@ def main() -> int:
     from zscgan_tf.report import results
     from zscgan_tf.report.summary import summary
 
-    common_flags.require('output', 'the .tflite to write')
-    output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
-    if output in ('logits', 'model'):
-        raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
-    common_flags.check_distinct(output=output, result_json=FLAGS.result_json)
-    atomic_files.check_output(output, FLAGS.overwrite)
+    output = _output()
     if FLAGS.result_json:
         results.check(FLAGS.result_json)
-    _check_unused()
     passed = _passed_options()
     teacher = common_flags.load_teacher()
     quantized = common_flags.with_raw_pixels(teacher)
@@ -127,6 +121,10 @@ def main() -> int:
     if problem:
         raise problem
     return 2 if result.disagrees(teacher) else 0
+
+
+def _output():
+    return FLAGS.output.replace('{seed}', str(FLAGS.seed))
 
 
 def _page_path(output):
@@ -324,7 +322,7 @@ def check_flags() -> None:
 
 def _check_outputs():
     common_flags.require('output', 'the .tflite to write')
-    output = FLAGS.output.replace('{seed}', str(FLAGS.seed))
+    output = _output()
     if output in ('logits', 'model'):
         raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
     page = _page_path(output) if FLAGS.page else None

@@ -3,19 +3,16 @@
 The page is one HTML file that opens offline. Its images come from the generator of --workdir, else
 from the real ones of --images or --dataset, else they are noise.
 
-  bin/report.py --teacher=model.h5 --model=model.tflite --workdir=model.workdir
+  bin/report.py model.keras --model=model.tflite --workdir=model.workdir
 """
 
 import functools
-import json
 import os
-import pathlib
-import shlex
-import sys
 
 from absl import flags
 
-from zscgan_tf.commands import app, common_flags, real_images
+from zscgan_tf import atomic_files
+from zscgan_tf.commands import app, common_flags, early, real_images
 from zscgan_tf.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -23,6 +20,7 @@ FLAGS = flags.FLAGS
 common_flags.define_teacher_flags()
 common_flags.define_run_flags()
 real_images.define_flags()
+common_flags.define_page_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('model', None, 'The .tflite.')
 flags.DEFINE_string('output', None, 'The page. Default: the name of --model with .html.')
@@ -30,28 +28,11 @@ flags.DEFINE_string('split', None, 'Split of --dataset. Default: test.')
 flags.DEFINE_string(
     'student_workdir', None, 'The folder of the student, if one was trained: its losses are shown.'
 )
-flags.DEFINE_string(
-    'class_names',
-    None,
-    'The names of the classes: a file with one a line, or a list with commas. Default: "labels" in '
-    "the model's .json.",
-)
 
 
 def main() -> None:
-    from zscgan_tf import atomic_files
     from zscgan_tf.report.page import write_page
 
-    common_flags.require('model', 'the .tflite that the page is about')
-    output = FLAGS.output or f'{os.path.splitext(FLAGS.model)[0]}.html'
-    if FLAGS.images and FLAGS.dataset:
-        raise UserError('--images and --dataset name two sets of images: pass one.')
-    if FLAGS.split and not FLAGS.dataset:
-        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
-    real_images.check_unused(FLAGS.images, FLAGS.dataset)
-    common_flags.check_distinct(output=output)
-    atomic_files.check_output(output, FLAGS.overwrite)
-    names = class_names(FLAGS.class_names) if FLAGS.class_names else None
     teacher = common_flags.load_teacher()
     source = workdir = None
     if FLAGS.workdir:
@@ -60,46 +41,40 @@ def main() -> None:
         workdir = common_flags.workdir()
         source = zscgan.load_generator(teacher, workdir, seed=FLAGS.seed)
     write_page(
-        output,
+        _output(),
         teacher,
         FLAGS.model,
         source,
         real=_real_images(teacher),
         workdir=workdir,
         student_workdir=FLAGS.student_workdir,
-        class_names=names,
-        command=shlex.join(['bin/report.py', *sys.argv[1:]]),
+        class_names=common_flags.class_names(),
+        command=common_flags.command_line(),
         overwrite=FLAGS.overwrite,
     )
-    print(f'page         {output}')
+    print(f'page         {_output()}')
 
 
-def class_names(text: str) -> list[str]:
-    """The names that --class_names tells: those in a file, or a list with commas.
+def check() -> None:
+    """Refuses wrong flags before TensorFlow is imported."""
+    common_flags.require('model', 'the .tflite that the page is about')
+    if FLAGS.images and FLAGS.dataset:
+        raise UserError('--images and --dataset name two sets of images: pass one.')
+    if FLAGS.split and not FLAGS.dataset:
+        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
+    real_images.check_unused(FLAGS.images, FLAGS.dataset)
+    common_flags.check_distinct(output=_output())
+    early.check_inputs()
+    common_flags.class_names()
+    if not os.path.isfile(FLAGS.model):
+        raise UserError(f'--model={FLAGS.model}: no such file: pass a .tflite.')
+    if FLAGS.workdir:
+        early.check_workdir(holds_run=True)
+    atomic_files.check_output(_output(), FLAGS.overwrite)
 
-    Raises:
-        UserError: the file cannot be read.
-    """
-    if not os.path.exists(text):
-        if ',' not in text:
-            raise UserError(
-                f'--class_names={text}: no such file: pass a file with one name a line, or '
-                f'names with commas between them.'
-            )
-        return [name.strip() for name in text.split(',')]
-    try:
-        content = pathlib.Path(text).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f'--class_names={text}: cannot be read ({error}): pass a text with one name a line.'
-        ) from error
-    if content.lstrip().startswith('['):
-        try:
-            names = json.loads(content)
-        except ValueError as error:
-            raise UserError(f'--class_names={text}: not a JSON list ({error}).') from error
-        return [str(name) for name in names]
-    return [line.strip() for line in content.splitlines() if line.strip()]
+
+def _output():
+    return FLAGS.output or f'{os.path.splitext(FLAGS.model)[0]}.html'
 
 
 def _real_images(teacher):
@@ -111,7 +86,7 @@ def _real_images(teacher):
     return None
 
 
-run = functools.partial(app.run, __name__, main)
+run = functools.partial(app.run, __name__, main, usage='MODEL --model=FILE.tflite', check=check)
 
 if __name__ == '__main__':
     run()

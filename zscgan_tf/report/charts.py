@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from zscgan_tf.tflite.layer_errors import LayerError
 
-_SIZE = (7.0, 3.2)
+_SIZE = (5.8, 3.0)
 _BLUE, _ORANGE, _GREY = '#2563a8', '#d9730d', '#8a8a8a'
 # Ratios above this are drawn here: an exact layer has none.
 _HIGHEST_DECIBELS = 80.0
 # Text stays text, and the same numbers give the same bytes.
 _STYLE = {
-    'font.size': 10,
+    'font.size': 11,
     'svg.fonttype': 'none',
     'svg.hashsalt': 'zscgan_tf',
     'axes.spines.top': False,
@@ -56,7 +56,7 @@ def loss_chart(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         curves: name of the loss -> {'step': [...], 'value': [...]}.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_SIZE[0], 2.6), layout='constrained')
+        figure = Figure(figsize=(_SIZE[0], 2.5), layout='constrained')
         panels = figure.subplots(1, len(curves), squeeze=False)[0]
         for axes, (name, curve) in zip(panels, curves.items(), strict=True):
             values = np.asarray(curve['value'], float)
@@ -64,7 +64,7 @@ def loss_chart(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
             positive = values[values > 0]
             if len(positive) == len(values) and positive.max() > 30 * positive.min():
                 axes.set_yscale('log')
-            axes.set_title(name, fontsize=10, parse_math=False)
+            axes.set_title(name, fontsize=11, parse_math=False)
             axes.set_xlabel('step')
         return _svg(figure)
 

@@ -35,12 +35,13 @@ def examine(
         fresh = evaluation.evaluate(tflite, teacher, images, total=count)
     if real is not None:
         count = min(count, real.image_count)
-        found = evaluation.evaluate(tflite, teacher, take(real.one_pass(), count), total=count)
+        found = evaluation.evaluate(tflite, teacher, take(real.batches(), count), total=count)
     return Quantized(
         output=os.fspath(path),
         report=report,
+        options=None,
+        fallback=None,
         takes_raw_pixels=tflite.zero_pixel is not None,
-        clipped_input_share=audit.clipped_input_share(report, teacher.input_spec),
         fresh=fresh,
         seen=None,
         real=found,

@@ -8,90 +8,105 @@ import os
 import numpy as np
 
 from zscgan_tf.pipeline import Quantized
+from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite.flatbuffer import EndTensor
 
+# What Pillow calls images of so many channels.
 _CONVERSIONS = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
-def arithmetic(teacher: Teacher, result: Quantized) -> str:
-    """What a pixel of 0...255 becomes before the file takes it, in one line of Python."""
-    return _steps(teacher, result, short=True)[-1]
+def feeding(teacher: Teacher, result: Quantized) -> str:
+    """How an image becomes what the file takes: one line of arithmetic."""
+    spec, end = _input_spec(teacher, result), result.report.input
+    value = _value(spec, end, in_code=False)
+    order = '' if spec.channels != 3 else f', channels in {"BGR" if spec.bgr else "RGB"} order'
+    size = 'x'.join('N' if side == -1 else str(side) for side in end.shape)
+    return f'{size} {end.type} = {value}, where p are pixels of 0...255{order}'
 
 
 def code(teacher: Teacher, result: Quantized) -> str:
     """Python code that runs the file on `image.png` with LiteRT, and prints the answer.
 
-    Images of other channels than PNG files have are read from `image.npy`.
+    Images of other channels than PNG files have are read from `image.npy`. The file is looked for
+    in the current folder.
     """
-    spec, end = teacher.input_spec, result.report.input
+    spec, end = _input_spec(teacher, result), result.report.input
     height, width = spec.image_size
-    name = repr(os.path.basename(os.fspath(result.output)))
+    lines = ['import numpy as np']
     if spec.channels in _CONVERSIONS:
-        imports = ['import numpy as np', 'from PIL import Image']
+        lines.append('from PIL import Image')
         read = f"Image.open('image.png').convert('{_CONVERSIONS[spec.channels]}')"
         read = f'np.float32({read}.resize(({width}, {height})))'
         read += '[..., None]' if spec.channels == 1 else ''
+        read += '[..., ::-1]' if spec.bgr else ''
     else:
-        imports = ['import numpy as np']
-        read = f"np.float32(np.load('image.npy'))  # [{height}, {width}, {spec.channels}]"
-    batch = max(1, end.shape[0])
-    feed = 'x[None]' if batch == 1 else f'np.repeat(x[None], {batch}, axis=0)'
-    lines = [
-        *imports,
+        read = f"np.load('image.npy')  # {height} x {width} x {spec.channels}, 0...255"
+    images = max(1, end.shape[0])
+    batch = 'x[None]' if images == 1 else f'np.repeat(x[None], {images}, axis=0)'
+    lines += [
         'from ai_edge_litert.interpreter import Interpreter',
         '',
-        f'interpreter = Interpreter({name})',
-        'interpreter.allocate_tensors()',
-        f'pixel = {read}',
-        *_steps(teacher, result, short=False),
-        f"interpreter.set_tensor(interpreter.get_input_details()[0]['index'], {feed})",
-        'interpreter.invoke()',
-        "raw = interpreter.get_tensor(interpreter.get_output_details()[0]['index'])[0].ravel()",
-        f'scores = {_score(result.report.output)}',
+        f'model = Interpreter({os.path.basename(os.fspath(result.output))!r})',
+        'model.allocate_tensors()',
+        f'p = {read}',
+        f'x = np.{end.type}({_value(spec, end, in_code=True)})',
+        f"model.set_tensor(model.get_input_details()[0]['index'], {batch})",
+        'model.invoke()',
+        "y = model.get_tensor(model.get_output_details()[0]['index'])[0].ravel()",
+        f'scores = {_scores(result.report.output)}',
         f'print({_answer(teacher)})',
     ]
     return '\n'.join(lines)
 
 
-def _steps(teacher, result, short):
-    """Lines that make x, the file's input, of `pixel`; in `short` the last one says it all."""
-    spec, end = teacher.input_spec, result.report.input
-    order = '[..., ::-1]' if spec.bgr else ''
-    if result.takes_raw_pixels:
-        less = {'uint8': 0, 'int8': 128}.get(end.type, round(255 * spec.mean[0]))
-        value = f'pixel - {less}' if less else 'pixel'
-        return [f'x = np.{end.type}({value})']
-    mean, std = np.float64(spec.mean), np.float64(spec.std)
-    if np.allclose(mean, 0) and np.allclose(std, 1 / 255):
-        value = f'pixel{order}'
-    else:
-        value = f'(pixel{order} / 255 - {_numbers(mean)}) / {_numbers(std)}'
+def _input_spec(teacher, result):
+    """What the file takes, which may be raw pixels where the teacher does not."""
+    if not result.takes_raw_pixels:
+        return teacher.input_spec
+    return raw_pixels_spec(teacher.input_spec, round(-result.report.input.value_range[0]))
+
+
+def _value(spec, end, in_code):
+    """The file's input as an expression of p, a pixel of 0...255; in Python code or for people."""
+    integer = end.type != 'float32'
+    scale, zero_point = (end.scale, end.zero_point) if integer else (1, 0)
+    std, mean = np.float64(spec.std) * scale, np.float64(spec.mean)
+    factor, shift = 1 / (255 * std), zero_point - mean / std
+    if np.allclose(factor, 1, atol=1e-5) and np.allclose(shift, np.rint(shift), atol=1e-3):
+        factor, shift = np.ones(1), np.rint(shift)
+        integer = False  # nothing to round
+    value = 'p' if np.allclose(factor, 1, rtol=0, atol=1e-6) else f'p * {_numbers(factor, in_code)}'
+    if np.any(shift):
+        single = len(set(np.ravel(shift))) == 1
+        sign = '-' if single and shift.flat[0] < 0 else '+'
+        value += f' {sign} {_numbers(np.abs(shift) if single else shift, in_code)}'
+    if integer:
+        levels, numpy = np.iinfo(end.type), 'np.' if in_code else ''
+        value = f'{numpy}clip({numpy}round({value}), {levels.min}, {levels.max})'
+    return value
+
+
+def _numbers(values, in_code):
+    """One number, or a list of one a channel."""
+    texts = [f'{value:.{9 if in_code else 6}g}' for value in np.ravel(values)]
+    if len(set(texts)) == 1:
+        return texts[0]
+    listed = f'[{", ".join(texts)}]'
+    return f'np.array({listed})' if in_code else listed
+
+
+def _scores(end: EndTensor):
+    """What the integers of the file's output stand for, as code."""
     if end.type == 'float32':
-        return [f'x = np.float32({value})']
-    levels = np.iinfo(end.type)
-    steps = [] if short else [f'x = {value}']
-    value = f'({value})' if short else 'x'
-    zero = f' {"+" if end.zero_point >= 0 else "-"} {abs(end.zero_point)}' if end.zero_point else ''
-    rounded = f'np.round({value} / {end.scale:.9g}){zero}'
-    return [*steps, f'x = np.{end.type}(np.clip({rounded}, {levels.min}, {levels.max}))']
-
-
-def _numbers(values):
-    """One number, or an array of a number a channel."""
-    texts = [f'{value:.8g}' for value in values]
-    return texts[0] if len(set(texts)) == 1 else f'np.array([{", ".join(texts)}])'
-
-
-def _score(end: EndTensor):
-    """What the file's output stands for."""
-    if end.type == 'float32':
-        return 'raw'
-    zero = f' - {end.zero_point}' if end.zero_point >= 0 else f' + {-end.zero_point}'
-    return f'(np.float32(raw){zero if end.zero_point else ""}) * {end.scale:.9g}'
+        return 'y'
+    sign = '-' if end.zero_point >= 0 else '+'
+    zero = f' {sign} {abs(end.zero_point)}' if end.zero_point else ''
+    return f'(np.float32(y){zero}) * {end.scale:.9g}'
 
 
 def _answer(teacher):
+    """What is printed: the best class and its score, or all scores where classes do not compete."""
     if teacher.has_labels or teacher.head == 'sigmoid':
         return 'scores'
     return 'scores.argmax(), scores.max()'

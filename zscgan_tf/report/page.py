@@ -22,7 +22,7 @@ from zscgan_tf.evaluation import TfliteModel
 from zscgan_tf.pipeline import Quantized
 from zscgan_tf.report import charts, page_images
 from zscgan_tf.report.examine import examine
-from zscgan_tf.report.feeding import arithmetic, code
+from zscgan_tf.report.feeding import code, feeding
 from zscgan_tf.report.moments import moment_distances
 from zscgan_tf.report.results import made_with
 from zscgan_tf.report.summary import summary_rows
@@ -107,9 +107,9 @@ def write_page(
         'rows': summary_rows(teacher, result),
         'differences': real
         and page_images.differences(
-            tflite, teacher, real.one_pass(), page_images.images_to_look_at(teacher), names
+            tflite, teacher, real, page_images.images_to_look_at(teacher), names
         ),
-        'feeding': arithmetic(teacher, result),
+        'feeding': feeding(teacher, result),
         'height': teacher.input_spec.image_size[0],
         'width': teacher.input_spec.image_size[1],
         'code': code(teacher, result),
@@ -122,6 +122,7 @@ def write_page(
         'runs': runs,
         **_moment_values(teacher, pixels, real if real is not source else None, kind_of_images),
         'command': command,
+        'options': result.options and {n: _text(v) for n, v in result.options.record().items()},
         'versions': {'zscgan_tf': __version__, **made_with()['versions']},
         'machine': made_with()['machine'],
         'fingerprint': teacher.fingerprint,
@@ -139,7 +140,7 @@ def _render(values):
         lstrip_blocks=True,
     )
     environment.filters['decibels'] = _decibels
-    environment.filters['number'] = lambda value: '–' if value is None else f'{value:.4g}'
+    environment.filters['number'] = lambda value: '–' if value is None else f'{value:.3g}'
     environment.filters['percent'] = _percent
     return environment.get_template('model.html').render(**values)
 
@@ -192,7 +193,7 @@ def _worst_sentence(rows, worst):
     if not worst:
         return 'No layer of the file has an error of its own.'
     texts = [
-        f'{rows[n].fused[0]} (number {n}, {_decibels(rows[n].alone)}'
+        f'{rows[n].title} (number {n}, {_decibels(rows[n].alone)}'
         f'{"" if math.isinf(rows[n].alone) else " dB"})'
         for n in worst
     ]
@@ -214,8 +215,7 @@ def _fall_sentence(rows, measured):
     if fall <= 0:
         return None
     return (
-        f'As the file runs, the ratio falls most at {rows[n].fused[0]} (number {n}), by '
-        f'{fall:.1f} dB.'
+        f'As the file runs, the ratio falls most at {rows[n].title} (number {n}), by {fall:.1f} dB.'
     )
 
 

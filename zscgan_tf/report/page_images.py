@@ -3,14 +3,14 @@
 import base64
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from zscgan_tf.evaluation import TfliteModel, top_class
-from zscgan_tf.sources import Source, take
+from zscgan_tf.sources import Source, StoredSource, take
 from zscgan_tf.sources.generator import GeneratorSource, class_grid
 from zscgan_tf.sources.writing import to_bytes
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
@@ -112,7 +112,7 @@ def grid(
 def differences(
     tflite: TfliteModel,
     teacher: Teacher,
-    batches: Iterable,
+    source: StoredSource,
     count: int,
     names: Sequence[str] | None,
 ) -> Differences:
@@ -121,8 +121,8 @@ def differences(
     Args:
         tflite: the file.
         teacher: the float model.
-        batches: of images with labels or None.
-        count: how many of the images are looked at.
+        source: real images.
+        count: how many of them are looked at, drawn at random.
         names: of the classes, or None.
 
     Raises:
@@ -133,7 +133,7 @@ def differences(
         spec = raw_pixels_spec(spec, tflite.zero_pixel)
     in_probabilities = tflite.ends_in_probabilities or teacher.head == 'probabilities'
     found, images = [], 0
-    for pixels, labels in take(batches, count):
+    for pixels, labels in take(source.batches(), min(count, source.image_count)):
         pixels = tf.convert_to_tensor(pixels, tf.float32)
         images += len(pixels)
         logits = teacher.logits(pixels).numpy()

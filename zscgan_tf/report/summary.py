@@ -1,9 +1,8 @@
 """The result of quantizing a model, as a short table of text."""
 
-import numpy as np
-
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.pipeline import Quantized
+from zscgan_tf.report.feeding import feeding
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
@@ -33,7 +32,7 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
         ('size', f'{_size(before)} of float weights -> {_size(size)} ({before / size:.1f} times)'),
         ('integer', f'{ops} ({kinds})'),
         ('weights', f'{report.weights}, {", ".join(report.weight_types)}'),
-        ('ranges', _ranges(result)),
+        *([('ranges', _ranges(result))] if result.options else []),
         *_student_rows(result),
         ('input', _end(report.input)),
         ('output type', _end(report.output)),
@@ -45,35 +44,6 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
         *(('WARNING', text) for text in _warnings(teacher, result)),
         ('feed', feeding(teacher, result)),
     ]
-
-
-def feeding(teacher: Teacher, result: Quantized) -> str:
-    """How an image becomes what the file takes: one line of arithmetic."""
-    spec, end = teacher.input_spec, result.report.input
-    integer = end.type != 'float32'
-    scale, zero_point = (end.scale, end.zero_point) if integer else (1, 0)
-    std, mean = np.float64(spec.std) * scale, np.float64(spec.mean)
-    factor, shift = 1 / (255 * std), zero_point - mean / std
-    if np.allclose(factor, 1, atol=1e-5) and np.allclose(shift, np.rint(shift), atol=1e-3):
-        factor, shift = np.ones(1), np.rint(shift)
-        integer = False  # nothing to round
-    value = 'p' if np.all(factor == 1) else f'p * {_numbers(factor)}'
-    if np.any(shift):
-        single = len(set(np.ravel(shift))) == 1
-        sign = '-' if single and shift.flat[0] < 0 else '+'
-        value += f' {sign} {_numbers(np.abs(shift) if single else shift)}'
-    if integer:
-        levels = np.iinfo(end.type)
-        value = f'clip(round({value}), {levels.min}, {levels.max})'
-    order = '' if spec.channels != 3 else f', channels in {"BGR" if spec.bgr else "RGB"} order'
-    size = 'x'.join('N' if side == -1 else str(side) for side in end.shape)
-    return f'{size} {end.type} = {value}, where p are pixels of 0...255{order}'
-
-
-def _numbers(values):
-    """One number, or a list of one a channel, for arithmetic."""
-    texts = [f'{value:.6g}' for value in np.ravel(values)]
-    return texts[0] if len(set(texts)) == 1 else f'[{", ".join(texts)}]'
 
 
 def _ranges(result):
@@ -118,6 +88,8 @@ def _warnings(teacher, result):
 def _more_exact(result):
     """What quantizes closer to the teacher than a result's options."""
     options = result.options
+    if options is None:
+        return 'look at the layers that cost most, and make it with more bits'
     if options.activation_bits < 8 or getattr(options, 'weight_bits', 8) < 8:
         return 'pass more bits'
     if isinstance(options, DistillationOptions):

@@ -37,6 +37,7 @@ class Counterparts:
         names: the float layers, in the order of the file's tensors; `INPUT` for the input.
         tensors: the file's tensors, one for each name.
         fused: the layers that the op of each tensor computes, each a tuple, the last one last.
+        titles: the first one of these that has weights, or the first one.
         left_out: names of the file's layers that have no counterpart.
     """
 
@@ -44,6 +45,7 @@ class Counterparts:
     names: tuple[str, ...]
     tensors: tuple[int, ...]
     fused: tuple[tuple[str, ...], ...]
+    titles: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
@@ -85,12 +87,14 @@ def counterparts(model: schema.ModelT, teacher: Teacher) -> Counterparts:
                 mentioned |= set(fused[index])
     order = [first, *(i for op in graph.operators for i in op.outputs if i != first)]
     order = [index for index in order if index in found]
+    fused_names = [fused.get(index) or (found[index][0],) for index in order]
     return Counterparts(
-        tf_keras.Model(float_model.input, [found[index][1] for index in order]),
-        tuple(found[index][0] for index in order),
-        tuple(int(index) for index in order),
-        tuple(fused.get(index, ()) for index in order),
-        tuple(reversed(left_out)),
+        model=tf_keras.Model(float_model.input, [found[index][1] for index in order]),
+        names=tuple(found[index][0] for index in order),
+        tensors=tuple(int(index) for index in order),
+        fused=tuple(fused_names),
+        titles=tuple(_title(names, float_model) for names in fused_names),
+        left_out=tuple(reversed(left_out)),
     )
 
 
@@ -158,6 +162,12 @@ def _quantized_ends(model):
     if maker is not None and op_name(model, maker) in ('QUANTIZE', 'DEQUANTIZE'):
         last = maker.inputs[0]
     return first, last
+
+
+def _title(names, model):
+    """What people know an op by: a convolution's name, not that of the ReLU behind it."""
+    weighted = {layer.name for layer in model.layers if layer.weights}
+    return next((name for name in names if name in weighted), names[0])
 
 
 def _same_shape(tensor, output):

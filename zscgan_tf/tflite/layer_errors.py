@@ -47,6 +47,7 @@ class LayerError:
         layer: the float model's layer whose output is compared; 'input' for the images.
         op: the op that gives it in the file, `CONV_2D`.
         fused: the layers that this op computes, `layer` the last one.
+        title: the first of them that has weights, or the first one.
         cumulative: signal-to-noise ratio as the file runs, in dB; inf without any error, None where
             the float model's values are all 0.
         alone: the same of this layer's rounding only; of the input both are the same.
@@ -59,6 +60,7 @@ class LayerError:
     layer: str
     op: str
     fused: tuple[str, ...]
+    title: str
     cumulative: float | None
     alone: float | None
     low: float | None
@@ -123,8 +125,7 @@ def layer_errors(model_bytes: bytes, teacher: Teacher, pixels: np.ndarray) -> La
         interpreter = plain_interpreter(model_bytes, experimental_preserve_all_tensors=True)
     details = {detail['index']: detail for detail in interpreter.get_tensor_details()}
     layers = [
-        _Layer(model, set(found.tensors), name, fused, details[index])
-        for name, index, fused in zip(found.names, found.tensors, found.fused, strict=True)
+        _Layer(model, found, number, details[index]) for number, index in enumerate(found.tensors)
     ]
     logits_tensor = _logits_tensor(model, found, teacher)
     logits = []
@@ -185,9 +186,10 @@ def _runs(interpreter, details, found, teacher, pixels):
 class _Layer:
     """Sums up the errors of one tensor of the file over images."""
 
-    def __init__(self, model, known, name, fused, detail):
+    def __init__(self, model, found, number, detail):
         graph = model.subgraphs[0]
-        self._name, self._fused = name, fused or (name,)
+        self._name = name = found.names[number]
+        self._fused, self._title = found.fused[number], found.titles[number]
         self._index, self._detail = detail['index'], detail
         self._part, self._op, self._weights = None, '', (None, None)
         self._low, self._high, self._half_step = _range(detail)
@@ -200,7 +202,7 @@ class _Layer:
         self.is_row = self._op not in MOVING_OPS
         if not self.is_row:
             return
-        self._part = FloatPart(model, known, self._index)
+        self._part = FloatPart(model, set(found.tensors), self._index)
         self._weights = _channel_weights(model, self._part.ops)
         if self._low is not None:
             lowest, highest = _limits(model, maker)
@@ -226,6 +228,7 @@ class _Layer:
             layer=self._name,
             op=self._op,
             fused=self._fused,
+            title=self._title,
             cumulative=cumulative,
             alone=_decibels(self._signal, self._own_noise) if self._part else cumulative,
             low=self._low,

@@ -143,7 +143,7 @@ def measure(
     step: Callable[..., dict[str, tf.Tensor]],
     strategy: tf.distribute.Strategy,
     jit_compile: bool = False,
-    seconds: float = 10.0,
+    seconds: float = 5.0,
 ) -> tuple[float, float]:
     """How long a training takes, from a few of its steps; what they train is lost.
 

@@ -75,7 +75,7 @@ class Flattener:
 
     def unique(self, name: str) -> str:
         """The name as tf_keras allows it, numbered where it was given before."""
-        name = re.sub(r'^(?=[_-])', 'layer', re.sub(r'[^A-Za-z0-9_./>-]', '_', name))
+        name = re.sub(r'^(?=[_-])', 'layer', re.sub(r'[^A-Za-z0-9_./-]', '_', name))
         number, candidate = 0, name
         while candidate in self._names:
             number += 1
