@@ -197,7 +197,9 @@ def test_raw_pixels(programs, method):
         f'--result_json={output}.json',
     )
     assert result.status == 0, result.stderr
-    assert '8x8x3, pixels of 0...255 in RGB order: no preprocessing' in result.stdout
+    assert (
+        '1x8x8x3 uint8 = p, where p are pixels of 0...255, channels in RGB order' in result.stdout
+    )
     written = json.loads((programs.folder / f'{output}.json').read_text())
     assert written['options']['raw_pixels'] and written['metrics']['agreement'][0] >= 90
     detail = details(programs.folder / output)[0]
