@@ -58,7 +58,7 @@ def install(python, wheel, *options, folder):
 
 
 def check_installed(python, folder):
-    """Runs the installed program in an empty folder, on a model."""
+    """Has the installed program look at a model in an empty folder; returns both."""
     empty = folder / 'empty'
     empty.mkdir()
     code = 'import zscgan_tf; print(zscgan_tf.__file__)'
@@ -72,10 +72,7 @@ def check_installed(python, folder):
     (empty / 'tiny.json').write_text(json.dumps(teacher.input_spec.to_dict()))
     run(program, 'tiny.h5', '--output=tiny.tflite', '--check', folder=empty)
     assert sorted(os.listdir(empty)) == ['tiny.h5', 'tiny.json']
-    flags = ('--source=noise_uniform', '--range_images=8', '--check_images=8')
-    printed = run(program, 'tiny.h5', '--output=tiny.tflite', *flags, folder=empty)
-    assert 'ops are integer' in printed and (empty / 'tiny.tflite').exists()
-    assert (empty / 'tiny.html').exists()  # of the wheel's template
+    return program, empty
 
 
 def test_the_wheel_holds_all_files_of_the_package(wheel):
@@ -125,4 +122,8 @@ def test_a_wheel_brings_its_dependencies(wheel, tmp_path):
     """From the package index: 2.7 GB."""
     python = new_environment(tmp_path / 'environment')
     install(python, wheel, folder=tmp_path)
-    check_installed(python, tmp_path)
+    program, empty = check_installed(python, tmp_path)
+    flags = ('--source=noise_uniform', '--range_images=8', '--check_images=8')
+    printed = run(program, 'tiny.h5', '--output=tiny.tflite', *flags, folder=empty)
+    assert 'ops are integer' in printed and (empty / 'tiny.tflite').exists()
+    assert (empty / 'tiny.html').exists()  # of the wheel's template
