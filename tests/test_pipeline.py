@@ -1,0 +1,105 @@
+"""Which way `quantize` takes: through the student, or by TFLite's own calibration."""
+
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from tests.conftest import randomize
+from tests.tiny import tiny_teacher
+from zscgan_tf import pipeline
+from zscgan_tf.errors import UserError
+from zscgan_tf.report.summary import summary
+from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.student.calibration.calibrate import calibrate_student
+from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.tflite.interpreter import TfliteModel
+
+layers = tf_keras.layers
+FEW = {'check_images': 8}
+
+
+def source_of(teacher):
+    return NoiseSource(teacher.input_spec, batch_size=16)
+
+
+def test_the_default_is_the_student(tmp_path):
+    """The file is that of a student which is calibrated on the same images."""
+    teacher = tiny_teacher(head='logits')
+    source = source_of(teacher)
+    result = pipeline.quantize(teacher, source, tmp_path / 'a.tflite', range_images=32, **FEW)
+    student = calibrate_student(teacher, source, range_images=32)
+    pipeline.quantize_student(student, source, tmp_path / 'b.tflite', **FEW)
+    assert (tmp_path / 'a.tflite').read_bytes() == (tmp_path / 'b.tflite').read_bytes()
+    assert result.levels and result.options.range_estimator == 'mse' and not result.fallback
+    assert 'ranges       through the student (mse), 32 images' in summary(teacher, result)
+    other = pipeline.quantize(
+        teacher, source, tmp_path / 'c.tflite', preset='paper', calibration_images=32, **FEW
+    )
+    assert other.levels is None and other.options.calibration_images == 32
+    assert "ranges       TFLite's own calibration, 32 images" in summary(teacher, other)
+
+
+def unfoldable_teacher():
+    """TFLite quantizes its transposed convolution; the student has no counterpart of it."""
+    images = x = layers.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3)(x)))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2DTranspose(4, 3, name='odd')(x))
+    return load_teacher(
+        randomize(tf_keras.Model(images, layers.Dense(5)(x))), input_spec={'preprocessing': 'unit'}
+    )
+
+
+@pytest.mark.parametrize('with_trial', [False, True])
+def test_a_layer_without_counterpart(tmp_path, caplog, with_trial):
+    teacher = unfoldable_teacher()
+    with caplog.at_level(logging.INFO, logger='zscgan_tf'):
+        plan = pipeline.make_plan(teacher, 'small', {}, with_trial=with_trial)
+    (line,) = [r.getMessage() for r in caplog.records if 'calibration sets' in r.getMessage()]
+    assert "layer 'odd' (Conv2DTranspose)" in line and '\n' not in line and 'rebuild' not in line
+    result = pipeline.quantize(teacher, source_of(teacher), tmp_path / 'a.tflite', plan=plan, **FEW)
+    text = summary(teacher, result)
+    assert "TFLite's own calibration, 128 images (" in text and "layer 'odd'" in text
+    # Asked for, in words or by options that only a student has, it is an error.
+    for options in ({'range_estimator': 'mse'}, {'weight_bits': 4}, {'bias_correction': False}):
+        with pytest.raises(UserError, match="'odd' .*--range_estimator=tflite without --method"):
+            pipeline.quantize(teacher, source_of(teacher), tmp_path / 'b.tflite', **options)
+    assert not (tmp_path / 'b.tflite').exists()
+
+
+def test_unknown_options(tmp_path):
+    teacher = tiny_teacher()
+    with pytest.raises(UserError, match='unknown option steps: the options are'):
+        pipeline.quantize(teacher, source_of(teacher), tmp_path / 'a.tflite', steps=5)
+
+
+@pytest.mark.parametrize('options', [{}, {'activation_bits': 16}, {'input_type': 'float32'}])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_the_line_of_arithmetic_feeds_the_file(tmp_path, options, channels):
+    """Evaluated by NumPy, it gives what the interpreter makes of the model's inputs."""
+    teacher = tiny_teacher(channels=channels)
+    small = {'calibration_images': 16, **FEW}
+    result = pipeline.quantize(
+        teacher, source_of(teacher), tmp_path / 'a.tflite', **small, **options
+    )
+    line = summary(teacher, result).splitlines()[-1]
+    assert line.startswith('feed ')
+    arithmetic = line.partition(' = ')[2].partition(', where p')[0]
+    arithmetic = arithmetic.replace('[', 'np.array([').replace(']', '])')
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, channels))
+    names = {'np': np, 'p': images, 'clip': np.clip, 'round': np.round}
+    fed = eval(arithmetic, names).astype(result.report.input.type)
+    file = TfliteModel(tmp_path / 'a.tflite')
+    inputs = teacher.input_spec.to_inputs(tf.constant(np.float32(images / 255))).numpy()
+    np.testing.assert_allclose(file.raw_outputs(fed), file.raw_outputs(_own(file, inputs)), atol=1)
+
+
+def _own(file, inputs):
+    if file._input['dtype'] == np.float32:
+        return inputs
+    scale, zero_point = file._input['quantization']
+    levels = np.iinfo(file._input['dtype'])
+    steps = np.rint(inputs / np.float32(scale)) + zero_point
+    return np.clip(steps, levels.min, levels.max).astype(file._input['dtype'])
