@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 
 import numpy as np
@@ -206,6 +207,7 @@ def test_ctrl_c_in_a_real_process(tmp_path):
 
 def test_chatter_is_hidden_and_progress_is_not():
     leader, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
     process = subprocess.Popen(**program(5, 0.0), stderr=terminal)
     os.close(terminal)
     out, _ = process.communicate(timeout=120)

@@ -79,9 +79,8 @@ def test_one_image_at_once_by_default(make):
         scale_out, zero_out = given['quantization']
         answer = np.float32(interpreter.get_tensor(given['index'])[0])
         expected.append((answer - zero_out) * np.float32(scale_out))
-    np.testing.assert_array_equal(TfliteModel(data).outputs(inputs), expected)
-    np.testing.assert_array_equal(TfliteModel(data, num_threads=3).outputs(inputs), expected)
-    np.testing.assert_array_equal(open_batch.outputs(inputs), expected)
+    for file in (TfliteModel(data), TfliteModel(data, num_threads=3), open_batch):
+        np.testing.assert_allclose(file.outputs(inputs), expected, rtol=1e-6)
 
 
 def test_several_images_at_once(teacher):
