@@ -58,7 +58,7 @@ def _ranges(result):
     return words
 
 
-# Below this there is often something to be had (MobileNetV1: 89.1 by TFLite's calibration, 95.9
+# Below this there is often something to be had (MobileNetV1: 89.1 by TFLite's calibration, 95.6
 # through the student).
 _LOW_AGREEMENT = 95.0
 
