@@ -59,9 +59,9 @@ METHODS = {'ptq': 'calibration', 'qat': 'distillation'}
 
 # The README's first table: the same quantization with other images.
 POINT = {
-    'ptq': 'generated images (no data)',
-    'ptq_real': 'real images',
-    'ptq_noise_uniform': 'uniform noise (no data)',
+    'ptq_mse': 'generated images (no data)',
+    'ptq_mse_real': 'real images',
+    'ptq_mse_noise': 'uniform noise (no data)',
 }
 
 # The README's table of what to expect.
