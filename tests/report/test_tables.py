@@ -154,8 +154,8 @@ def test_the_tables_of_the_readme(tmp_path):
     headlines = tables.headline_table(tmp_path)
     assert len(headlines) == 2 + len(tables.HEADLINES)
     assert '| 50.0 ± 0.5 % | 88.5 % | 99.0 ± 0.1 % |' in headlines[2]  # of 10,000
-    (tmp_path / tables.MOBILENET / 'ptq.json').unlink()
-    with pytest.raises(UserError, match='ptq.json: damaged'):
+    (tmp_path / tables.MOBILENET / 'ptq_mse_real.json').unlink()
+    with pytest.raises(UserError, match='ptq_mse_real.json: damaged'):
         tables.point_table(tmp_path)
 
 
