@@ -24,9 +24,9 @@ FLAGS = flags.FLAGS
 common_flags.define_teacher_flags()
 common_flags.define_run_flags()
 real_images.define_flags()
+real_images.define_split_flag()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('model', None, 'The .tflite. Default: the float model itself.')
-flags.DEFINE_string('split', None, 'Split of --dataset. Default: test.')
 flags.DEFINE_integer(
     'count', None, 'Number of images. Default: all real ones, or 1,000 fresh ones.', lower_bound=1
 )
@@ -47,7 +47,7 @@ def main() -> None:
 
     tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
     teacher = common_flags.load_teacher()
-    source = _real_images(teacher)
+    source = real_images.of_flags(teacher, FLAGS.batch_size)
     images = 'real images' if source else 'fresh images of the generator'
     if source is not None:
         count = min(FLAGS.count or source.image_count, source.image_count)
@@ -81,27 +81,14 @@ def main() -> None:
         )
 
 
-def _real_images(teacher):
-    """The source of --images or --dataset; None where neither is passed."""
-    if FLAGS.images:
-        return real_images.in_path(FLAGS.images, teacher, FLAGS.batch_size)
-    if FLAGS.dataset:
-        return real_images.of_split(FLAGS.split or 'test', teacher, FLAGS.batch_size)
-    return None
-
-
 def check() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
-    if FLAGS.images and FLAGS.dataset:
-        raise UserError('--images and --dataset name two sets of images: pass one.')
+    real_images.check_one_set()
     if FLAGS.blend and (FLAGS.images or FLAGS.dataset):
         raise UserError(
             '--blend is for fresh images: leave --images and --dataset out, and pass the --workdir '
             'of a generator.'
         )
-    if FLAGS.split and not FLAGS.dataset:
-        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
-    real_images.check_unused(FLAGS.images, FLAGS.dataset)
     common_flags.check_distinct(result_json=FLAGS.result_json)
     if not FLAGS.images and not FLAGS.dataset and FLAGS.workdir is None:
         raise UserError(

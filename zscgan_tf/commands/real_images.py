@@ -41,6 +41,33 @@ def check_unused(*read: str | None) -> None:
             )
 
 
+def define_split_flag() -> None:
+    """--split, of programs that read one set of real images."""
+    flags.DEFINE_string('split', None, 'Split of --dataset. Default: test.')
+
+
+def check_one_set() -> None:
+    """Refuses two sets of real images, and flags of a set that is not named.
+
+    Raises:
+        UserError: with the flags.
+    """
+    if FLAGS.images and FLAGS.dataset:
+        raise UserError('--images and --dataset name two sets of images: pass one.')
+    if FLAGS.split and not FLAGS.dataset:
+        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
+    check_unused(FLAGS.images, FLAGS.dataset)
+
+
+def of_flags(teacher: 'Teacher', batch_size: int = 100) -> 'FileSource | DatasetSource | None':
+    """The source of --images or --dataset with --split; None where neither was passed."""
+    if FLAGS.images:
+        return in_path(FLAGS.images, teacher, batch_size)
+    if FLAGS.dataset:
+        return of_split(FLAGS.split or 'test', teacher, batch_size)
+    return None
+
+
 def in_path(path: str, teacher: 'Teacher', batch_size: int = 100) -> 'FileSource':
     """The source of an .npz file or a folder of images."""
     from zscgan_tf.sources.files import FileSource

@@ -20,11 +20,11 @@ FLAGS = flags.FLAGS
 common_flags.define_teacher_flags()
 common_flags.define_run_flags()
 real_images.define_flags()
+real_images.define_split_flag()
 common_flags.define_page_flags()
 common_flags.define_overwrite_flag()
 flags.DEFINE_string('model', None, 'The .tflite.')
 flags.DEFINE_string('output', None, 'The page. Default: the name of --model with .html.')
-flags.DEFINE_string('split', None, 'Split of --dataset. Default: test.')
 flags.DEFINE_string(
     'student_workdir', None, 'The folder of the student, if one was trained: its losses are shown.'
 )
@@ -45,7 +45,7 @@ def main() -> None:
         teacher,
         FLAGS.model,
         source,
-        real=_real_images(teacher),
+        real=real_images.of_flags(teacher),
         workdir=workdir,
         student_workdir=FLAGS.student_workdir,
         class_names=common_flags.class_names(),
@@ -58,11 +58,7 @@ def main() -> None:
 def check() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
     common_flags.require('model', 'the .tflite that the page is about')
-    if FLAGS.images and FLAGS.dataset:
-        raise UserError('--images and --dataset name two sets of images: pass one.')
-    if FLAGS.split and not FLAGS.dataset:
-        raise UserError(f'--split={FLAGS.split} is of a --dataset: pass one, or leave --split out.')
-    real_images.check_unused(FLAGS.images, FLAGS.dataset)
+    real_images.check_one_set()
     common_flags.check_distinct(output=_output())
     early.check_inputs()
     common_flags.class_names()
@@ -75,15 +71,6 @@ def check() -> None:
 
 def _output():
     return FLAGS.output or f'{os.path.splitext(FLAGS.model)[0]}.html'
-
-
-def _real_images(teacher):
-    """The source of --images or --dataset; None where neither is passed."""
-    if FLAGS.images:
-        return real_images.in_path(FLAGS.images, teacher)
-    if FLAGS.dataset:
-        return real_images.of_split(FLAGS.split or 'test', teacher)
-    return None
 
 
 run = functools.partial(app.run, __name__, main, usage='MODEL --model=FILE.tflite', check=check)

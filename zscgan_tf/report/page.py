@@ -100,7 +100,7 @@ def write_page(
     pixels = page_images.sample(source, LAYER_IMAGES)
     errors = layer_errors(data, teacher, pixels)
     _check_same_teacher(teacher, result, errors)
-    tflite = TfliteModel(result.output)
+    tflite, made = TfliteModel(result.output), made_with()
     values = {
         'name': os.path.basename(os.fspath(result.output)),
         'teacher': teacher.name,
@@ -123,8 +123,8 @@ def write_page(
         **_moment_values(teacher, pixels, real if real is not source else None, kind_of_images),
         'command': command,
         'options': result.options and {n: _text(v) for n, v in result.options.record().items()},
-        'versions': {'zscgan_tf': __version__, **made_with()['versions']},
-        'machine': made_with()['machine'],
+        'versions': {'zscgan_tf': __version__, **made['versions']},
+        'machine': made['machine'],
         'fingerprint': teacher.fingerprint,
         'preprocessing': teacher.input_spec.describe(),
     }

@@ -118,13 +118,9 @@ def range_estimator(preset: str, options: dict[str, object]) -> str:
         )
     estimator = asked or ('tflite' if for_tflite or preset == 'paper' else 'mse')
     if estimator == 'tflite' and for_student:
-        other = f"--{min(for_tflite)} for TFLite's own calibration" if for_tflite else None
-        raise UserError(
-            f'--{min(for_student)} is for a student'
-            + (
-                f', and {other}: leave one of them out.'
-                if other
-                else ': pass --method=qat, or --range_estimator=mse for ranges without training.'
-            )
-        )
+        rest = ': pass --method=qat, or --range_estimator=mse for ranges without training.'
+        if for_tflite:
+            other = f"--{min(for_tflite)} for TFLite's own calibration"
+            rest = f', and {other}: leave one of them out.'
+        raise UserError(f'--{min(for_student)} is for a student{rest}')
     return estimator
