@@ -152,7 +152,9 @@ def test_a_small_distillation_is_shorter_and_keeps_the_generator():
     assert small['steps'] < paper['steps'] and not small['update_generator']
     for found in (small, paper):
         assert found['weight_bits'] == found['activation_bits'] == 8
-        assert not found['all_activations']
+    assert small['activation_scope'] == 'read' and small['weight_granularity'] == 'channel'
+    assert paper['activation_scope'] == 'all_but_input' and paper['range_decay'] == 0.999
+    assert paper['weight_granularity'] == 'tensor'
 
 
 def test_fewer_bits_learn_faster():
@@ -208,7 +210,7 @@ def test_a_distillation_resolves_to_itself():
         ({'range_training': 'no'}, '--range_training=no must be one of learned, moving_average, '),
         ({'wide_residuals': True}, '--wide_residuals keeps at 8 bits what would have fewer: pass'),
         (
-            {'wide_residuals': True, 'activation_bits': 6, 'all_activations': True},
+            {'wide_residuals': True, 'activation_bits': 6, 'activation_scope': 'all'},
             '--wide_residuals keeps at 8 bits what would have fewer: pass',
         ),
         (

@@ -247,8 +247,8 @@ FILES = '--source=files'
         (['--noper_channel'], ["--per_channel is for TFLite's own calibration, not for a"]),
         (['--allow_float_ops'], ["--allow_float_ops is for TFLite's own calibration, not"]),
         (
-            ['--raw_pixels', '--all_activations', '--activation_bits=4'],
-            ['--all_activations rounds the input'],
+            ['--raw_pixels', '--activation_scope=all', '--activation_bits=4'],
+            ['--activation_scope=all rounds the input'],
         ),
         (['--range_images=0'], ['--range_images=0 must be a whole number, at least 1']),
         (

@@ -108,7 +108,8 @@ WIDTHS = [
     (4, 4, {}),
     (3, 6, {}),
     (2, 8, {}),
-    (5, 4, {'all_activations': True}),
+    (5, 4, {'activation_scope': 'all'}),
+    (6, 6, {'activation_scope': 'all_but_input'}),
 ]
 
 
@@ -208,7 +209,7 @@ def test_constants_are_not_what_a_width_applies_to():
 
 def test_ranges_of_logits_are_those_of_least_cross_entropy():
     """Of the file's last tensor, with sure answers among the images."""
-    student = make(tiny_teacher(head='logits'), activation_bits=4, all_activations=True)
+    student = make(tiny_teacher(head='logits'), activation_bits=4, activation_scope='all')
     logits = student.twin(student.input_spec.to_inputs(PIXELS)).numpy()
     expected = ranges.logits_range(logits, 4)
     assert student.ranges()['top'].ends() == pytest.approx(expected)
@@ -236,7 +237,7 @@ def test_what_a_width_applies_to():
             and name == [x.name for x in twin.layers if isinstance(x, layers.ReLU)][-1]
         )
         assert config.output.bits == (8 if linear or last_relu else 3), name
-    everything = make(weight_bits=4, activation_bits=3, all_activations=True)
+    everything = make(weight_bits=4, activation_bits=3, activation_scope='all')
     outputs = [w.quantize_config.output for w in everything.model.layers if hasattr(w, 'layer')]
     assert {o.bits for o in outputs if o is not None} == {3}
 

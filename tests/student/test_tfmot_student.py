@@ -159,7 +159,7 @@ def test_options(preset):
         'weight_bits': 6,
         'activation_bits': 4,
         'first_last_bits': 4,
-        'all_activations': True,
+        'activation_scope': 'all',
         'wide_residuals': True,
         'range_training': 'learned',
     }.items():

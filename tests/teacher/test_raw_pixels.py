@@ -251,7 +251,7 @@ def test_an_input_that_is_read_twice_is_refused():
 
 def test_fewer_bits_of_the_input_are_refused():
     teacher = raw_pixels(tiny_teacher())
-    with pytest.raises(UserError, match='--all_activations'):
+    with pytest.raises(UserError, match='--activation_scope=all'):
         calibrate_student(
-            teacher, NoiseSource(teacher.input_spec), activation_bits=4, all_activations=True
+            teacher, NoiseSource(teacher.input_spec), activation_bits=4, activation_scope='all'
         )

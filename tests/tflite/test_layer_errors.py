@@ -227,7 +227,7 @@ def test_the_stock_student(teacher):
 
 def test_clamped_activations(teacher):
     """A layer behind which the file has a MINIMUM is computed up to there."""
-    student = small_student(teacher, weight_bits=4, activation_bits=4, all_activations=True)
+    student = small_student(teacher, weight_bits=4, activation_bits=4, activation_scope='all')
     errors = layer_errors(student_export.convert(student), teacher, pixels(6))
     clamped = [row for row in errors.rows if row.op == 'MINIMUM']
     assert len(clamped) == 2 and all(row.largest_weights > 0 for row in clamped)

@@ -280,14 +280,17 @@ def test_first_and_last_layers_of_fewer_bits():
         )
 
 
-def test_all_activations(file_w4a4):
+def test_the_scope_of_activations(file_w4a4):
     with pytest.raises(UserError, match='4-bit activations'):
         check_levels(
-            file_w4a4[0], [images()], weight_bits=4, activation_bits=4, all_activations=True
+            file_w4a4[0], [images()], weight_bits=4, activation_bits=4, activation_scope='all'
         )
     data, _ = converted(4, 4, stored_bits=4, rest_bits=4)
-    report = check_levels(data, [images()], weight_bits=4, activation_bits=4, all_activations=True)
+    widths = {'weight_bits': 4, 'activation_bits': 4}
+    report = check_levels(data, [images()], **widths, activation_scope='all')
     assert report.activation_levels == 16 and report.activations > 5
+    fewer = check_levels(data, [images()], **widths, activation_scope='all_but_input')
+    assert fewer.activations == report.activations - 1
 
 
 def test_no_images(file_w6a6):

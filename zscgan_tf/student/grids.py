@@ -5,6 +5,7 @@ The fused op's own gradient counts clipped values only, so a range that clips no
 move. For export the same levels are said in the widths that TFLite has: 8 bits, or 4.
 """
 
+import collections.abc
 import math
 
 import numpy as np
@@ -89,6 +90,22 @@ def quantize_weights(kernel: tf.Tensor, maximum: tf.Tensor, bits: int) -> tf.Ten
         return q, gradient
 
     return rounded(kernel, maximum)
+
+
+@tf.custom_gradient
+def shared(maximum: tf.Tensor) -> tuple[tf.Tensor, collections.abc.Callable]:
+    """The ranges of a kernel's channels, [C], all equal, as the one range of a tensor.
+
+    Each entry gets the gradient of that one range, so equal entries stay equal. The gradients of
+    the channels are those of LSQ, divided by the root of a channel's weights. Of the tensor's
+    weights that is the root of C more.
+    """
+    root = math.sqrt(maximum.shape[0])
+
+    def gradient(upstream):
+        return tf.fill(maximum.shape, tf.reduce_sum(upstream) / root)
+
+    return tf.identity(maximum), gradient
 
 
 def quantize_activations(

@@ -5,13 +5,15 @@ import dataclasses
 from zscgan_tf.errors import UserError
 from zscgan_tf.options import BITS, COUNT, SHARE, SWITCH, Derived, Kind, Options, choice, option
 
+# What moving averages keep where nothing else is said.
 RANGE_DECAY = 0.99
 # What a student of stock tfmot is: it knows no other values.
 TFMOT = {
     'weight_bits': 8,
     'activation_bits': 8,
     'first_last_bits': 8,
-    'all_activations': False,
+    'activation_scope': 'read',
+    'weight_granularity': 'channel',
     'wide_residuals': False,
     'range_training': 'moving_average',
     'align_additions': False,
@@ -40,11 +42,20 @@ class StudentOptions(Options):
         "Width of the first and the last layer's weights.",
         paper=Derived('--weight_bits'),
     )
-    all_activations: bool = option(
-        SWITCH,
-        "Bring the model's input, the logits and what is only summed to --activation_bits too, "
-        'not only what convolutions read.',
-        paper=False,
+    activation_scope: str = option(
+        choice('read', 'all_but_input', 'all'),
+        'What has --activation_bits: what convolutions read; the logits and what is only summed '
+        "too; or the model's input as well.",
+        paper='all_but_input',
+        small='read',
+        before='read',
+    )
+    weight_granularity: str = option(
+        choice('channel', 'tensor'),
+        'Scales of a kernel: one for each output channel, or one for all of them.',
+        paper='tensor',
+        small='channel',
+        before='channel',
     )
     wide_residuals: bool = option(
         SWITCH,
@@ -62,7 +73,8 @@ class StudentOptions(Options):
     range_decay: float = option(
         SHARE,
         'Share of the old range that a step of moving averages keeps.',
-        paper=RANGE_DECAY,
+        paper=0.999,
+        small=RANGE_DECAY,
         before=RANGE_DECAY,
     )
 
@@ -76,19 +88,22 @@ class StudentOptions(Options):
         if values['student'] == 'tfmot':
             values = values | _only_tfmot(values, given)
         follows = values['student'] == 'folded' and values['range_training'] == 'moving_average'
-        if values['range_decay'] != RANGE_DECAY and not follows:
-            raise UserError(
-                f'--range_decay={values["range_decay"]} is for moving averages of a folded '
-                f'student: pass --student=folded --range_training=moving_average, or leave it out.'
-            )
+        if not follows:
+            if given.get('range_decay', RANGE_DECAY) != RANGE_DECAY:
+                raise UserError(
+                    f'--range_decay={given["range_decay"]} is for moving averages of a folded '
+                    f'student: pass --student=folded --range_training=moving_average, or leave it '
+                    f'out.'
+                )
+            values['range_decay'] = RANGE_DECAY
         if values['first_last_bits'] is None:
             values['first_last_bits'] = values['weight_bits']
         if values['wide_residuals'] and (
-            values['activation_bits'] == 8 or values['all_activations']
+            values['activation_bits'] == 8 or values['activation_scope'] != 'read'
         ):
             raise UserError(
                 '--wide_residuals keeps at 8 bits what would have fewer: pass fewer '
-                '--activation_bits, and no --all_activations, or leave it out.'
+                '--activation_bits, and --activation_scope=read, or leave it out.'
             )
         return values
 

@@ -38,14 +38,16 @@ class _Quantizer(quantizers.Quantizer):
 class WeightQuantizer(_Quantizer):
     """Symmetric, a range for each output channel: the variable `<name>_max`, [channels].
 
-    Depthwise kernels, [h, w, c, m], count c * m channels. Where activations' ranges are moving
-    averages, a channel's range is its largest weight of the moment, as in tfmot.
+    Depthwise kernels, [h, w, c, m], count c * m channels. Of granularity 'tensor' all entries of
+    the variable are equal. Where activations' ranges are moving averages, a range is the largest
+    weight of the moment, as in tfmot.
     """
 
     bits: int
     depthwise: bool = False
     training: str = 'frozen'
     export: bool = False
+    granularity: str = 'channel'
 
     def build(
         self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer
@@ -63,13 +65,18 @@ class WeightQuantizer(_Quantizer):
             kernel = tf.reshape(kernel, [*inputs.shape[:2], -1])
         if training and self.training == 'moving_average':
             largest = tf.reduce_max(tf.abs(kernel), axis=list(range(kernel.shape.rank - 1)))
-            # Channels of zeros keep the range that they were given.
             maximum = weights['max']
+            if self.granularity == 'tensor':
+                largest = tf.fill(maximum.shape, tf.reduce_max(largest))
+            # Channels of zeros keep the range that they were given.
             maximum.assign(tf.where(largest > grids.SMALLEST_RANGE, largest, maximum))
         if self.export:
             kernel = grids.stored_weights(kernel, _now(weights['max']), self.bits)
         else:
-            kernel = grids.quantize_weights(kernel, weights['max'], self.bits)
+            maximum = tf.convert_to_tensor(weights['max'])
+            if self.granularity == 'tensor':
+                maximum = grids.shared(maximum)
+            kernel = grids.quantize_weights(kernel, maximum, self.bits)
         return tf.reshape(kernel, inputs.shape)
 
 
@@ -261,6 +268,7 @@ class Kernel:
         variable: its float values: [h, w, in, out], of a depthwise convolution [h, w, C, m].
         bits: its width.
         maximum: a variable, the largest value on each output channel's grid: [out], or [C m].
+        granularity: 'channel', or 'tensor' where all entries of `maximum` are equal.
     """
 
     layer: tf_keras.layers.Layer
@@ -268,6 +276,7 @@ class Kernel:
     variable: tf.Variable
     bits: int
     maximum: tf.Variable
+    granularity: str
 
     def by_channel(self, values: tf.Tensor) -> tf.Tensor:
         """Values of the kernel's shape with the output channels in the last axis."""
@@ -315,7 +324,14 @@ class Range:
 def kernels(model: tf_keras.Model) -> list[Kernel]:
     """The quantized kernels of a model that `apply` made, in its layers' order."""
     return [
-        Kernel(wrapper.layer, wrapper.input, variable, quantizer.bits, ends['max'])
+        Kernel(
+            wrapper.layer,
+            wrapper.input,
+            variable,
+            quantizer.bits,
+            ends['max'],
+            quantizer.granularity,
+        )
         for wrapper in model.layers
         for variable, quantizer, ends in getattr(wrapper, '_weight_vars', [])
     ]

@@ -2,8 +2,8 @@
 
 Folding keeps the teacher's statistics and makes the export exact. A width applies to the weights of
 all layers, and to the activations that a convolution reads. The model's input, the logits, and what
-is only summed or passed to an activation function stay at 8 bits unless --all_activations is
-passed, as in the published comparisons.
+is only summed or passed to an activation function stay at 8 bits, as in the published comparisons,
+unless `activation_scope` says otherwise.
 """
 
 import dataclasses
@@ -123,10 +123,11 @@ def build_student(
     if twin is None:
         twin = fold(split_end(teacher)[0], teacher.name)
         twin = with_copies(twin) if options.wide_residuals else twin
-    input_bits = options.activation_bits if options.all_activations else 8
+    input_bits = options.activation_bits if options.activation_scope == 'all' else 8
     if input_bits < 8 and takes_raw_pixels(twin):
         raise UserError(
-            '--all_activations rounds the input, and --raw_pixels keeps it exact: pass one of them.'
+            '--activation_scope=all rounds the input, and --raw_pixels keeps it exact: pass one of '
+            'them.'
         )
     outermost = first_and_last(twin)
     graph = Graph(twin)
@@ -151,6 +152,7 @@ def _weight_quantizer(layer, options, is_outermost, export):
         depthwise=isinstance(layer, layers.DepthwiseConv2D),
         training=options.range_training if layer.trainable else 'frozen',
         export=export,
+        granularity=options.weight_granularity if layer.trainable else 'channel',
     )
 
 
@@ -161,14 +163,20 @@ def _output_quantizer(layer, options, graph, export):
     fixed = fixed_range(layer)
     if fixed:
         return scheme.FixedQuantizer(*fixed)
-    is_read = graph.feeds_kernel(layer) and not graph.is_the_input(layer)
     return scheme.ActivationQuantizer(
-        options.activation_bits if is_read or options.all_activations else 8,
+        options.activation_bits if _is_in_scope(layer, options.activation_scope, graph) else 8,
         nonnegative=graph.is_nonnegative(layer),
         training=options.range_training,
         export=export,
         decay=options.range_decay,
     )
+
+
+def _is_in_scope(layer, scope, graph):
+    """Whether the output of a layer has the width of `activation_bits`."""
+    if scope == 'all':
+        return True
+    return not graph.is_the_input(layer) and (scope != 'read' or graph.feeds_kernel(layer))
 
 
 def legal_range(input_spec: InputSpec) -> tuple[float, float]:

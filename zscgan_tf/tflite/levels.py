@@ -60,7 +60,7 @@ def check_levels(
     weight_bits: int,
     activation_bits: int,
     first_last_bits: int | None = None,
-    all_activations: bool = False,
+    activation_scope: str = 'read',
     first_last: Collection[str] = (),
     constants: Collection[str] = (),
 ) -> LevelsReport:
@@ -75,10 +75,10 @@ def check_levels(
             use the ranges fully are enough. Not looked at where activations have 8 bits.
         weight_bits, activation_bits: 2 to 8.
         first_last_bits: bits of the kernels of `first_last`; None: `weight_bits`.
-        all_activations: whether every computed int8 tensor is checked, except those that a later
-            op clamps and those of ops with a fixed scale; otherwise what convolutions and dense
-            layers read, except the model's input, what comes from ops with a fixed scale, and what
-            only `constants` read.
+        activation_scope: which int8 tensors are checked. 'read': what convolutions and dense layers
+            read, except the model's input, what comes from ops with a fixed scale, and what only
+            `constants` read. 'all': every tensor, except those that a later op clamps and those of
+            ops with a fixed scale. 'all_but_input': those of 'all' but the model's input.
         first_last: names of the layers whose kernels have `first_last_bits`.
         constants: names of the convolutions that stand for constants, such as averages.
 
@@ -89,7 +89,7 @@ def check_levels(
     model = read_model(model_bytes)
     own_bits = {} if first_last_bits is None else dict.fromkeys(first_last, first_last_bits)
     weight_levels, kernels = _check_weights(model, weight_bits, own_bits)
-    checked = _checked_tensors(model, all_activations, constants)
+    checked = _checked_tensors(model, activation_scope, constants)
     activation_levels = 256
     if activation_bits < 8:
         seen = _seen_levels(model_bytes, inputs, sorted(checked))
@@ -187,7 +187,7 @@ def _grid_sizes(integers):
     return 2 * (magnitudes.max(axis=1) // steps) + 1
 
 
-def _checked_tensors(model, all_activations, constants):
+def _checked_tensors(model, activation_scope, constants):
     """The activations whose levels count: index -> 'what CONV_2D at layer ... reads'."""
     graph = model.subgraphs[0]
     producers = {index: op for op in graph.operators for index in op.outputs}
@@ -220,13 +220,14 @@ def _checked_tensors(model, all_activations, constants):
         if name in KERNEL_OPS:
             index = op.inputs[2 if name == 'TRANSPOSE_CONV' else 0]
             exempt = is_constant(op) or is_the_input(index) or has_fixed_scale(index)
-            if all_activations or not exempt:
+            if activation_scope == 'all' or not exempt:
                 checked.setdefault(int(index), f'what {where} reads')
-        if not all_activations or name in FIXED_SCALE_OPS:
+        if activation_scope == 'read' or name in FIXED_SCALE_OPS:
             continue
         for index in op.outputs:
-            clamped = index in readers and readers[index] <= CLAMPING_OPS
-            if type_name(graph.tensors[index]) == 'int8' and not clamped:
+            exempt = index in readers and readers[index] <= CLAMPING_OPS
+            exempt |= activation_scope == 'all_but_input' and is_the_input(index)
+            if type_name(graph.tensors[index]) == 'int8' and not exempt:
                 checked.setdefault(int(index), f'the output of {where}')
     for index, where in checked.items():
         kind = type_name(graph.tensors[index])

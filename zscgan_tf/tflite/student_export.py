@@ -31,7 +31,7 @@ def export(
     """
     data = convert(student, **options)
     report = audit.audit(data, advice='or pass --range_estimator=tflite without --method=qat')
-    names = ('weight_bits', 'activation_bits', 'first_last_bits', 'all_activations')
+    names = ('weight_bits', 'activation_bits', 'first_last_bits', 'activation_scope')
     widths = {name: getattr(student.options, name) for name in names}
     if student.options.student == 'folded':
         widths['first_last'] = list(map(scheme.wrapped, first_and_last(student.twin)))

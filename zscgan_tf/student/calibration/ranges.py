@@ -78,13 +78,17 @@ def observe_histograms(
 
 
 def _weight_ranges(kernel: Kernel, estimator):
-    """The ranges of a kernel's channels, [C].
+    """The ranges of a kernel's channels, [C]; all are equal of granularity 'tensor'.
 
     A bias is stored in steps of its channel's weights. The steps of a channel of zeros, or nearly
     so, would be too small for its bias. Such a channel gets the largest range of the kernel's.
     """
     values = tf.convert_to_tensor(kernel.by_channel(kernel.variable)).numpy()
-    channels = estimators.weight_ranges(values, kernel.bits, estimator, axis=values.ndim - 1)
+    if kernel.granularity == 'tensor':
+        (whole,) = estimators.weight_ranges(values[..., None], kernel.bits, estimator, values.ndim)
+        channels = np.full(values.shape[-1], whole)
+    else:
+        channels = estimators.weight_ranges(values, kernel.bits, estimator, axis=values.ndim - 1)
     largest = channels.max(initial=0)
     floor = max(WEIGHT_RANGE_FLOOR * largest, SMALLEST_RANGE)
     return np.where(channels > floor, channels, largest if largest > 0 else 1.0)
