@@ -11,7 +11,7 @@ import typing
 
 from absl import flags
 
-from zscgan_tf.commands import common_flags
+from zscgan_tf.commands import common_flags, image_sources
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import preset_words
@@ -104,7 +104,7 @@ def _training(teacher: 'Teacher') -> Rows:
     from zscgan_tf.methods import zscgan
     from zscgan_tf.training import loop
 
-    if FLAGS.source != 'zscgan':
+    if not image_sources.has_generator():
         yield 'training', f'none: --source={FLAGS.source} has no generator'
         return
     options = common_flags.generator_options(teacher)

@@ -52,7 +52,9 @@ def define_teacher_flags() -> None:
         '2, or package.module:function (with --allow_code).',
     )
     flags.DEFINE_boolean(
-        'allow_code', False, 'Allow the model to run Python code of its own, such as Lambda layers.'
+        'allow_code',
+        False,
+        'Allow Python code that the model brings, such as Lambda layers, or that a flag names.',
     )
     flags.DEFINE_list(
         'image_size', None, 'Height,width, where the model leaves them open; one value for both.'

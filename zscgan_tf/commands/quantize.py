@@ -16,9 +16,16 @@ import os
 from absl import flags
 
 from zscgan_tf import atomic_files
-from zscgan_tf.commands import app, check, common_flags, early, option_flags, real_images
+from zscgan_tf.commands import (
+    app,
+    check,
+    common_flags,
+    early,
+    image_sources,
+    option_flags,
+    real_images,
+)
 from zscgan_tf.errors import UserError
-from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import flag_of
 from zscgan_tf.student.options import CalibrationOptions
@@ -31,6 +38,7 @@ common_flags.define_run_flags()
 common_flags.define_generator_flags()
 common_flags.define_student_flags()
 common_flags.define_raw_pixels_flag()
+image_sources.define_flags()
 real_images.define_flags()
 common_flags.define_page_flags()
 common_flags.define_overwrite_flag()
@@ -51,16 +59,6 @@ flags.DEFINE_enum(
     'ptq',
     ['ptq', 'qat'],
     'ptq: set ranges on the images, no training; qat: train a student, distilled from the model.',
-)
-flags.DEFINE_enum(
-    'source',
-    'zscgan',
-    ['zscgan', 'noise_uniform', 'noise_gaussian', 'files', 'dataset'],
-    'Where the calibration images come from: a generator (no data), noise (no data), --images, or '
-    '--dataset with --calibration_split.',
-)
-flags.DEFINE_string(
-    'calibration_split', None, 'Split of --dataset for --source=dataset. Default: train.'
 )
 option_flags.define(TfliteCalibrationOptions)
 flags.DEFINE_integer(
@@ -91,7 +89,7 @@ def main() -> int:
     if FLAGS.result_json:
         evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
         results.check(FLAGS.result_json, evaluated=evaluated, **shared_results)
-    source = _source(teacher, folder)
+    source = image_sources.make(teacher, folder)
     arguments = {
         'check_images': FLAGS.check_images,
         'evaluate_on': evaluate_on,
@@ -109,7 +107,7 @@ def main() -> int:
     if FLAGS.result_json:
         _add_result(result, folder, student_folder, shared_results)
     paths, problem = {}, None
-    if FLAGS.source == 'zscgan':
+    if image_sources.has_generator():
         paths['images'] = os.path.join(folder, 'classes.png')
     if FLAGS.page:
         try:
@@ -140,35 +138,12 @@ def _write_page(teacher, result, source, folder, student_folder, real):
         result,
         source,
         real=real,
-        workdir=folder if FLAGS.source == 'zscgan' else None,
+        workdir=folder if image_sources.has_generator() else None,
         student_workdir=student_folder,
         class_names=common_flags.class_names(),
         command=common_flags.command_line(),
         overwrite=FLAGS.overwrite,
     )
-
-
-def _check_unused():
-    """Refuses flags that nothing would read."""
-    if FLAGS.images and FLAGS.source != 'files':
-        raise UserError('--images is for --source=files: pass it, or leave --images out.')
-    if FLAGS.dataset and FLAGS.source != 'dataset' and not FLAGS.evaluation_split:
-        raise UserError(
-            '--dataset is for --source=dataset or --evaluation_split: pass one of them, or leave '
-            '--dataset out.'
-        )
-    if FLAGS.calibration_split and FLAGS.source != 'dataset':
-        raise UserError(
-            '--calibration_split is for --source=dataset: pass both, or leave both out.'
-        )
-    real_images.check_unused(FLAGS.images, FLAGS.dataset, FLAGS.evaluation_images)
-    if FLAGS.source != 'zscgan':
-        passed = set(option_flags.passed_flags(GeneratorOptions)) - {'batch_size'}
-        if passed:
-            raise UserError(
-                f'--{min(passed)} is for a generator, and --source={FLAGS.source} has none: leave '
-                f'it out.'
-            )
 
 
 def _passed_options():
@@ -203,7 +178,7 @@ def _plan(teacher, passed):
     """How the teacher is quantized, a `Plan`; refuses what cannot be, before any work."""
     from zscgan_tf import pipeline
 
-    with_trial = FLAGS.source == 'zscgan'
+    with_trial = image_sources.has_generator()
     if FLAGS.method == 'ptq':
         return pipeline.make_plan(teacher, FLAGS.preset, passed, with_trial=with_trial)
     plan = pipeline.Plan(
@@ -224,43 +199,14 @@ def _shared_results(teacher, plan):
         record |= {f'student_{flag_of(f)}': value for f, value in plan.options.recorded()}
         images = plan.options.range_images
     record |= {
-        'source': FLAGS.source,
         'input_spec': teacher.input_spec.to_dict(),
         'raw_pixels': FLAGS.raw_pixels,
+        **image_sources.record(teacher),
     }
-    generator, steps = common_flags.generator_options(teacher), 0
-    if FLAGS.source == 'zscgan':
-        record |= generator.record()
-        steps = generator.steps
-    else:
-        record['batch_size'] = generator.batch_size
-    if FLAGS.source == 'dataset':
-        record |= {'dataset': FLAGS.dataset, 'calibration_split': _calibration_split()}
-    if FLAGS.source == 'files':
-        record['files'] = FLAGS.images
+    steps = image_sources.training_steps(teacher)
     if FLAGS.method == 'qat':
         steps = plan.options.steps
     return {'images': images, 'steps': steps, 'options': record}
-
-
-def _calibration_split():
-    return FLAGS.calibration_split or 'train'
-
-
-def _source(teacher, folder):
-    if FLAGS.source == 'zscgan':
-        return common_flags.train_generator(teacher, folder)
-    batch_size = common_flags.generator_options(teacher).batch_size
-    if FLAGS.source.startswith('noise_'):
-        from zscgan_tf.sources.noise import NoiseSource
-
-        kind = FLAGS.source.removeprefix('noise_')
-        return NoiseSource(teacher.input_spec, kind, batch_size=batch_size, seed=FLAGS.seed)
-    if FLAGS.source == 'files':
-        common_flags.require('images', 'what --source=files reads')
-        return real_images.in_path(FLAGS.images, teacher, batch_size)
-    common_flags.require('dataset', 'what --source=dataset reads')
-    return real_images.of_split(_calibration_split(), teacher, batch_size)
 
 
 def _evaluation_source(teacher):
@@ -293,7 +239,7 @@ def _add_result(result, folder, student_folder, shared_results):
         metrics['fresh_agreement'] = result.fresh['agreement']
     if 'accuracy' in metrics:
         shared_results = {'float_accuracy': round(real['float_accuracy'], 4), **shared_results}
-    log = loop.last_metrics(folder) if FLAGS.source == 'zscgan' else {}
+    log = loop.last_metrics(folder) if image_sources.has_generator() else {}
     minutes = log.get('seconds', 0) / 60
     metrics |= {name: log[name] for name in ('class_loss', 'bns_loss') if name in log}
     if result.student_agreement is not None:
@@ -307,15 +253,12 @@ def _add_result(result, folder, student_folder, shared_results):
 
 def check_flags() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
-    _check_unused()
+    image_sources.check()
     early.check_inputs()
     _passed_options()
-    if FLAGS.source == 'files':
-        common_flags.require('images', 'what --source=files reads')
-    if FLAGS.source == 'dataset' or FLAGS.evaluation_split:
-        reads = f'--evaluation_split={FLAGS.evaluation_split}'
-        reads = '--source=dataset' if FLAGS.source == 'dataset' else reads
-        common_flags.require('dataset', f'the dataset that {reads} reads')
+    if FLAGS.evaluation_split:
+        split = FLAGS.evaluation_split
+        common_flags.require('dataset', f'the dataset that --evaluation_split={split} reads')
     if not FLAGS.check:
         _check_outputs()
 

@@ -3,10 +3,8 @@
 Usage: teacher = load_teacher('model.h5')
 """
 
-import importlib
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -35,6 +33,7 @@ from zscgan_tf.teacher.reading.files import load_file
 from zscgan_tf.teacher.reading.inputs import only_image_shape
 from zscgan_tf.teacher.tap import batch_norm_inputs
 from zscgan_tf.teacher.teacher import Teacher
+from zscgan_tf.user_code import import_function, is_function_name
 
 if TYPE_CHECKING:
     import keras
@@ -126,7 +125,7 @@ def _open(source, allow_code):
             found = beside.exists()
             stored, labels = (read_fields(beside), read_labels(beside)) if found else ({}, None)
             return load_file(path, allow_code), str(path), beside.stem, stored, labels
-        if re.fullmatch(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*', str(source)):
+        if is_function_name(str(source)):
             return _call(str(source), allow_code), str(source), str(source).split(':')[1], {}, None
         raise UserError(f'{source}: no such file or directory.')
     if _is_model(source):
@@ -139,22 +138,7 @@ def _open(source, allow_code):
 
 def _call(source, allow_code):
     """The model that the function `package.module:function` returns."""
-    if not allow_code:
-        raise UserError(
-            f'{source} is Python code; pass --allow_code if you trust it. (There is no file of '
-            f'that name.)'
-        )
-    module_name, function_name = source.split(':')
-    if '' not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f'{source}: {error}.') from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise UserError(f'{source}: {module_name} has no function {function_name}.')
-    model = function()
+    model = import_function(source, allow_code)()
     if not _is_model(model):
         raise UserError(
             f'{source} returned a {type(model).__name__}: it must return a tf_keras or Keras 3 '
