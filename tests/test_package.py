@@ -230,7 +230,7 @@ def test_parameters_of_public_functions_are_annotated():
 
 # From the bottom to the top: a room imports from its own line and those above it.
 FLOORS = """
-    errors quiet atomic_files options progress
+    errors quiet atomic_files options progress user_code
     teacher
     generator_options generators sources training
     student
