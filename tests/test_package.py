@@ -232,7 +232,7 @@ def test_parameters_of_public_functions_are_annotated():
 FLOORS = """
     errors quiet atomic_files options progress user_code
     teacher
-    generator_options generators sources training
+    generator_options generator_layers dcgan generators sources training
     student
     tflite
     evaluation

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import typing
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.options import (
     COUNT,
     POSITIVE,
+    SWITCH,
     WEIGHT,
     Derived,
     Kind,
@@ -19,6 +21,15 @@ from zscgan_tf.options import (
 
 # Pixels of the shorter side from which on `small` works at half the resolution.
 LARGE_SIDE = 96
+# What shapes the U-Net alone.
+_OF_UNET = (
+    'generator_scales',
+    'generator_channels',
+    'skip_channels',
+    'z_channels',
+    'noise_scales',
+    'output_stride',
+)
 # From here on a short training does not learn the classes (see `zscgan.entropy_loss`).
 MANY_CLASSES = 100
 
@@ -48,6 +59,8 @@ class GeneratorOptions(Options):
     `paper` is section 3: 200 epochs of 1000 batches of 128, Adam with learning rate 1e-3; the
     network of [22] has 5 scales of 128 channels, skips of 4, and a noise map of 32 channels.
     `small` is for two cores and minutes instead of GPUs and days (docs/choices.md).
+
+    What shapes the U-Net alone is None for a generator of another network.
     """
 
     generator_scales: int = option(
@@ -84,6 +97,19 @@ class GeneratorOptions(Options):
         paper=1,
         small=_by_size(1, 2),
     )
+    generator: str = option(
+        choice('unet', 'dcgan'),
+        'The network: unet, of the paper; dcgan, of [14], without classes.',
+        paper='unet',
+        before='unet',
+    )
+    unconditional: bool = option(
+        SWITCH,
+        'A generator without classes, as in [14]: one row of each conditional batch norm, and no '
+        'cross-entropy.',
+        paper=False,
+        before=False,
+    )
     batch_size: int = option(
         COUNT,
         'Images a batch, over all replicas.',
@@ -99,14 +125,20 @@ class GeneratorOptions(Options):
         paper=1e-3,
         small=_by_size(1e-3, 2e-3),  # few steps: both losses fall faster than at 1e-3
     )
-    class_loss_weight: float = option(WEIGHT, 'Weight of the cross-entropy.', paper=1.0)
+    class_loss_weight: float = option(
+        WEIGHT,
+        'Weight of the cross-entropy.',
+        paper=Derived('1.0; with --unconditional 0', lambda teacher: 1.0),
+    )
     bns_loss_weight: float = option(WEIGHT, 'Weight of the BNS loss.', paper=1.0)
     entropy_loss_weight: float = option(
         WEIGHT,
         "Weight of the entropy of the teacher's answers and of a batch's shortfall of class "
         'diversity.',
-        paper=0.0,
-        small=Derived(f'0; from {MANY_CLASSES} classes on 30', _entropy_loss_weight),
+        paper=Derived('0; with --unconditional 1', lambda teacher: 0.0),
+        small=Derived(
+            f'0; from {MANY_CLASSES} classes on 30; with --unconditional 1', _entropy_loss_weight
+        ),
     )
     compute_dtype: str = option(
         choice('float32', 'bfloat16'),
@@ -116,6 +148,8 @@ class GeneratorOptions(Options):
 
     @classmethod
     def _completed(cls, values, given, preset, teacher) -> dict:
+        if values['unconditional']:
+            values = values | _without_classes(given, teacher)
         if values['entropy_loss_weight'] and teacher.has_labels:
             raise UserError(
                 f'--entropy_loss_weight={values["entropy_loss_weight"]} is for classes, and '
@@ -125,7 +159,66 @@ class GeneratorOptions(Options):
             raise UserError(
                 '--class_loss_weight=0 and --bns_loss_weight=0 leave nothing to train: keep one.'
             )
+        if values['generator'] == 'dcgan':
+            return values | _of_dcgan(values, given, teacher.input_spec.image_size)
         return values | _fit_to_scales(values, given, teacher.input_spec.image_size)
+
+    @classmethod
+    def from_record(cls, record: dict[str, object]) -> typing.Self:
+        """See `Options.from_record`."""
+        if record.get('generator') == 'dcgan':
+            record = dict.fromkeys(_OF_UNET) | record
+        return super().from_record(record)
+
+
+def _without_classes(given, teacher):
+    """The weights of the losses of a generator without classes; refuses the loss of classes."""
+    if given.get('class_loss_weight'):
+        raise UserError(
+            f'--class_loss_weight={given["class_loss_weight"]} is for a generator of classes, and '
+            f'--unconditional has none: leave one of them out.'
+        )
+    # Independent labels have no entropy of classes.
+    entropy_loss_weight = given.get('entropy_loss_weight', 0.0 if teacher.has_labels else 1.0)
+    return {'class_loss_weight': 0.0, 'entropy_loss_weight': entropy_loss_weight}
+
+
+def _of_dcgan(values, given, image_size):
+    """None for what shapes the U-Net alone; refuses what the generator of [14] cannot be."""
+    if not values['unconditional']:
+        raise UserError(
+            '--generator=dcgan is a generator without classes: pass --unconditional too, or '
+            '--generator=unet.'
+        )
+    if wrong := [name for name in _OF_UNET if name in given]:
+        raise UserError(
+            f'--{wrong[0]} is for the U-Net: leave it out, or pass --generator=unet instead of '
+            f'dcgan.'
+        )
+    dcgan_doublings(image_size)
+    return dict.fromkeys(_OF_UNET)
+
+
+def dcgan_doublings(image_size: tuple[int, int]) -> int:
+    """How often the generator of [14] doubles its first map.
+
+    Three times, as in [14]; more often where the first map would be larger than 8 pixels and can
+    still be halved. The linear layer that makes the map would have 206 million weights at 224
+    pixels otherwise.
+
+    Raises:
+        UserError: the image size is no multiple of eight.
+    """
+    height, width = image_size
+    if height % 8 or width % 8:
+        raise UserError(
+            f'--generator=dcgan doubles a small map three times, and {height}x{width} pixels are '
+            f'no multiples of 8: pass --generator=unet, which makes images of any size.'
+        )
+    doublings = 3
+    while max(height, width) >> doublings > 8 and not (height | width) % (2 << doublings):
+        doublings += 1
+    return doublings
 
 
 def _fit_to_scales(values, given, image_size):

@@ -12,72 +12,14 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.dcgan import build_dcgan
 from zscgan_tf.errors import UserError
-from zscgan_tf.generator_options import check_scales, default_scales
-from zscgan_tf.teacher.tap import batch_moments
+from zscgan_tf.generator_layers import ConditionalBatchNormalization, Upsample
+from zscgan_tf.generator_options import GeneratorOptions, check_scales, default_scales
+from zscgan_tf.teacher.teacher import Teacher
+from zscgan_tf.training.strategy import fold_seed, replica_slice
 
 layers = tf_keras.layers
-
-
-class ConditionalBatchNormalization(layers.Layer):
-    """Batch norm whose γ and β are looked up by class [3, 23].
-
-    The moments are always those of the (global) batch, in training and when images are made
-    (so an image depends on its batch), so nothing is stored but the two tables.
-    """
-
-    def __init__(self, num_classes: int, epsilon: float = 1e-5, **kwargs):
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.epsilon = epsilon
-
-    def build(self, input_shape: list[tf.TensorShape]) -> None:
-        shape = (self.num_classes, input_shape[0][-1])
-        self.gamma = self.add_weight('gamma', shape, initializer='ones')
-        self.beta = self.add_weight('beta', shape, initializer='zeros')
-
-    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """Normalizes x, [B, H, W, C], with the rows of labels, [B]."""
-        x, labels = inputs
-        gamma, beta = (tf.gather(table, labels) for table in (self.gamma, self.beta))
-        x = self._standardize(x)
-        return x * tf.cast(gamma, x.dtype)[:, None, None] + tf.cast(beta, x.dtype)[:, None, None]
-
-    def _standardize(self, x):
-        replicas = tf.distribute.get_replica_context()
-        # None: the model is being built in a strategy's scope, outside of its replicas.
-        if replicas is None or replicas.num_replicas_in_sync == 1:
-            # The fused op is three times as fast on a CPU.
-            channels = x.shape[-1]
-            return tf.compat.v1.nn.fused_batch_norm(
-                x, tf.ones([channels]), tf.zeros([channels]), epsilon=self.epsilon
-            )[0]
-        mean, variance = batch_moments(x, replicas)
-        # In float32, as the fused op does it: in bfloat16 a mean that is large beside the deviation
-        # would leave only the rounding of x.
-        centered = tf.cast(x, tf.float32) - mean
-        return tf.cast(centered * tf.math.rsqrt(variance + self.epsilon), x.dtype)
-
-    def get_config(self) -> dict[str, object]:
-        return {**super().get_config(), 'num_classes': self.num_classes, 'epsilon': self.epsilon}
-
-
-class Upsample(layers.Layer):
-    """Nearest upsampling by two, cropped to (height, width).
-
-    By repeating: XLA does not compile the gradient of the resizing op.
-    """
-
-    def __init__(self, size: tuple[int, int], **kwargs):
-        super().__init__(**kwargs)
-        self.size = tuple(size)
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
-        return x[:, : self.size[0], : self.size[1]]
-
-    def get_config(self) -> dict[str, object]:
-        return {**super().get_config(), 'size': self.size}
 
 
 def build_generator(
@@ -182,11 +124,35 @@ def build_generator(
     return tf_keras.Model([*noise, labels], x, name='generator')
 
 
+def generator_of(teacher: Teacher, options: GeneratorOptions, seed: int) -> tf_keras.Model:
+    """The generator that options describe: the U-Net of `build_generator`, or that of [14].
+
+    Args:
+        teacher: the `Teacher` whose images it makes.
+        options: of the generator.
+        seed: of the first weights.
+    """
+    if options.generator == 'dcgan':
+        return build_dcgan(teacher.input_spec, dtype=options.compute_dtype, seed=seed)
+    return build_generator(
+        teacher.input_spec.image_shape,
+        1 if options.unconditional else teacher.num_classes,
+        scales=options.generator_scales,
+        channels=options.generator_channels,
+        skip_channels=options.skip_channels,
+        z_channels=options.z_channels,
+        noise_scales=options.noise_scales,
+        output_stride=options.output_stride,
+        dtype=options.compute_dtype,
+        seed=seed,
+    )
+
+
 def draw_noise(generator: tf_keras.Model, batch_size: int, seed: tf.Tensor) -> list[tf.Tensor]:
     """The generator's noise inputs for a batch, z ~ N(0, 1).
 
     Args:
-        generator: the model of `build_generator`.
+        generator: the model of `build_generator` or `build_dcgan`.
         batch_size: number of images.
         seed: a stateless seed, [2].
     """
@@ -196,6 +162,35 @@ def draw_noise(generator: tf_keras.Model, batch_size: int, seed: tf.Tensor) -> l
         standard_normal((batch_size, *shape), fold(seed, number, alg='philox'))
         for number, shape in enumerate(shapes)
     ]
+
+
+def draw_inputs(
+    generator: tf_keras.Model,
+    num_classes: int | None,
+    batch_size: int,
+    seed: int,
+    index: tf.Tensor,
+    stream: int = 0,
+) -> list[tf.Tensor]:
+    """This replica's part of a generator's inputs, [noise maps..., labels], of one step.
+
+    Args:
+        generator: what they are for.
+        num_classes: labels are uniform over so many classes; None: they are 0.
+        batch_size: global batch size.
+        seed, index: of labels and noise, and the number of the step.
+        stream: of random numbers; this one and the next are used.
+    """
+    replicas = tf.distribute.get_replica_context()
+    labels = tf.random.stateless_uniform(
+        [batch_size],
+        fold_seed(seed, index, stream),
+        maxval=num_classes or 1,
+        dtype=tf.int32,
+        alg='philox',
+    )
+    noise = draw_noise(generator, batch_size, fold_seed(seed, index, stream + 1))
+    return [replica_slice(tensor, replicas) for tensor in (*noise, labels)]
 
 
 def standard_normal(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:

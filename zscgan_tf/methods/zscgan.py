@@ -9,16 +9,16 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
-from zscgan_tf.generators import build_generator, draw_noise
+from zscgan_tf.generators import draw_inputs, generator_of
 from zscgan_tf.options import COUNT, SEED, check
-from zscgan_tf.sources.generator import GeneratorSource, class_grid
+from zscgan_tf.sources.generator import GRID_IMAGES, GeneratorSource, class_grid
 from zscgan_tf.sources.pictures import write_grid
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.training import loop
 from zscgan_tf.training import workdir as workdirs
-from zscgan_tf.training.strategy import check_batch_size, fold_seed, replica_slice
+from zscgan_tf.training.strategy import check_batch_size
 
 
 def gaussian_kl(
@@ -109,6 +109,8 @@ def make_update(
     bns_loss_weight: float = 1.0,
     entropy_loss_weight: float = 0.0,
     independent: bool = False,
+    unconditional: bool = False,
+    further_loss: collections.abc.Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     seed: int = 0,
 ) -> collections.abc.Callable[[tf.Tensor], tuple]:
     """The update of eq. 2: one batch of new images, and a step of the generator on their losses.
@@ -126,53 +128,50 @@ def make_update(
             still measured).
         entropy_loss_weight: weight of `entropy_loss`, which the paper does not have.
         independent: whether the teacher gives independent labels; see `class_loss`.
+        unconditional: whether the generator has no classes: labels are 0, and neither the class
+            loss nor the accuracy is measured.
+        further_loss: None, or a function of pixels and logits, of this replica, that is one more
+            term of the loss: the mean over the replica's images.
         seed: of labels and noise.
 
     Returns:
         A function of the step's number, called in replica context, that updates the generator and
-        returns the metrics (this replica's shares) and this replica's pixels, labels and logits.
+        returns the metrics (this replica's shares) and this replica's pixels, labels (None without
+        classes) and logits.
     """
-    num_classes = tap.output_shape[0][-1]
+    num_classes = None if unconditional else tap.output_shape[0][-1]
     variables = generator.trainable_variables
+    weights = {
+        'class_loss': class_loss_weight,
+        'bns_loss': bns_loss_weight,
+        'entropy_loss': entropy_loss_weight,
+    }
 
     def update(index):
         replicas = tf.distribute.get_replica_context()
-        labels = tf.random.stateless_uniform(
-            [batch_size],
-            fold_seed(seed, index, 0),
-            maxval=num_classes,
-            dtype=tf.int32,
-            alg='philox',
-        )
-        noise = draw_noise(generator, batch_size, fold_seed(seed, index, 1))
-        labels, *noise = (replica_slice(t, replicas) for t in (labels, *noise))
+        *noise, labels = draw_inputs(generator, num_classes, batch_size, seed, index)
         with tf.GradientTape() as tape:
             pixels = generator([*noise, labels], training=True)
             logits, *inputs = tap(input_spec.to_inputs(pixels), training=False)
             moments = [batch_moments(x, replicas) for x in inputs]
-            losses = {
-                'class_loss': class_loss(labels, logits, independent),
-                # Every replica has the moments of the global batch, so the same BNS loss.
-                'bns_loss': bns_loss(moments, stored),
-                'entropy_loss': entropy_loss(logits, replicas),
-            }
+            losses = (
+                {} if unconditional else {'class_loss': class_loss(labels, logits, independent)}
+            )
+            # Every replica has the moments of the global batch, so the same BNS loss.
+            losses['bns_loss'] = bns_loss(moments, stored)
+            losses['entropy_loss'] = entropy_loss(logits, replicas)
             share = 1 / replicas.num_replicas_in_sync
             losses = {name: share * loss for name, loss in losses.items()}
-            loss = tf.add_n(
-                [
-                    weight * losses[name]
-                    for name, weight in (
-                        ('class_loss', class_loss_weight),
-                        ('bns_loss', bns_loss_weight),
-                        ('entropy_loss', entropy_loss_weight),
-                    )
-                    if weight
-                ]
-            )
+            loss = tf.add_n([weights[n] * loss for n, loss in losses.items() if weights[n]])
+            if further_loss is not None:
+                loss += share * further_loss(pixels, logits)
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        logits = tf.cast(logits, tf.float32)
+        if unconditional:
+            return losses, pixels, None, logits
         right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
         accuracy = share * tf.reduce_mean(tf.cast(right, tf.float32))
-        return {**losses, 'class_accuracy': accuracy}, pixels, labels, tf.cast(logits, tf.float32)
+        return {**losses, 'class_accuracy': accuracy}, pixels, labels, logits
 
     return update
 
@@ -200,8 +199,8 @@ def build_training(
     Returns:
         The generator, its optimizer, and the step that `loop.run` takes.
     """
-    generator = _build(teacher, options, seed)
-    optimizer, update = _update_of(generator, teacher, options, options.steps, seed)
+    generator = generator_of(teacher, options, seed)
+    optimizer, update = _update_of(generator, teacher, options, options.steps, seed, make_update)
     return generator, optimizer, lambda index: update(index)[0]
 
 
@@ -211,6 +210,7 @@ def continue_training(
     options: dict[str, object],
     steps: int,
     seed: int,
+    make: collections.abc.Callable | None = None,
 ) -> tuple[tf_keras.optimizers.Optimizer, collections.abc.Callable]:
     """The update of a trained generator that goes on learning while a student is distilled.
 
@@ -220,8 +220,9 @@ def continue_training(
         teacher: a `Teacher`.
         generator: the model of a `GeneratorSource`.
         options: what it was trained with, as a `GeneratorSource` keeps it.
-        steps: of the distillation.
+        steps: of the generator; those of the distillation where each is one of the generator too.
         seed: of labels and noise.
+        make: what makes the update, called as `make_update`; None for that.
 
     Returns:
         The optimizer and the update of `make_update`.
@@ -229,7 +230,7 @@ def continue_training(
     trained = GeneratorOptions.from_record(options)
     options = dataclasses.replace(trained, learning_rate=trained.learning_rate / 10)
     # Another stream than the training's.
-    return _update_of(generator, teacher, options, steps, seed + 1_000_003)
+    return _update_of(generator, teacher, options, steps, seed + 1_000_003, make or make_update)
 
 
 def train_generator(
@@ -278,12 +279,11 @@ def train_generator(
         generator, optimizer, step = build_training(teacher, resolved, seed)
     # Claimed when all options are known to be right.
     workdirs.claim(workdir, workdirs.config_of(teacher, resolved.record(), seed), keep)
-    source = GeneratorSource(generator, teacher.num_classes, batch_size, seed, resolved.record())
+    source = _source_of(generator, teacher, resolved, batch_size, seed)
 
     def write_images(done):
-        labels, pixels = class_grid(source, teacher.num_classes)
-        columns = len(pixels) // len(labels)
-        write_grid(pathlib.Path(workdir) / 'classes.png', pixels, columns, row_labels=labels)
+        labels, pixels = class_grid(source, source.num_classes)
+        write_grid(pathlib.Path(workdir) / 'classes.png', pixels, GRID_IMAGES, row_labels=labels)
         return {'classes': pixels}
 
     loop.run(
@@ -336,7 +336,7 @@ def load_generator(
         options, first_seed = GeneratorOptions.from_record(config), config['seed']
     except KeyError as error:
         raise UserError(f'{name}: its config.json is not complete: train again.') from error
-    generator = _build(teacher, options, first_seed)
+    generator = generator_of(teacher, options, first_seed)
     done = loop.restore({'generator': generator}, workdir)
     if done < options.steps:
         raise UserError(
@@ -346,14 +346,19 @@ def load_generator(
     if batch_size is None:
         batch_size = options.batch_size
     batch_size = check(COUNT, 'batch_size', batch_size)
-    return GeneratorSource(generator, teacher.num_classes, batch_size, seed, options.record())
+    return _source_of(generator, teacher, options, batch_size, seed)
 
 
-def _update_of(generator, teacher, options, steps, seed):
+def _source_of(generator, teacher, options, batch_size, seed):
+    num_classes = None if options.unconditional else teacher.num_classes
+    return GeneratorSource(generator, num_classes, batch_size, seed, options.record())
+
+
+def _update_of(generator, teacher, options, steps, seed, make):
     """The optimizer and the update of a generator."""
     optimizer = make_optimizer(options.learning_rate, steps, generator.trainable_variables)
     tap, stored = build_tap(teacher.logits_model, options.compute_dtype)
-    update = make_update(
+    update = make(
         generator,
         optimizer,
         tap,
@@ -364,6 +369,7 @@ def _update_of(generator, teacher, options, steps, seed):
         bns_loss_weight=options.bns_loss_weight,
         entropy_loss_weight=options.entropy_loss_weight,
         independent=teacher.has_labels,
+        unconditional=options.unconditional,
         seed=seed,
     )
     return optimizer, update
@@ -373,18 +379,3 @@ def _advice(options):
     """What to try where a loss is not finite."""
     float32 = ', or float32 as the compute_dtype,' if options.compute_dtype != 'float32' else ''
     return f'a lower learning_rate{float32} in another folder'
-
-
-def _build(teacher, options, seed):
-    return build_generator(
-        teacher.input_spec.image_shape,
-        teacher.num_classes,
-        scales=options.generator_scales,
-        channels=options.generator_channels,
-        skip_channels=options.skip_channels,
-        z_channels=options.z_channels,
-        noise_scales=options.noise_scales,
-        output_stride=options.output_stride,
-        dtype=options.compute_dtype,
-        seed=seed,
-    )

@@ -117,7 +117,7 @@ def write_page(
         'images': len(pixels),
         **_layer_values(errors),
         'grid': page_images.grid(source, teacher, names),
-        'of_generator': isinstance(source, GeneratorSource),
+        'of_classes': isinstance(source, GeneratorSource) and source.has_labels,
         'num_classes': teacher.num_classes,
         'runs': runs,
         **_moment_values(teacher, pixels, real if real is not source else None, kind_of_images),

@@ -94,9 +94,10 @@ def grid(
 ) -> list[tuple[str | None, list[str]]]:
     """Rows of images for a page: (the name of their class or None, data URIs).
 
-    Of a generator a row a class, ten classes at most, spread evenly; of other sources two rows.
+    Of a generator of classes a row a class, ten classes at most, spread evenly; of other sources
+    two rows.
     """
-    if isinstance(source, GeneratorSource):
+    if isinstance(source, GeneratorSource) and source.has_labels:
         classes, pixels = class_grid(source, teacher.num_classes)
         rows = pixels.reshape(len(classes), -1, *pixels.shape[1:])
         return [

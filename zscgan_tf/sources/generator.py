@@ -1,5 +1,6 @@
 """The images of a trained ZS-CGAN generator as a source."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.errors import UserError
 from zscgan_tf.generators import draw_noise
-from zscgan_tf.sources.batches import Batch
+from zscgan_tf.sources.batches import Batch, take
 from zscgan_tf.sources.order import index_batches
 
 # Rows and columns of a grid of images, a row a class.
@@ -16,31 +18,30 @@ GRID_CLASSES, GRID_IMAGES = 10, 8
 
 
 class GeneratorSource:
-    """Batches of a generator's images with the classes that they were made for.
+    """Batches of a generator's images with the classes that they were made for, if any.
 
     The generator's batch norms have no moments but those of the batch, so an image depends on its
     batch. A batch depends on the seed and its number alone.
 
     Args:
-        generator: the model of `build_generator`.
-        num_classes: number of classes.
+        generator: the model of `build_generator` or `build_dcgan`.
+        num_classes: number of classes; None for a generator without classes.
         batch_size: images a batch; best that of the generator's training.
         seed: other seeds give other images.
         options: JSON values that the generator was trained with.
     """
 
-    has_labels = True
-
     def __init__(
         self,
         generator: tf_keras.Model,
-        num_classes: int,
+        num_classes: int | None,
         batch_size: int,
         seed: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:
         self.generator = generator
         self.num_classes = num_classes
+        self.has_labels = num_classes is not None
         self.batch_size = batch_size
         self.seed = seed
         self.options = options or {}
@@ -56,9 +57,11 @@ class GeneratorSource:
         """See `Source.batches`."""
         for index, labels in enumerate(self._labels(start), start):
             labels = tf.constant(labels, tf.int32)
-            yield self._make(labels, tf.constant(index)), labels
+            yield self._make(labels, tf.constant(index)), labels if self.has_labels else None
 
     def _labels(self, start=0):
+        if not self.has_labels:
+            return itertools.repeat(np.zeros(self.batch_size, np.int64))
         # Permutations of all classes, cut into batches: any number of images is balanced.
         return index_batches(self.num_classes, None, self.batch_size, self.seed, start)
 
@@ -67,7 +70,15 @@ class GeneratorSource:
 
         Batches are filled up with other classes, and the classes asked for are spread over them,
         because an image depends on its batch.
+
+        Raises:
+            UserError: a generator without classes.
         """
+        if not self.has_labels:
+            raise UserError(
+                'A generator that was trained with --unconditional makes no images of a class: '
+                'pass the folder of one with classes.'
+            )
         order = np.random.default_rng(self.seed).permutation(len(classes))
         others = self._labels()
         pixels = np.empty((len(classes), *self.image_shape), np.float32)
@@ -81,16 +92,21 @@ class GeneratorSource:
         return pixels
 
 
-def class_grid(source: GeneratorSource, num_classes: int) -> tuple[list[int], np.ndarray]:
+def class_grid(
+    source: GeneratorSource, num_classes: int | None
+) -> tuple[list[int] | None, np.ndarray]:
     """Images for a grid, a row a class: up to ten classes, spread evenly, of eight images.
 
     Args:
         source: a `GeneratorSource`.
-        num_classes: number of the teacher's classes.
+        num_classes: number of its classes; None for ten rows of images without classes.
 
     Returns:
-        The rows' classes, a list, and the pixels, [rows * 8, H, W, C].
+        The rows' classes, a list or None, and the pixels, [rows * 8, H, W, C].
     """
+    if num_classes is None:
+        images = take(source.batches(), GRID_CLASSES * GRID_IMAGES)
+        return None, np.concatenate([pixels.numpy() for pixels, _ in images])
     rows = min(GRID_CLASSES, num_classes)
     classes = [row * num_classes // rows for row in range(rows)]
     return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])
