@@ -1,6 +1,7 @@
 """DF-QAT: a quantized student distilled from its teacher on generated images (eq. 3 and 4)."""
 
 import collections.abc
+import functools
 import math
 
 import tensorflow as tf
@@ -8,7 +9,7 @@ import tf_keras
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.evaluation import check_classes
-from zscgan_tf.methods import zscgan
+from zscgan_tf.methods import adversarial, zscgan
 from zscgan_tf.methods.augmentation import augment, draw_integers, mix
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import COUNT, SEED, check
@@ -106,8 +107,9 @@ def make_step(
         optimizer: built for the student's trainable variables.
         options: of the distillation.
         seed: of the augmentation.
-        generator_update: the update of `zscgan.make_update`, which then makes the images and
-            trains on them; None: the loop passes batches, (pixels,) or (pixels, labels).
+        generator_update: the update of `zscgan.make_update` or `adversarial.make_update`, which
+            then makes the images and trains on them; None: the loop passes batches, (pixels,) or
+            (pixels, labels).
 
     Returns:
         A function (index, *batch) that updates the student and returns this replica's shares of
@@ -232,12 +234,17 @@ def distill(
             that cannot be exported (known before it is trained).
     """
     strategy = strategy or tf.distribute.get_strategy()
-    resolved = DistillationOptions.resolve(preset, options)
+    resolved = DistillationOptions.resolve(preset, options, teacher)
     seed = check(SEED, 'seed', seed)
     checkpoint_every = check(COUNT, 'checkpoint_every', checkpoint_every)
     check_source(teacher, source, resolved)
     # A pair that is blended is of one replica.
     replicas = strategy.num_replicas_in_sync
+    if resolved.generator_every > 1 and replicas > 1:
+        raise UserError(
+            f'--generator_every={resolved.generator_every} is for one device, and the strategy has '
+            f'{replicas} replicas: pass --strategy=default, or --generator_every=1.'
+        )
     pairs = resolved.mix and replicas > 1
     check_batch_size(source.batch_size, replicas, multiple=2 if pairs else 1)
     with strategy.scope():
@@ -290,11 +297,28 @@ def build_training(
     update = None
     if options.update_generator:
         generator_optimizer, update = zscgan.continue_training(
-            teacher, source.generator, source.options, options.steps, seed
+            teacher,
+            source.generator,
+            source.options,
+            math.ceil(options.steps / options.generator_every),
+            seed,
+            _maker_of_updates(student, options),
         )
         state |= {'generator': source.generator, 'generator_optimizer': generator_optimizer}
     step = make_step(student, optimizer, options, seed=seed, generator_update=update)
     return student, state, step
+
+
+def _maker_of_updates(student, options):
+    """What makes the generator's update; None for that of eq. 2."""
+    if not options.adversarial_weight and options.generator_every == 1:
+        return None
+    return functools.partial(
+        adversarial.make_update,
+        student=student,
+        adversarial_weight=options.adversarial_weight,
+        generator_every=options.generator_every,
+    )
 
 
 def _config(teacher, source, options, seed):

@@ -4,6 +4,7 @@ import dataclasses
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.options import (
+    COUNT,
     POSITIVE,
     SHARE,
     SWITCH,
@@ -69,6 +70,19 @@ class DistillationOptions(CalibrationOptions):
     update_generator: bool = option(
         SWITCH, 'Train the generator on while the student learns.', paper=True, small=False
     )
+    adversarial_weight: float = option(
+        WEIGHT,
+        "Weight of the student's divergence from the model, which an updated generator makes "
+        'larger: 1 / α of [14].',
+        paper=0.0,
+        before=0.0,
+    )
+    generator_every: int = option(
+        COUNT,
+        'Steps of the student for one of an updated generator.',
+        paper=1,
+        before=1,
+    )
 
     def used_images(self, batch_size: int) -> int:
         """How many of a source's first images make a student of these options."""
@@ -90,6 +104,7 @@ class DistillationOptions(CalibrationOptions):
                         f'or frozen, or --no{name}.'
                     )
                 values[name] = False
+        _check_generator(values, given, teacher)
         if values['learning_rate'] is None:
             values['learning_rate'] = _SMALL_RATES[
                 min(values['weight_bits'], values['activation_bits'])
@@ -102,3 +117,24 @@ class DistillationOptions(CalibrationOptions):
                 )
             values['mix'] = False
         return values
+
+
+def _check_generator(values, given, teacher):
+    """Refuses options of an updated generator that contradict others."""
+    for name in ('adversarial_weight', 'generator_every'):
+        if name in given and not values['update_generator']:
+            raise UserError(
+                f'--{name}={given[name]} is for a generator that is updated: pass '
+                f'--update_generator, or leave it out.'
+            )
+    every, steps = values['generator_every'], values['steps']
+    if every > steps:
+        raise UserError(
+            f'--generator_every={every} is more than all {steps} steps of the student: pass '
+            f'fewer, or more --distillation_steps.'
+        )
+    if values['adversarial_weight'] and teacher is not None and teacher.has_labels:
+        raise UserError(
+            f'--adversarial_weight={values["adversarial_weight"]:g} is for classes, and '
+            f'{teacher.name} gives independent labels: leave it out.'
+        )
