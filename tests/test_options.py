@@ -11,7 +11,7 @@ import tensorflow as tf
 from zscgan_tf import options
 from zscgan_tf.commands import flags_page
 from zscgan_tf.errors import UserError
-from zscgan_tf.generator_options import GeneratorOptions, default_scales
+from zscgan_tf.generator_options import GeneratorOptions, dcgan_doublings, default_scales
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.teacher.input_spec import InputSpec
@@ -264,6 +264,49 @@ def test_independent_labels_have_no_entropy_loss():
         UserError, match='--entropy_loss_weight=2.0 .* net gives independent labels'
     ):
         resolve('small', labels, {'entropy_loss_weight': 2})
+
+
+def test_a_generator_without_classes_has_entropies_instead_of_the_class_loss():
+    for preset in options.PRESETS:
+        found = resolve(preset, teacher(32, 500), {'unconditional': True})
+        weights = [found[f'{name}_loss_weight'] for name in ('class', 'bns', 'entropy')]
+        assert weights == [0, 1, 1]
+    given = {'unconditional': True, 'entropy_loss_weight': 5, 'class_loss_weight': 0}
+    assert resolve('small', teacher(32), given)['entropy_loss_weight'] == 5
+    with pytest.raises(UserError, match='weight=0.5 is for a generator of classes, and --uncond'):
+        resolve('small', teacher(32), {'unconditional': True, 'class_loss_weight': 0.5})
+    labels = types.SimpleNamespace(**{**vars(teacher(32)), 'has_labels': True, 'name': 'net'})
+    assert resolve('small', labels, {'unconditional': True})['entropy_loss_weight'] == 0
+
+
+def test_options_of_the_generator_of_14():
+    """Nothing of the U-Net; records of before mean the U-Net with classes."""
+    given = {'unconditional': True, 'generator': 'dcgan'}
+    found = GeneratorOptions.resolve('small', given, teacher(32))
+    record = found.record()
+    assert record['generator'] == 'dcgan' and record['unconditional'] is True
+    assert not {'generator_scales', 'generator_channels', 'z_channels'} & record.keys()
+    assert GeneratorOptions.from_record(record) == found
+    before = GeneratorOptions.resolve('small', {}, teacher(32))
+    assert not {'generator', 'unconditional'} & before.record().keys()
+    assert GeneratorOptions.from_record(before.record()) == before
+    assert before.generator == 'unet' and before.unconditional is False
+    for wrong, size, message in (
+        ({'generator': 'dcgan'}, 32, '--generator=dcgan is a generator without classes: pass --un'),
+        ({**given, 'z_channels': 4}, 32, '--z_channels is for the U-Net: leave it out'),
+        (given, 100, '100x100 pixels are no multiples of 8: pass --generator=unet'),
+    ):
+        with pytest.raises(UserError, match=message):
+            GeneratorOptions.resolve('small', wrong, teacher(size))
+
+
+@pytest.mark.parametrize(
+    'size, doublings',
+    [(8, 3), (32, 3), (64, 3), (72, 3), (96, 4), (120, 3), (128, 4), (160, 5), (224, 5)],
+)
+def test_doublings_of_the_generator_of_14(size, doublings):
+    assert dcgan_doublings((size, size)) == doublings
+    assert dcgan_doublings((8, size)) == 3
 
 
 ODD_VALUES = [

@@ -267,3 +267,32 @@ def test_replicas_cannot_take_turns(two_devices, teacher, tmp_path):
     with pytest.raises(UserError, match='--generator_every=2 is for one device, .* 2 replicas'):
         distillation.distill(teacher, source_of(teacher), tmp_path / 'run', **options)
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_the_generators_folder_stays_as_it_was(teacher, tmp_path, monkeypatch):
+    """Students of several widths start from one generator; each folder has what became of it."""
+    monkeypatch.setattr(distillation.student_export, 'export', lambda *args: None)
+    settings = {'unconditional': True, 'generator_channels': 4, 'batch_size': BATCH, 'steps': 2}
+    trained = zscgan.train_generator(teacher, tmp_path / 'generator', **settings)
+
+    def state():
+        files = (tmp_path / 'generator').rglob('*')
+        return {path: path.read_bytes() for path in files if path.is_file()}
+
+    before = state()
+    weights = [trained.generator.get_weights()]
+    for _ in range(2):
+        source = zscgan.load_generator(teacher, tmp_path / 'generator')
+        options = {'adversarial_weight': 100.0, 'generator_every': 2, 'update_generator': True}
+        options |= {'range_images': BATCH, 'feature_loss_weight': 0.0, 'augment': False}
+        options |= dict.fromkeys(
+            ('align_additions', 'error_compensation', 'bias_correction'), False
+        )
+        distillation.distill(teacher, source, tmp_path / 'student', steps=3, **options)
+        weights.append(source.generator.get_weights())
+    assert state() == before
+    # The second call found the first one's generator in the student's folder.
+    for one, two in zip(*weights[1:], strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert any(np.any(one != two) for one, two in zip(*weights[:2], strict=True))

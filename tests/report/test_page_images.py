@@ -8,7 +8,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tests.tiny import tiny_teacher
+from zscgan_tf.generators import build_generator
 from zscgan_tf.report import page_images
+from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.teacher.input_spec import InputSpec
 
 
@@ -65,6 +68,14 @@ def test_the_most_certain_difference_comes_first():
     found = page_images.differences(Answers(files), Answers(floats), source_of(5), 2, None)
     assert (found.count, found.images) == (1, 2)
     assert (found.shown[0].label, found.shown[0].float_answer) == (None, '1')
+
+
+def test_a_grid_of_a_generator_without_classes_has_no_names():
+    made = tiny_teacher()
+    settings = {'scales': 1, 'channels': 4, 'skip_channels': 2, 'z_channels': 3}
+    generator = build_generator(made.input_spec.image_shape, 1, **settings)
+    rows = page_images.grid(GeneratorSource(generator, None, batch_size=8), made, list('abcdefg'))
+    assert [(name, len(images)) for name, images in rows] == [(None, 8), (None, 8)]
 
 
 def test_at_most_a_dozen_are_shown():

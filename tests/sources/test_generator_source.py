@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from zscgan_tf.generators import build_generator
+from zscgan_tf.errors import UserError
+from zscgan_tf.generators import build_generator, draw_noise
 from zscgan_tf.sources import take
-from zscgan_tf.sources.generator import GeneratorSource
+from zscgan_tf.sources.generator import GeneratorSource, class_grid
 
 
 @pytest.fixture(scope='module')
@@ -95,6 +97,24 @@ def test_images_of_classes(generator):
     expected = np.stack([made[labels == c].mean(0).ravel() for c in range(5)])
     distances = np.linalg.norm(means[:, None] - expected, axis=-1)
     np.testing.assert_array_equal(distances.argmin(axis=1), np.arange(5))
+
+
+def test_without_classes(generator):
+    """No labels, the images of the first row, and a grid of the first images."""
+    source = GeneratorSource(generator, None, 7)
+    assert not source.has_labels and source.num_classes is None
+    made = list(itertools.islice(source.batches(), 12))
+    assert all(labels is None for _, labels in made)
+    noise = draw_noise(generator, 7, tf.constant([0, 3]))
+    expected = generator([*noise, tf.zeros([7], tf.int32)], training=True)
+    np.testing.assert_allclose(made[3][0], expected, atol=1e-5)
+    skipped, _ = next(source.batches(3))
+    np.testing.assert_array_equal(skipped, made[3][0])
+    classes, pixels = class_grid(source, source.num_classes)
+    assert classes is None
+    np.testing.assert_array_equal(pixels, np.concatenate([x for x, _ in made])[:80])
+    with pytest.raises(UserError, match='--unconditional makes no images of a class: pass'):
+        source.images_of([0, 1])
 
 
 @pytest.mark.parametrize('batch_size, count', [(1, 3), (2, 5), (64, 1)])

@@ -10,7 +10,7 @@ import tf_keras
 
 from tests.students import student_of
 from zscgan_tf.generators import ConditionalBatchNormalization, build_generator
-from zscgan_tf.methods import distillation, zscgan
+from zscgan_tf.methods import adversarial, distillation, zscgan
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
@@ -135,12 +135,17 @@ def test_bfloat16_far_from_zero_is_normalized_as_well_in_replicas(two_devices):
         np.testing.assert_allclose(found.numpy().astype(np.float64), expected, rtol=0.01, atol=0.01)
 
 
-def generator_update(teacher, strategy):
-    """A generator's variables and the update of them."""
+def generator_update(teacher, strategy, opponent=None):
+    """A generator's variables and the update of them, against a student if there is one."""
     with strategy.scope():
         generator = build_generator((8, 8, 3), 5, scales=1, channels=6, skip_channels=2)
         optimizer = sgd(generator.trainable_variables)
-    update = zscgan.make_update(
+    make = zscgan.make_update
+    if opponent:
+        make = functools.partial(
+            adversarial.make_update, student=opponent, adversarial_weight=20.0, generator_every=1
+        )
+    update = make(
         generator,
         optimizer,
         *build_tap(teacher.logits_model),
@@ -151,9 +156,9 @@ def generator_update(teacher, strategy):
     return generator.trainable_variables, update
 
 
-def a_step(teacher, strategy, updates_generator):
+def a_step(teacher, strategy, generator_is):
     """A step of a student, and of a generator: metrics, and how far each weight went."""
-    varied = not updates_generator
+    varied = generator_is == 'fixed'
     options = {'feature_loss_weight': 2.0, 'temperature': 2.0, 'augment': varied, 'mix': varied}
     # With labels too, although those of blends mean nothing.
     options = dataclasses.replace(
@@ -167,8 +172,9 @@ def a_step(teacher, strategy, updates_generator):
         optimizer = sgd(variables)
     set_ranges(student, lambda: [pixels])
     batch, update = (tf.constant(pixels), tf.constant(LABELS)), None
-    if updates_generator:
-        others, update = generator_update(teacher, strategy)
+    if generator_is != 'fixed':
+        opponent = student if generator_is == 'opposed' else None
+        others, update = generator_update(teacher, strategy, opponent)
         batch, variables = (), [*variables, *others]
     step = distillation.make_step(student, optimizer, options, generator_update=update)
 
@@ -192,14 +198,18 @@ def sgd(variables):
     return optimizer
 
 
-@pytest.mark.parametrize('updates_generator', (False, True), ids=('student', 'and generator'))
-def test_a_step_of_two_replicas_is_that_of_one_device(two_devices, teacher, updates_generator):
+@pytest.mark.parametrize(
+    'generator_is', ['fixed', 'updated', pytest.param('opposed', marks=pytest.mark.slow)]
+)
+def test_a_step_of_two_replicas_is_that_of_one_device(two_devices, teacher, generator_is):
     names = {'distillation_loss', 'feature_loss', 'agreement'}
-    if updates_generator:
-        names |= {'class_loss', 'bns_loss', 'entropy_loss', 'class_accuracy'}
+    if generator_is != 'fixed':
+        names |= {'bns_loss', 'entropy_loss'}
+    if generator_is == 'updated':
+        names |= {'class_loss', 'class_accuracy'}
     one_device = make_strategy('default')
-    expected, moves = a_step(teacher, one_device, updates_generator)
-    metrics, found = a_step(teacher, two_devices, updates_generator)
+    expected, moves = a_step(teacher, one_device, generator_is)
+    metrics, found = a_step(teacher, two_devices, generator_is)
     assert expected.keys() == names
     assert metrics == pytest.approx(expected, rel=1e-4)
     for two, one in zip(found, moves, strict=True):

@@ -53,7 +53,7 @@ def _check_generator(teacher, folder):
 
     config = workdir.read(folder)
     wanted = common_flags.generator_options(teacher).record()
-    passed = {name: wanted[name] for name in option_flags.passed_flags(GeneratorOptions)}
+    passed = {name: wanted.get(name) for name in option_flags.passed_flags(GeneratorOptions)}
     wanted = {**config, **passed, 'seed': FLAGS.seed}
     different = workdir.differences(config, wanted)
     if different:

@@ -1,6 +1,7 @@
 """Writes images of a trained generator: a folder of PNGs by class, or an .npz.
 
 The generator is that of --workdir (bin/train_generator.py). Its images are balanced over classes.
+Those of a generator without classes (--unconditional) are in no folders, and have no labels.
 
   bin/synthesize.py model.keras --workdir=runs/model --output=images
   bin/synthesize.py model.keras --workdir=runs/model --output=images.npz

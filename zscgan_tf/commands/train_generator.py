@@ -27,8 +27,9 @@ def main() -> None:
     last = loop.last_metrics(folder)
     losses = ', '.join(
         f'{name} {last[name]:.4g}'
-        for name in ('class_loss', 'bns_loss', 'class_accuracy')
-        if name in last
+        for name in ('class_loss', 'bns_loss', 'class_accuracy', 'entropy_loss')
+        # Where there is a class loss, the entropies are an extra of few trainings.
+        if name in last and (name != 'entropy_loss' or FLAGS.unconditional)
     )
     print(f'{folder}: trained ({losses}); images in classes.png')
 

@@ -121,8 +121,8 @@ class DistillationOptions(CalibrationOptions):
 
 def _check_generator(values, given, teacher):
     """Refuses options of an updated generator that contradict others."""
-    for name in ('adversarial_weight', 'generator_every'):
-        if name in given and not values['update_generator']:
+    for name, off in (('adversarial_weight', 0), ('generator_every', 1)):
+        if given.get(name, off) != off and not values['update_generator']:
             raise UserError(
                 f'--{name}={given[name]} is for a generator that is updated: pass '
                 f'--update_generator, or leave it out.'
