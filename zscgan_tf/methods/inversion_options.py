@@ -88,13 +88,20 @@ class InversionOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class ZeroqOptions(InversionOptions):
-    """What shapes the images of ZeroQ (arXiv 2001.00281): one batch of 64 in both presets."""
+    """What shapes the images of ZeroQ (arXiv 2001.00281): one batch of 64 in both presets.
+
+    The published code takes the moments of each image, and leaves logits in float. Its images all
+    have the same mean features, and so logits far below those of real images. In a file whose
+    logits are integers too, ranges set on such images cut real logits off. `small` therefore reads
+    equation 3 as moments of all images.
+    """
 
     statistics: str = option(
         choice('image', 'batch'),
         'Whose moments come near the stored ones: those of each image, as in the published code, '
         'or of all images of a group (--source=zeroq).',
         paper='image',
+        small='batch',
     )
 
     @classmethod
