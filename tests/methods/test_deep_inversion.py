@@ -236,6 +236,10 @@ def resolve(teacher, preset='small', **options):
 
 
 def test_presets(teacher):
+    cifar, short, long = (SETTINGS[name] for name in ('cifar10', 'imagenet_2k', 'imagenet_20k'))
+    assert (cifar.jitter, short.jitter, long.jitter) == (2, 30, 30)
+    assert (cifar.betas, short.betas, long.betas) == ((0.9, 0.999), (0.5, 0.9), (0.9, 0.999))
+    assert (cifar.flip, short.flip, cifar.clip, short.clip, long.clip) == (0, 1, 0, 1, 0)
     paper = resolve(teacher, 'paper')
     assert (paper.setting, paper.iterations, paper.group_size) == ('cifar10', 2000, 256)
     assert (paper.learning_rate, paper.moments_weight) == (0.05, 10)
