@@ -33,6 +33,9 @@ def import_function(name: str, allow_code: bool) -> Callable:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(f'{name}: {error}.') from error
+    except Exception as error:  # whatever the user's module raises
+        reason = ' '.join(str(error).split())[:200]
+        raise UserError(f'{name}: {type(error).__name__} in {module_name}: {reason}.') from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(f'{name}: {module_name} has no function {function_name}.')

@@ -34,9 +34,17 @@ def test_folder_and_npz_agree(finished, programs):
 
 
 def test_the_float_model_itself(programs):
-    result = evaluate(programs, '--images=real.npz', '--count=7')
+    result = evaluate(
+        programs, '--images=real.npz', '--count=7', '--bns', '--result_json=float.json'
+    )
     assert result.status == 0, result.stderr
     assert '100.00 % on 7 real images' in result.stdout and 'latency' not in result.stdout
+    found = json.loads((programs.folder / 'float.json').read_text())
+    by_layer = found['bns_loss_by_layer']
+    total = sum(by_layer.values())
+    assert len(by_layer) == 3 and found['bns_loss'] == pytest.approx(total, abs=1e-3)
+    assert f'BNS loss     {found["bns_loss"]:.4g} nats' in result.stdout
+    assert all(name in result.stdout for name in by_layer)
 
 
 def test_fresh_images_of_a_generator(finished, programs):

@@ -161,6 +161,38 @@ def test_result_files_collect_seeds(programs):
     )
 
 
+OWN_SOURCE = """
+import numpy as np
+
+class Source:
+    image_shape, batch_size, has_labels, num_classes = (8, 8, 3), 16, False, None
+
+    def batches(self, start=0):
+        while True:
+            yield np.float32(np.random.default_rng(start).uniform(size=(16, 8, 8, 3))), None
+            start += 1
+
+def make(teacher):
+    return Source()
+"""
+
+
+def test_a_source_of_ones_own(programs):
+    (programs.folder / 'own_source.py').write_text(OWN_SOURCE)
+    command = ['quantize', '--teacher=tiny.h5', '--output=own.tflite', '--source=own_source:make']
+    assert 'own_source:make is Python code; pass --allow_code' in programs.run(*command).error
+    result = programs.run(*command, '--allow_code', '--range_images=32', '--check_images=40')
+    assert result.status == 0, result.stderr
+    assert '% on 40 fresh images of the source' in result.stdout
+    assert not (programs.folder / 'own.workdir').exists()
+    assert (
+        '--source=noise is unknown: pass one of zscgan, '
+        in programs.run(
+            'quantize', '--teacher=tiny.h5', '--output=own2.tflite', '--source=noise'
+        ).error
+    )
+
+
 @pytest.mark.parametrize('kind, dtype', [('uint8', np.uint8), ('float32', np.float32)])
 def test_types_of_the_ends_and_logits(programs, kind, dtype):
     output = programs.folder / f'{kind}.tflite'

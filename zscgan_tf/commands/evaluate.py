@@ -7,6 +7,11 @@ one that a file was made with tells more than its own: one of the class loss alo
 
   bin/evaluate.py model.keras --model=model.tflite --images=photos
   bin/evaluate.py model.keras --model=model.tflite --dataset=cifar10
+
+With --bns it says how near images are to those that the model was trained on: the BNS loss of the
+images, by layer. Of several sets of other photographs the one of the lowest loss is the best proxy.
+
+  bin/evaluate.py model.keras --images=photos --bns
 """
 
 import functools
@@ -34,6 +39,11 @@ flags.DEFINE_integer('batch_size', 100, 'Real images a batch.', lower_bound=1)
 flags.DEFINE_boolean(
     'blend', False, 'Blend fresh images in pairs: most are then between two classes.'
 )
+flags.DEFINE_boolean(
+    'bns',
+    False,
+    "Print the BNS loss of the images by layer: how far they are from the batch norms' moments.",
+)
 flags.DEFINE_string('result_json', None, 'A file to write the result to.')
 
 # Fresh images come from another seed than those that a run calibrates with.
@@ -51,20 +61,24 @@ def main() -> None:
     images = 'real images' if source else 'fresh images of the generator'
     if source is not None:
         count = min(FLAGS.count or source.image_count, source.image_count)
-        batches = take(source.one_pass(), count)
+
+        def batches():
+            return take(source.one_pass(), count)
     else:
         from zscgan_tf.methods import zscgan
+        from zscgan_tf.methods.augmentation import blends
 
         count = FLAGS.count or 1000
         source = zscgan.load_generator(
             teacher, common_flags.workdir(), seed=FLAGS.seed + FRESH_SEED
         )
-        batches = ((pixels, None) for pixels, _ in take(source.batches(), count))
-        if FLAGS.blend:
-            from zscgan_tf.methods.augmentation import blends
+        images = f'blends of {images}' if FLAGS.blend else images
 
-            batches, images = blends(batches, FLAGS.seed), f'blends of {images}'
-    result = evaluation.evaluate(tflite, teacher, batches, total=count)
+        def batches():
+            fresh = ((pixels, None) for pixels, _ in take(source.batches(), count))
+            return blends(fresh, FLAGS.seed) if FLAGS.blend else fresh
+
+    result = evaluation.evaluate(tflite, teacher, batches(), total=count)
     rows = evaluation_rows(teacher, result, images)
     if tflite:
         sizes = evaluation.sizes(teacher, tflite)
@@ -74,11 +88,31 @@ def main() -> None:
              f'{sizes["teacher_weight_bytes"]:,}'),
             ('latency', f'{result["latency_ms"]:.2f} ms an image (LiteRT, this machine)'),
         ]  # fmt: skip
+    if FLAGS.bns:
+        distances = _distances(teacher, batches(), count)
+        result |= distances
+        rows += _distance_rows(distances)
     print('\n'.join(f'{name:<12} {text}' for name, text in rows))
     if FLAGS.result_json:
         atomic_files.write_atomically(
             FLAGS.result_json, (json.dumps(result, indent=1) + '\n').encode(), FLAGS.overwrite
         )
+
+
+def _distances(teacher, batches, count):
+    from zscgan_tf.report.moments import bns_loss_of, moment_distances
+    from zscgan_tf.sources import with_progress
+
+    pixels = (pixels for pixels, _ in with_progress(batches, count, 'moments'))
+    found = moment_distances(teacher, pixels)
+    by_layer = {each.layer: round(each.channels * each.divergence, 4) for each in found}
+    return {'bns_loss': round(bns_loss_of(found), 4), 'bns_loss_by_layer': by_layer}
+
+
+def _distance_rows(distances):
+    yield 'BNS loss', f'{distances["bns_loss"]:.4g} nats, of these batch norms:'
+    for layer, loss in distances['bns_loss_by_layer'].items():
+        yield '', f'{loss:<10.4g} {layer}'
 
 
 def check() -> None:

@@ -43,7 +43,7 @@ BASIC = {
 FULL = {
     'Model in': ('channels', 'channel_order', 'output_layer=NAME', 'allow_code'),
     'Images': ('calibration_split=NAME', 'data_dir=FOLDER', 'resize_short_side'),
-    'Check': ('check_images', 'evaluation_split=NAME', 'class_names=NAME,...'),
+    'Check': ('check_images', 'evaluation_split=NAME', 'class_names=NAME,...', 'bns'),
     'Run': (
         'batch_size',
         'student_workdir=FOLDER',

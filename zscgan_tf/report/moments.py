@@ -1,6 +1,7 @@
 """How far images are from the moments that the batch norms of a teacher have stored, by layer."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -28,20 +29,26 @@ class MomentDistance:
     divergence: float
 
 
-def moment_distances(teacher: Teacher, pixels: np.ndarray) -> list[MomentDistance]:
+def bns_loss_of(distances: list[MomentDistance]) -> float:
+    """The BNS loss of images (paper, section 2.2): the sum over batch norms and channels, nats."""
+    return sum(found.channels * found.divergence for found in distances)
+
+
+def moment_distances(
+    teacher: Teacher, batches: Iterable[np.ndarray | tf.Tensor]
+) -> list[MomentDistance]:
     """The distance of images from every batch norm's stored moments.
 
     Args:
         teacher: a `Teacher`.
-        pixels: images, float32 in [0, 1], [N, H, W, C]; their moments are taken over all of them.
+        batches: images in batches of pixels, [B, H, W, C]; the moments are those of all of them.
     """
     tap, stored = build_tap(teacher.logits_model)
     run = tf.function(lambda x: tap(x, training=False), reduce_retracing=True)
     sums = [np.zeros((2, len(moments.mean))) for moments in stored]
     counts = np.zeros(len(stored))
-    for start in range(0, len(pixels), _IMAGES_AT_ONCE):
-        part = tf.constant(pixels[start : start + _IMAGES_AT_ONCE])
-        _, *inputs = run(teacher.input_spec.to_inputs(part))
+    for part in _parts(batches):
+        _, *inputs = run(teacher.input_spec.to_inputs(tf.convert_to_tensor(part)))
         for number, x in enumerate(inputs):
             x = np.float64(x).reshape(-1, x.shape[-1])
             counts[number] += len(x)
@@ -57,3 +64,9 @@ def moment_distances(teacher: Teacher, pixels: np.ndarray) -> list[MomentDistanc
         )
         found.append(MomentDistance(moments.layer, len(shift), float(np.mean(divergences))))
     return found
+
+
+def _parts(batches):
+    for pixels in batches:
+        for start in range(0, len(pixels), _IMAGES_AT_ONCE):
+            yield pixels[start : start + _IMAGES_AT_ONCE]

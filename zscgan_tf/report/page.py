@@ -221,11 +221,11 @@ def _fall_sentence(rows, measured):
 
 
 def _moment_values(teacher, pixels, real, kind_of_images):
-    own = moment_distances(teacher, pixels)
+    own = moment_distances(teacher, [pixels])
     shown = {kind_of_images: [distance.divergence for distance in own]}
     others = None
     if real is not None:
-        others = moment_distances(teacher, page_images.sample(real, len(pixels)))
+        others = moment_distances(teacher, [page_images.sample(real, len(pixels))])
         shown['real images'] = [distance.divergence for distance in others]
     return {
         'moments': own,

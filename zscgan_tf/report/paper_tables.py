@@ -23,28 +23,35 @@ OURS = {
 }
 
 # Rows of a table: what the paper calls it, the paper's cells, our recipe. None: the paper has none.
+# Rows without any cell of the paper are ours alone.
 TABLE_1A = (
     ('ZS-CGAN DF-PTQ', (70.27, 76.76, 69.20, 72.37, 73.45), 'ptq'),
     ('ZS-CGAN DF-QAT', (71.72, 77.87, 73.37, 73.05, 74.75), 'qat_w8a8'),
-    ('[11]', (69.70, None, 70.50, 71.20, None), None),
-    ('[12]', (71.43, 77.67, None, 72.91, None), None),
-    ('[13]', (71.35, 77.58, None, 72.45, 74.41), None),
-    ('[14]', (71.56, 77.81, 73.06, 72.91, 74.71), None),
+    ('[11]', (69.70, None, 70.50, 71.20, None), 'ptq_dfq'),
+    ('[12]', (71.43, 77.67, None, 72.91, None), 'ptq_zeroq'),
+    ('[13]', (71.35, 77.58, None, 72.45, 74.41), 'qat_w8a8_deep_inversion'),
+    ('[14]', (71.56, 77.81, 73.06, 72.91, 74.71), 'qat_w8a8_adversarial'),
+    ('our U-Net without a condition', (None,) * 5, 'qat_w8a8_unconditional'),
     ('real images, PTQ', (71.00, 77.34, 72.01, 72.58, 73.64), 'ptq_real'),
-    ('real images, QAT', (71.82, 77.86, 73.54, 73.24, 74.97), 'qat_w8a8_real'),
+    (
+        'real images and labels, QAT [8]',
+        (71.82, 77.86, 73.54, 73.24, 74.97),
+        'qat_w8a8_real_labels',
+    ),
 )
 TABLE_1B = (
     ('ZS-CGAN DF-QAT', (70.78, 76.82, 71.05, 72.24), 'qat_w6a6'),
-    ('[13]', (70.20, 76.47, None, 71.47), None),
-    ('[14]', (70.73, 76.44, 70.81, 71.93), None),
-    ('real images, QAT', (71.02, 77.06, 72.01, 72.51), 'qat_w6a6_real'),
+    ('[13]', (70.20, 76.47, None, 71.47), 'qat_w6a6_deep_inversion'),
+    ('[14]', (70.73, 76.44, 70.81, 71.93), 'qat_w6a6_adversarial'),
+    ('our U-Net without a condition', (None,) * 4, 'qat_w6a6_unconditional'),
+    ('real images and labels, QAT [8]', (71.02, 77.06, 72.01, 72.51), 'qat_w6a6_real_labels'),
 )
 TABLE_2 = (
     ('CE + BNS', (71.72,), 'qat_w8a8'),
     ('CE', (69.63,), 'qat_w8a8_class_only'),
     ('BNS', (71.69,), 'qat_w8a8_bns_only'),
-    ('BigGAN [26]', (71.69,), None),
-    ('original ImageNet', (71.82,), 'qat_w8a8_real'),
+    ('BigGAN [26]', (71.69,), 'qat_w8a8_biggan'),
+    ('original ImageNet', (71.82,), 'qat_w8a8_real_labels'),
 )
 TABLES = {'1a': TABLE_1A, '1b': TABLE_1B, '2': TABLE_2}
 
@@ -68,7 +75,7 @@ def table(name: str, result_of: Callable[[str], dict[str, Any] | None]) -> list[
     heading = ['', *models, *OURS, 'recipe']
     lines = [f'| {" | ".join(heading)} |', '|' + ' --- |' * len(heading)]
     floats = [f'{FLOAT[model]:.2f}' for model in models]
-    reference = next(recipe for _, _, recipe in rows if recipe)
+    _, _, reference = rows[0]
     ours = [_cell(folder, reference, result_of, quantized=False) for folder in OURS.values()]
     lines.append(f'| float | {" | ".join(floats + ours)} | |')
     for words, values, recipe in rows:
@@ -77,14 +84,14 @@ def table(name: str, result_of: Callable[[str], dict[str, Any] | None]) -> list[
             for value, model in zip(values, models, strict=True)
         ]
         ours = [_cell(folder, recipe, result_of) for folder in OURS.values()]
-        shown = f'`{recipe}`' if recipe else 'not part of this project'
-        lines.append(f'| {words} | {" | ".join(paper + ours)} | {shown} |')
+        lines.append(f'| {words} | {" | ".join(paper + ours)} | `{recipe}` |')
     return lines
 
 
 def _cell(folder, recipe, result_of, quantized=True):
-    """Our accuracy, or that of the float model; empty where there is no recipe or no result."""
-    if recipe is None or not (found := result_of(f'{folder}/{recipe}')):
+    """Our accuracy, or that of the float model; empty where there is no result."""
+    found = result_of(f'{folder}/{recipe}')
+    if not found:
         return ''
     if not quantized:
         return f'{found["float_accuracy"]:.2f}'

@@ -40,16 +40,21 @@ def custom_source(name: str, teacher: Teacher, *, allow_code: bool = False) -> S
                 f'{name} returned a {type(source).__name__} without {missing[0]}: return a source, '
                 f'as docs/api.md describes it.'
             )
-        first, second = itertools.islice(source.batches(), 2)
-        for batch in (first, second):
+        batches = list(itertools.islice(source.batches(), 2))
+        batches += itertools.islice(source.batches(start=1), 1)
+        if len(batches) < 3:
+            raise UserError(
+                f'{name} ended after {len(batches)} batches: yield batches without end, from the '
+                f'first image again.'
+            )
+        for batch in batches:
             _check_batch(batch, source, teacher, name)
-        (again,) = itertools.islice(source.batches(start=1), 1)
     except UserError:
         raise
     except Exception as error:  # whatever the user's code raises
         reason = ' '.join(str(error).split())[:200]
         raise UserError(f'{name} failed ({type(error).__name__}: {reason}).') from error
-    for one, other in zip(second, again, strict=True):
+    for one, other in zip(*batches[1:], strict=True):
         if (one is None) != (other is None) or not np.array_equal(one, other):
             raise UserError(
                 f'{name}: batches(start=1) gives other images than the second batch of batches(): '
