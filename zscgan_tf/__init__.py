@@ -29,6 +29,8 @@ _HOMES = {
     'evaluate': 'evaluation',
     'load_generator': 'methods.zscgan',
     'load_teacher': 'teacher.loading',
+    'make_deep_inversion_images': 'methods.deep_inversion',
+    'make_zeroq_images': 'methods.zeroq',
     'quantize': 'pipeline',
     'quantize_student': 'pipeline',
     'raw_pixels': 'teacher.raw_pixels',

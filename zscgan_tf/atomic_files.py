@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from typing import IO
 
 from zscgan_tf.errors import UserError
 
@@ -109,6 +111,20 @@ def write_atomically(path: PathLike, data: bytes, overwrite: bool = False) -> No
     Raises:
         UserError: as `check_output`, or the file could not be written (a full disk).
     """
+    with open_atomically(path, overwrite) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def open_atomically(path: PathLike, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """A file to write piece by piece, which gets its name when all is written and on disk.
+
+    Args:
+        path, overwrite: as in `write_atomically`.
+
+    Raises:
+        UserError: as `write_atomically`.
+    """
     check_output(path, overwrite)
     # A link stays a link: what it points to is replaced.
     target = os.path.realpath(path)
@@ -116,7 +132,7 @@ def write_atomically(path: PathLike, data: bytes, overwrite: bool = False) -> No
     try:
         try:
             with open(temporary, 'wb') as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)

@@ -104,19 +104,24 @@ def _training(teacher: 'Teacher') -> Rows:
     from zscgan_tf.methods import zscgan
     from zscgan_tf.training import loop
 
-    if not image_sources.has_generator():
+    if not image_sources.has_workdir():
         yield 'training', f'none: --source={FLAGS.source} has no generator'
         return
-    options = common_flags.generator_options(teacher)
-    print(f'measuring steps of {options.batch_size} images ...', file=sys.stderr, flush=True)
     strategy = common_flags.strategy()
-    with strategy.scope():
-        _, _, step = zscgan.build_training(teacher, options, FLAGS.seed)
+    if image_sources.is_optimized():
+        options = image_sources.optimized_options(teacher)
+        images, step = options.group_size, image_sources.optimization_step(teacher)
+    else:
+        options = common_flags.generator_options(teacher)
+        images = options.batch_size
+        with strategy.scope():
+            _, _, step = zscgan.build_training(teacher, options, FLAGS.seed)
+    print(f'measuring steps of {images} images ...', file=sys.stderr, flush=True)
     first, each = loop.measure(step, strategy, common_flags.jit_compile())
     total = first + each * options.steps
     yield (
         'training',
-        f'{options.steps:,} steps of {options.batch_size} images, {each:.2g} seconds each: about '
+        f'{options.steps:,} steps of {images} images, {each:.2g} seconds each: about '
         f'{duration(total)} on this machine',
     )
     # In bytes on macOS, in KiB on Linux.

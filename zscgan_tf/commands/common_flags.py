@@ -192,7 +192,7 @@ def train_generator(teacher: 'Teacher', folder: 'NamedFolder') -> 'GeneratorSour
         teacher,
         folder,
         images_every=FLAGS.images_every,
-        **_training_arguments(),
+        **training_arguments(),
         **option_flags.passed(GeneratorOptions),
     )
 
@@ -220,21 +220,28 @@ def check_student(teacher: 'Teacher', student_options: CalibrationOptions) -> No
     build(teacher, student_options)
 
 
-def distill(teacher: 'Teacher', source: 'Source', folder: 'NamedFolder') -> 'Student':
-    """Distils, resumes or reuses the student of the flags in a workdir."""
+def distill(
+    teacher: 'Teacher', source: 'Source', folder: 'NamedFolder', **options: object
+) -> 'Student':
+    """Distils, resumes or reuses the student of the flags in a workdir.
+
+    Args:
+        teacher, source, folder: see `distillation.distill`.
+        **options: values in place of those of flags.
+    """
     from zscgan_tf.methods import distillation
 
     return distillation.distill(
         teacher,
         source,
         folder,
-        **_training_arguments(),
-        **option_flags.passed(DistillationOptions),
+        **training_arguments(),
+        **{**option_flags.passed(DistillationOptions), **options},
     )
 
 
-def _training_arguments():
-    """What both trainings are called with, beside their options."""
+def training_arguments() -> dict[str, object]:
+    """What all trainings are called with, beside their options."""
     return {
         'preset': FLAGS.preset,
         'seed': FLAGS.seed,

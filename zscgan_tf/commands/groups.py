@@ -8,6 +8,11 @@ import dataclasses
 from zscgan_tf.commands import option_flags
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.methods.inversion_options import (
+    DeepInversionOptions,
+    InversionOptions,
+    ZeroqOptions,
+)
 from zscgan_tf.student.options import CalibrationOptions, StudentOptions
 from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions
 
@@ -47,10 +52,14 @@ FULL = {
         'images_every',
     ),
 }
+_OPTIMIZED = 'Optimized images (--source=zeroq, deep_inversion)'
 OF_OPTIONS = {
     FileOptions: 'File out',
     StudentOptions: 'Fewer bits',
     GeneratorOptions: 'The generator and its training',
+    InversionOptions: _OPTIMIZED,
+    ZeroqOptions: _OPTIMIZED,
+    DeepInversionOptions: _OPTIMIZED,
     CalibrationOptions: 'Ranges set through the student',
     DistillationOptions: 'Training of the student (--method=qat)',
     TfliteCalibrationOptions: "TFLite's own calibration",

@@ -1,5 +1,8 @@
 """--source: where the images come from that set ranges and train students."""
 
+import collections.abc
+import dataclasses
+import importlib
 import typing
 
 from absl import flags
@@ -7,6 +10,13 @@ from absl import flags
 from zscgan_tf.commands import common_flags, option_flags, real_images
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
+from zscgan_tf.methods.distillation_options import DistillationOptions
+from zscgan_tf.methods.inversion_options import (
+    DeepInversionOptions,
+    InversionOptions,
+    ZeroqOptions,
+)
+from zscgan_tf.options import Options, flag_of
 from zscgan_tf.user_code import is_function_name
 
 if typing.TYPE_CHECKING:
@@ -15,7 +25,9 @@ if typing.TYPE_CHECKING:
     from zscgan_tf.training.workdir import NamedFolder
 
 FLAGS = flags.FLAGS
-SOURCES = ('zscgan', 'noise_uniform', 'noise_gaussian', 'files', 'dataset')
+# The sources whose images are optimized, with their options.
+OPTIMIZED = {'zeroq': ZeroqOptions, 'deep_inversion': DeepInversionOptions}
+SOURCES = ('zscgan', *OPTIMIZED, 'noise_uniform', 'noise_gaussian', 'files', 'dataset')
 
 
 def define_flags() -> None:
@@ -23,13 +35,16 @@ def define_flags() -> None:
     flags.DEFINE_string(
         'source',
         'zscgan',
-        'Where the calibration images come from: zscgan, a generator (no data); noise_uniform or '
+        'Where the calibration images come from: zscgan, a generator (no data); zeroq or '
+        'deep_inversion, optimized one group after the other (no data); noise_uniform or '
         'noise_gaussian (no data); files, --images; dataset, --dataset with --calibration_split; '
         'or package.module:function, a source of your own (with --allow_code).',
     )
     flags.DEFINE_string(
         'calibration_split', None, 'Split of --dataset for --source=dataset. Default: train.'
     )
+    for options_class in OPTIMIZED.values():
+        option_flags.define(options_class)
 
 
 def check() -> None:
@@ -64,10 +79,44 @@ def check() -> None:
             raise UserError(
                 f'--{min(passed)} is for a generator, and --source={name} has none: leave it out.'
             )
+    _check_optimized(name)
     if name == 'files':
         common_flags.require('images', 'what --source=files reads')
     if name == 'dataset':
         common_flags.require('dataset', 'the dataset that --source=dataset reads')
+
+
+def _check_optimized(name):
+    """Refuses flags of optimized images that this source would not read."""
+    own = OPTIMIZED[name].names() if is_optimized() else set()
+    for source, options_class in OPTIMIZED.items():
+        if wrong := sorted(option_flags.passed(options_class).keys() - own):
+            flag = flag_of(options_class.__dataclass_fields__[wrong[0]])
+            owners = ' or '.join(OPTIMIZED) if wrong[0] in InversionOptions.names() else source
+            raise UserError(f'--{flag} is for --source={owners}: pass it, or leave --{flag} out.')
+    if is_optimized() and FLAGS.strategy != 'default':
+        raise UserError(
+            f'--strategy={FLAGS.strategy}: --source={name} optimizes images on one device: leave '
+            f'it out.'
+        )
+    if FLAGS.compete_weight and FLAGS.method != 'qat':
+        raise UserError(
+            '--compete_weight needs a student that is trained: pass --method=qat, or leave it out.'
+        )
+    if is_optimized() and FLAGS.method == 'qat':  # known before images are optimized for hours
+        options = DistillationOptions.resolve(
+            FLAGS.preset, option_flags.passed(DistillationOptions)
+        )
+        if options.update_generator:
+            raise UserError(
+                f'--update_generator, the default of --preset=paper, has no generator to update '
+                f'with --source={name}: pass --noupdate_generator.'
+            )
+        if options.soft_target_weight < 1 and name == 'zeroq':
+            raise UserError(
+                f'--soft_target_weight={options.soft_target_weight} needs labels, which '
+                f'--source=zeroq does not have: pass 1 (eq. 4), or a source with labels.'
+            )
 
 
 def has_generator() -> bool:
@@ -75,15 +124,57 @@ def has_generator() -> bool:
     return FLAGS.source == 'zscgan'
 
 
-def make(teacher: 'Teacher', folder: 'NamedFolder') -> 'Source':
-    """The source of the flags; a generator is trained, or its training resumed.
+def is_optimized() -> bool:
+    """Whether the images are optimized, which --workdir keeps."""
+    return FLAGS.source in OPTIMIZED
+
+
+def has_workdir() -> bool:
+    """Whether --workdir holds a training that makes the images: its losses, a grid of images."""
+    return has_generator() or is_optimized()
+
+
+def optimized_options(teacher: 'Teacher') -> InversionOptions:
+    """The options of the flags, of a source whose images are optimized."""
+    options_class = OPTIMIZED[FLAGS.source]
+    return options_class.resolve(FLAGS.preset, option_flags.passed(options_class), teacher)
+
+
+def limited(options: Options, teacher: 'Teacher', passed: set[str]) -> Options:
+    """Options of ranges that ask for no more images than are optimized.
+
+    Args:
+        options: with `range_images` or `calibration_images`, the preset's or what was passed.
+        teacher: a `Teacher`.
+        passed: names of the options that were passed.
+
+    Raises:
+        UserError: more images were asked for than there will be.
+    """
+    if not is_optimized():
+        return options
+    name = 'range_images' if hasattr(options, 'range_images') else 'calibration_images'
+    count, wanted = optimized_options(teacher).images, getattr(options, name)
+    if wanted > count and name in passed:
+        raise UserError(
+            f'--{name}={wanted} is more than the {count} images of --source={FLAGS.source}: pass '
+            f'fewer, or more --optimized_images.'
+        )
+    return dataclasses.replace(options, **{name: min(wanted, count)})
+
+
+def make(teacher: 'Teacher', folder: 'NamedFolder', quantized: 'Teacher') -> 'Source':
+    """The source of the flags; a generator is trained, images are optimized, or that is resumed.
 
     Args:
         teacher: a `Teacher`.
         folder: the run's workdir.
+        quantized: what a student is made of; the teacher, or that of raw pixels.
     """
     if has_generator():
         return common_flags.train_generator(teacher, folder)
+    if is_optimized():
+        return _optimize(teacher, folder, quantized)
     batch_size = common_flags.generator_options(teacher).batch_size
     if is_function_name(FLAGS.source):
         from zscgan_tf.sources.custom import custom_source
@@ -99,12 +190,42 @@ def make(teacher: 'Teacher', folder: 'NamedFolder') -> 'Source':
     return real_images.of_split(_calibration_split(), teacher, batch_size)
 
 
+def optimization_step(teacher: 'Teacher') -> collections.abc.Callable:
+    """The step of a source whose images are optimized, to measure it."""
+    module = importlib.import_module(f'zscgan_tf.methods.{FLAGS.source}')
+    return module.build_optimization(teacher, optimized_options(teacher), FLAGS.seed).step
+
+
+def _optimize(teacher, folder, quantized):
+    from zscgan_tf.methods.deep_inversion import make_deep_inversion_images
+    from zscgan_tf.methods.zeroq import make_zeroq_images
+
+    arguments = {
+        **common_flags.training_arguments(),
+        'batch_size': common_flags.generator_options(teacher).batch_size,
+        **option_flags.passed(OPTIMIZED[FLAGS.source]),
+    }
+    del arguments['strategy']
+    if FLAGS.source == 'zeroq':
+        return make_zeroq_images(teacher, folder, **arguments)
+    return make_deep_inversion_images(
+        teacher,
+        folder,
+        student_teacher=quantized,
+        student_options=option_flags.passed(DistillationOptions),
+        **arguments,
+    )
+
+
 def record(teacher: 'Teacher') -> dict[str, object]:
     """What results say of the images, JSON values."""
     found, generator = {'source': FLAGS.source}, common_flags.generator_options(teacher)
     if has_generator():
         return found | generator.record()
     found['batch_size'] = generator.batch_size
+    if is_optimized():
+        options = optimized_options(teacher)
+        found |= {**options.record(), 'image_passes': options.image_passes}
     if FLAGS.source == 'dataset':
         found |= {'dataset': FLAGS.dataset, 'calibration_split': _calibration_split()}
     if FLAGS.source == 'files':
@@ -114,6 +235,8 @@ def record(teacher: 'Teacher') -> dict[str, object]:
 
 def training_steps(teacher: 'Teacher') -> int:
     """Steps of training that the images take; 0 where nothing is trained for them."""
+    if is_optimized():
+        return optimized_options(teacher).steps
     return common_flags.generator_options(teacher).steps if has_generator() else 0
 
 

@@ -89,7 +89,7 @@ def main() -> int:
     if FLAGS.result_json:
         evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
         results.check(FLAGS.result_json, evaluated=evaluated, **shared_results)
-    source = image_sources.make(teacher, folder)
+    source = image_sources.make(teacher, folder, quantized)
     arguments = {
         'check_images': FLAGS.check_images,
         'evaluate_on': evaluate_on,
@@ -98,16 +98,18 @@ def main() -> int:
     student_folder = None
     if FLAGS.method == 'qat':
         student_folder = common_flags.student_folder(folder, plan.options)
-        student = common_flags.distill(quantized, source, student_folder)
+        student = common_flags.distill(
+            quantized, source, student_folder, range_images=plan.options.range_images
+        )
         result = pipeline.quantize_student(
             student, source, output, **arguments, **plan.file.values()
         )
     else:
         result = pipeline.quantize(quantized, source, output, plan=plan, **arguments)
     if FLAGS.result_json:
-        _add_result(result, folder, student_folder, shared_results)
+        _add_result(result, source, folder, student_folder, shared_results)
     paths, problem = {}, None
-    if image_sources.has_generator():
+    if image_sources.has_workdir():
         paths['images'] = os.path.join(folder, 'classes.png')
     if FLAGS.page:
         try:
@@ -138,7 +140,7 @@ def _write_page(teacher, result, source, folder, student_folder, real):
         result,
         source,
         real=real,
-        workdir=folder if image_sources.has_generator() else None,
+        workdir=folder if image_sources.has_workdir() else None,
         student_workdir=student_folder,
         class_names=common_flags.class_names(),
         command=common_flags.command_line(),
@@ -178,11 +180,14 @@ def _plan(teacher, passed):
     """How the teacher is quantized, a `Plan`; refuses what cannot be, before any work."""
     from zscgan_tf import pipeline
 
-    with_trial = image_sources.has_generator()
+    with_trial = image_sources.has_workdir()
     if FLAGS.method == 'ptq':
-        return pipeline.make_plan(teacher, FLAGS.preset, passed, with_trial=with_trial)
+        plan = pipeline.make_plan(teacher, FLAGS.preset, passed, with_trial=with_trial)
+        options = image_sources.limited(plan.options, teacher, passed.keys())
+        return dataclasses.replace(plan, options=options)
+    options = DistillationOptions.resolve(FLAGS.preset, DistillationOptions.among(passed), teacher)
     plan = pipeline.Plan(
-        DistillationOptions.resolve(FLAGS.preset, DistillationOptions.among(passed), teacher),
+        image_sources.limited(options, teacher, passed.keys()),
         FileOptions.resolve(FLAGS.preset, FileOptions.among(passed), teacher),
     )
     pipeline.check_student(teacher, plan, with_trial=with_trial)
@@ -227,7 +232,7 @@ def _evaluation_source(teacher):
     return None
 
 
-def _add_result(result, folder, student_folder, shared_results):
+def _add_result(result, source, folder, student_folder, shared_results):
     from zscgan_tf.report import results
     from zscgan_tf.training import loop
 
@@ -239,14 +244,18 @@ def _add_result(result, folder, student_folder, shared_results):
         metrics['fresh_agreement'] = result.fresh['agreement']
     if 'accuracy' in metrics:
         shared_results = {'float_accuracy': round(real['float_accuracy'], 4), **shared_results}
-    log = loop.last_metrics(folder) if image_sources.has_generator() else {}
+    log = loop.last_metrics(folder) if image_sources.has_workdir() else {}
     minutes = log.get('seconds', 0) / 60
-    metrics |= {name: log[name] for name in ('class_loss', 'bns_loss') if name in log}
+    losses = ('class_loss', 'bns_loss', 'moments_loss')
+    metrics |= {name: log[name] for name in losses if name in log}
+    if image_sources.is_optimized():
+        metrics['clipped_percent'] = 100 * source.clipped_share
     if result.student_agreement is not None:
         metrics['student_agreement'] = result.student_agreement
     if student_folder:
         if log:
-            metrics['generator_minutes'] = minutes
+            name = 'generator' if image_sources.has_generator() else 'images'
+            metrics[f'{name}_minutes'] = minutes
         minutes = loop.last_metrics(student_folder).get('seconds', 0) / 60
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **shared_results)
 

@@ -330,7 +330,8 @@ def load_generator(
         )
     if workdirs.kind_of(config) != 'generator':
         raise UserError(
-            f'{name} holds a student, not a generator: pass the folder of the generator.'
+            f'{name} holds {workdirs.held(config)}, not a generator: pass the folder of the '
+            f'generator.'
         )
     try:
         options, first_seed = GeneratorOptions.from_record(config), config['seed']

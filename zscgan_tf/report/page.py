@@ -41,6 +41,10 @@ _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _LOSSES = {
     'class_loss': 'class loss',
     'bns_loss': 'BNS loss',
+    'moments_loss': 'loss of moments',
+    'variation_loss': 'variation',
+    'input_loss': 'loss of inputs',
+    'compete_loss': 'loss of agreement',
     'distillation_loss': 'distillation loss',
     'loss': 'loss',
 }
@@ -69,7 +73,8 @@ def write_page(
         source: where the images come from that layers are compared on, a generator's above all.
             None for real images if there are any, else uniform noise.
         real: real images, to show those on which the answers differ; None without any.
-        workdir: the generator's folder, for its losses and its configuration.
+        workdir: the folder of the generator, or of optimized images, for its losses and its
+            configuration.
         student_workdir: likewise the folder of the student that was trained.
         class_names: the names of the classes; None for those of the teacher.
         command: the command line that made the file or the page, to be shown.
@@ -86,11 +91,7 @@ def write_page(
             f'{len(names)} names of classes were passed, but {teacher.name} has '
             f'{teacher.num_classes} classes: pass one name a class.'
         )
-    runs = [
-        _run_of(folder, teacher, kind)
-        for kind, folder in (('generator', workdir), ('student', student_workdir))
-        if folder is not None
-    ]
+    runs = [_run_of(folder, teacher) for folder in (workdir, student_workdir) if folder is not None]
     kind_of_images = _kind_of_images(source, real)
     if source is None:
         source = real or NoiseSource(teacher.input_spec, batch_size=LAYER_IMAGES)
@@ -234,7 +235,7 @@ def _moment_values(teacher, pixels, real, kind_of_images):
     }
 
 
-def _run_of(folder, teacher, kind):
+def _run_of(folder, teacher):
     """What a page shows of a workdir: its losses and its options."""
     config = workdirs.read(folder)
     if config.get('fingerprint') != teacher.fingerprint:
@@ -245,7 +246,7 @@ def _run_of(folder, teacher, kind):
     flags = pathlib.Path(folder) / 'flags.cfg'
     curves = _curves(pathlib.Path(folder) / 'metrics.jsonl')
     return {
-        'kind': kind,
+        'kind': workdirs.kind_of(config),
         'folder': os.fspath(folder),
         'options': {name: _text(value) for name, value in config.items()},
         'flags': flags.read_text(encoding='utf-8') if flags.exists() else None,

@@ -49,8 +49,19 @@ def config_of(teacher: Teacher, options: Mapping[str, object], seed: int) -> dic
 
 
 def kind_of(config: Mapping[str, object]) -> str:
-    """What a workdir of this configuration holds: 'student' (made of images) or 'generator'."""
-    return 'student' if 'source_kind' in config else 'generator'
+    """What a workdir of this configuration holds: 'student', 'images' (optimized) or 'generator'.
+
+    A student was made of images, and its configuration says of which: so it is asked for first.
+    """
+    if 'source_kind' in config:
+        return 'student'
+    return 'images' if 'images_method' in config else 'generator'
+
+
+def held(config: Mapping[str, object]) -> str:
+    """The same in words: 'a student', 'images of zeroq', 'a generator'."""
+    kind = kind_of(config)
+    return f'images of {config["images_method"]}' if kind == 'images' else f'a {kind}'
 
 
 def claim(
@@ -95,8 +106,8 @@ def _check_same(workdir, config):
             f'{name} belongs to another teacher ({stored.get("teacher", "unknown")}): pass '
             f'{other}, or delete it.'
         )
-    if kind_of(stored) != kind_of(config):
-        raise UserError(f'{name} holds a {kind_of(stored)}, not a {kind_of(config)}: pass {other}.')
+    if held(stored) != held(config):
+        raise UserError(f'{name} holds {held(stored)}, not {held(config)}: pass {other}.')
     # The fingerprint says which teacher it is: its file may have been renamed.
     different = differences({**stored, 'teacher': config.get('teacher')}, config)
     if different:

@@ -1,0 +1,270 @@
+"""DeepInversion: its terms against NumPy, jitter, rates, classes, and the adaptive variant."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.methods.matched import assert_slopes, matched_teacher
+from zscgan_tf.errors import UserError
+from zscgan_tf.methods import deep_inversion
+from zscgan_tf.methods.deep_inversion import SETTINGS
+from zscgan_tf.methods.inversion_options import DeepInversionOptions
+from zscgan_tf.teacher.tap import StoredMoments, build_tap
+from zscgan_tf.training.strategy import fold_seed
+
+rng = np.random.default_rng(0)
+IMAGES = rng.normal(size=(3, 5, 6, 2))
+STORED = [
+    StoredMoments('a', rng.normal(size=4), rng.uniform(0.5, 2, 4), 1e-3),
+    StoredMoments('b', rng.normal(size=4), rng.uniform(0.5, 2, 4), 1e-3),
+]
+
+
+@pytest.fixture(scope='module')
+def teacher():
+    return matched_teacher()
+
+
+def variation(x):
+    pairs = [
+        (x[:, :, 1:], x[:, :, :-1]),
+        (x[:, 1:], x[:, :-1]),
+        (x[:, 1:, 1:], x[:, :-1, :-1]),
+        (x[:, 1:, :-1], x[:, :-1, 1:]),
+    ]
+    return sum(np.sqrt(np.sum((a - b) ** 2)) for a, b in pairs)
+
+
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+# The terms.
+
+
+def test_variation_and_norms():
+    assert deep_inversion.variation_loss(tf.constant(IMAGES)).numpy() == pytest.approx(
+        variation(IMAGES)
+    )
+    norms = np.sqrt((IMAGES**2).sum((1, 2, 3)))
+    assert deep_inversion.norm_loss(IMAGES, True).numpy() == pytest.approx(norms.mean())
+    whole = np.sqrt(np.sum(IMAGES**2))
+    assert deep_inversion.norm_loss(IMAGES, False).numpy() == pytest.approx(whole)
+
+
+def test_constant_images_have_no_variation_and_a_finite_gradient():
+    x = tf.zeros((2, 4, 4, 3))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        losses = [
+            deep_inversion.variation_loss(x),
+            deep_inversion.norm_loss(x, True),
+            deep_inversion.norm_loss(x, False),
+        ]
+    for loss in losses:
+        assert loss.numpy() == pytest.approx(0, abs=1e-5)
+        assert np.all(tape.gradient(loss, x).numpy() == 0)
+
+
+def test_moments_are_neither_squared_nor_divided():
+    moments = [(rng.normal(size=4), rng.uniform(0.5, 2, 4)) for _ in STORED]
+    terms = [
+        np.linalg.norm(v - s.variance) + np.linalg.norm(m - s.mean)
+        for (m, v), s in zip(moments, STORED, strict=True)
+    ]
+    found = deep_inversion.moments_loss(moments, STORED, 10.0)
+    assert found.numpy() == pytest.approx(10 * terms[0] + terms[1])
+
+
+@pytest.mark.parametrize('clamped', [False, True])
+def test_disagreement(clamped):
+    one, other = rng.normal(0, 9, (4, 6)), rng.normal(0, 9, (4, 6))
+    p, q = softmax(one / 3), softmax(other / 3)
+    m = (p + q) / 2
+    if clamped:
+        p, q, m = (np.clip(x, 0.01, 0.99) for x in (p, q, m))
+        js = 0.5 * np.sum(m * np.log(m / p) + m * np.log(m / q)) / 4
+    else:
+        js = 0.5 * np.sum(p * np.log(p / m) + q * np.log(q / m)) / 4
+        assert 0 < js < np.log(2)
+    found = deep_inversion.compete_loss(one, other, clamped)
+    assert found.numpy() == pytest.approx(1 - np.clip(js, 0, 1))
+
+
+def test_disagreement_at_its_ends():
+    far = np.float32([[900, 0, -900]])
+    assert deep_inversion.compete_loss(far, far).numpy() == pytest.approx(1)
+    assert deep_inversion.compete_loss(far, -far).numpy() == pytest.approx(1 - np.log(2))
+
+
+def test_gradients_are_slopes():
+    def moments(x):
+        pair = tf.nn.moments(x, [0, 1, 2])
+        wide = [tf.concat(2 * [values], 0) for values in pair]
+        return deep_inversion.moments_loss([wide, [2 * v for v in wide]], STORED)
+
+    assert_slopes(moments, IMAGES)
+    assert_slopes(deep_inversion.variation_loss, IMAGES)
+    assert_slopes(lambda x: deep_inversion.norm_loss(x, True), IMAGES)
+    fixed = rng.normal(0, 3, (3, 60))
+    for clamped in (False, True):
+        assert_slopes(
+            lambda x, c=clamped: deep_inversion.compete_loss(tf.reshape(x, (3, 60)), fixed, c),
+            IMAGES,
+        )
+
+
+# The step.
+
+
+def test_jitter_moves_all_images_alike():
+    setting = dataclasses.replace(SETTINGS['imagenet_2k'], jitter=1)
+    found = set()
+    for index in range(80):
+        moved = deep_inversion.jittered(tf.constant(IMAGES), setting, fold_seed(0, index, 1))
+        options = [
+            (dy, dx, flip)
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+            for flip in (1, -1)
+            if np.array_equal(np.roll(IMAGES, (dy, dx), (1, 2))[:, :, ::flip], moved)
+        ]
+        assert len(options) == 1
+        found.add(options[0])
+    assert len(found) > 14
+    assert {flip for *_, flip in found} == {1, -1}
+    moved = deep_inversion.jittered(tf.constant(IMAGES), SETTINGS['cifar10'], fold_seed(0, 5, 1))
+    assert np.array_equal(np.sort(np.ravel(moved)), np.sort(np.ravel(IMAGES)))
+
+
+def test_rates():
+    def rates(iterations, cosine):
+        return [
+            deep_inversion.rate_at(i, 0.25, iterations, cosine).numpy() for i in range(iterations)
+        ]
+
+    assert set(rates(30, False)) == {np.float32(0.25)}
+    found = rates(600, True)
+    np.testing.assert_allclose(found[:100], 0.25 * np.arange(1, 101) / 100, rtol=1e-6)
+    wanted = 0.125 * (1 + np.cos(np.pi * np.arange(500) / 500))
+    np.testing.assert_allclose(found[100:], wanted, rtol=1e-4, atol=1e-7)
+    assert np.argmax(rates(20, True)) == 3 and max(rates(1, True)) <= 0.25
+
+
+@pytest.mark.parametrize('setting', ['cifar10', 'imagenet_2k'])
+def test_a_step(teacher, setting):
+    """Its losses at the images as they were moved, and a first step of Adam, clipped or not."""
+    options = DeepInversionOptions.resolve(
+        'small',
+        {'images': 10, 'group_size': 10, 'iterations': 2, 'setting': setting, 'learning_rate': 9.0},
+        teacher,
+    )
+    labels = np.int32([list(range(5)) * 2])
+    optimization = deep_inversion.build_optimization(teacher, options, 3, labels)
+    losses = optimization.step(tf.constant(0, tf.int64))
+    start = tf.random.stateless_normal((10, 8, 8, 3), fold_seed(3, 0, 0), alg='philox')
+    x = deep_inversion.jittered(start, SETTINGS[setting], fold_seed(3, 0, 1)).numpy()
+    logits, *inputs = build_tap(teacher.logits_model)[0](x)
+    right = softmax(logits.numpy())[np.arange(10), labels[0]]
+    assert losses['class_loss'].numpy() == pytest.approx(-np.mean(np.log(right)), rel=1e-4)
+    assert losses['variation_loss'].numpy() == pytest.approx(variation(x), rel=1e-5)
+    wanted = 0
+    for weight, values, s in zip(
+        (1 if setting == 'cifar10' else 10, 1), inputs, build_tap(teacher.logits_model)[1],
+        strict=True,
+    ):  # fmt: skip
+        values = values.numpy().reshape(-1, values.shape[-1])
+        wanted += weight * np.linalg.norm(values.mean(0) - s.mean)
+        wanted += weight * np.linalg.norm(values.var(0) - s.variance)
+    assert losses['moments_loss'].numpy() == pytest.approx(wanted, rel=1e-4)
+    moved = np.abs(optimization.group.images.numpy() - start)
+    if setting == 'cifar10':
+        np.testing.assert_allclose(np.median(moved), 9, rtol=1e-3)
+    else:
+        low, high = teacher.input_spec.input_range
+        assert optimization.group.images.numpy().min() == pytest.approx(low[0])
+        assert optimization.group.images.numpy().max() == pytest.approx(high[0])
+
+
+def test_images_are_of_their_classes(teacher, tmp_path):
+    source = deep_inversion.make_deep_inversion_images(
+        teacher, tmp_path, images=10, iterations=200, batch_size=10
+    )
+    assert source.has_labels and source.num_classes == 5
+    pixels, labels = next(source.batches())
+    assert np.bincount(labels).tolist() == [2] * 5
+    right = np.argmax(teacher.logits(pixels), axis=1) == labels.numpy()
+    assert right.mean() >= 0.9
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+    assert lines[-1]['class_accuracy'] > 0.9
+    assert lines[-1]['moments_loss'] < lines[0]['moments_loss'] / 2
+
+
+def test_the_adaptive_variant(teacher, tmp_path):
+    """The second half competes with a student of the first half; the same call reuses all."""
+    options = {
+        'images': 10, 'group_size': 5, 'iterations': 3, 'compete_weight': 2.0, 'batch_size': 5,
+        'student_options': {
+            'steps': 4, 'weight_bits': 4, 'range_estimator': 'minmax', 'feature_loss_weight': 0,
+            'error_compensation': False, 'bias_correction': False,
+        },
+    }  # fmt: skip
+    source = deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+    assert {line['step'] > 3 for line in lines if 'compete_loss' in line} == {True}
+    assert {line['step'] <= 3 for line in lines if 'compete_loss' not in line} == {True}
+    student = json.loads((tmp_path / 'first_student' / 'config.json').read_text())
+    assert student['distillation_steps'] == 2 and student['range_images'] == 5
+    assert source.description['student_weight_bits'] == 4
+    before = (tmp_path / 'images.npz').read_bytes()
+    deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)
+    assert (tmp_path / 'images.npz').read_bytes() == before
+    options['student_options'] = {**options['student_options'], 'weight_bits': 8}
+    with pytest.raises(UserError, match='student_weight_bits 4, not 8'):
+        deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)
+
+
+# Options.
+
+
+def resolve(teacher, preset='small', **options):
+    return DeepInversionOptions.resolve(preset, options, teacher)
+
+
+def test_presets(teacher):
+    cifar, short, long = (SETTINGS[name] for name in ('cifar10', 'imagenet_2k', 'imagenet_20k'))
+    assert (cifar.jitter, short.jitter, long.jitter) == (2, 30, 30)
+    assert (cifar.betas, short.betas, long.betas) == ((0.9, 0.999), (0.5, 0.9), (0.9, 0.999))
+    assert (cifar.flip, short.flip, cifar.clip, short.clip, long.clip) == (0, 1, 0, 1, 0)
+    paper = resolve(teacher, 'paper')
+    assert (paper.setting, paper.iterations, paper.group_size) == ('cifar10', 2000, 256)
+    assert (paper.learning_rate, paper.moments_weight) == (0.05, 10)
+    assert (paper.variation_weight, paper.norm_weight, paper.images) == (2.5e-5, 0, 1_000_000)
+    large = matched_teacher(num_classes=600, size=96)
+    paper, small = resolve(large, 'paper'), resolve(large)
+    assert (paper.setting, paper.iterations, paper.group_size) == ('imagenet_20k', 20_000, 84)
+    assert (small.setting, small.images, small.group_size) == ('imagenet_2k', 600, 32)
+    assert (small.learning_rate, small.moments_weight) == (0.25, 0.01)
+    assert (small.variation_weight, small.norm_weight) == (1e-4, 1e-5)
+    small = resolve(teacher)
+    assert (small.images, small.group_size, small.iterations) == (512, 256, 1000)
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'images': 4}, 'optimized_images=4 leaves classes without an image.* has 5: pass at le'),
+        ({'images': 10, 'group_size': 11}, 'group_size=11 is more than the --optimized_images=10'),
+        ({'clamped_js': True}, 'clamped_js is for adaptive DeepInversion'),
+        ({'images': 10, 'compete_weight': 1}, 'compete_weight=1.0 needs two groups'),
+        ({'moments_weight': -1}, '--moments_weight=-1 must be 0'),
+        ({'setting': 'mnist'}, '--published_setting=mnist must be one of cifar10'),
+    ],
+)
+def test_options_that_are_refused(teacher, options, words):
+    with pytest.raises(UserError, match=words):
+        resolve(teacher, **options)
