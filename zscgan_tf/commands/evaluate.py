@@ -6,12 +6,10 @@ one that a file was made with tells more than its own: one of the class loss alo
 (--bns_loss_weight=0), say, and --blend.
 
   bin/evaluate.py model.keras --model=model.tflite --images=photos
-  bin/evaluate.py model.keras --model=model.tflite --dataset=cifar10
+  bin/evaluate.py model.keras --images=photos --bns
 
 With --bns it says how near images are to those that the model was trained on: the BNS loss of the
 images, by layer. Of several sets of other photographs the one of the lowest loss is the best proxy.
-
-  bin/evaluate.py model.keras --images=photos --bns
 """
 
 import functools
