@@ -179,7 +179,12 @@ def make(teacher):
 
 def test_a_source_of_ones_own(programs):
     (programs.folder / 'own_source.py').write_text(OWN_SOURCE)
-    command = ['quantize', '--teacher=tiny.h5', '--output=own_source.tflite', '--source=own_source:make']
+    command = [
+        'quantize',
+        '--teacher=tiny.h5',
+        '--output=own_source.tflite',
+        '--source=own_source:make',
+    ]
     assert 'own_source:make is Python code; pass --allow_code' in programs.run(*command).error
     result = programs.run(*command, '--allow_code', '--range_images=32', '--check_images=40')
     assert result.status == 0, result.stderr
