@@ -185,6 +185,7 @@ def test_a_source_of_ones_own(programs):
         '--output=own_source.tflite',
         '--source=own_source:make',
     ]
+    command += ['--source=own_source:make']
     assert 'own_source:make is Python code; pass --allow_code' in programs.run(*command).error
     result = programs.run(*command, '--allow_code', '--range_images=32', '--check_images=40')
     assert result.status == 0, result.stderr
