@@ -30,6 +30,7 @@ _HOMES = {
     'load_generator': 'methods.zscgan',
     'load_teacher': 'teacher.loading',
     'quantize': 'pipeline',
+    'quantize_dfq': 'pipeline',
     'quantize_student': 'pipeline',
     'raw_pixels': 'teacher.raw_pixels',
     'summary': 'report.summary',

@@ -9,68 +9,25 @@ arXiv 1906.04721. All that the method knows of images is what the batch norms ha
 The steps, in their order, are those of `make_student`.
 """
 
-import collections.abc
 import dataclasses
 import logging
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.methods.cross_layer import absorb_biases, equalize, find_pairs, without_relu6
 from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.methods.moments import Moments, per_input, propagate, sum_of_inputs
 from zscgan_tf.student.calibration.ranges import set_weight_ranges
-from zscgan_tf.student.folding import Norm, fold_with_norms, kernel_name
-from zscgan_tf.student.graph import Graph, has_kernel, with_copies
+from zscgan_tf.student.folding import fold_with_norms, kernel_name
+from zscgan_tf.student.graph import Graph, with_copies
 from zscgan_tf.student.grids import SMALLEST_RANGE
 from zscgan_tf.student.student import Student, build_student, legal_range
-from zscgan_tf.teacher.graphs import call, rebuild
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.teacher import Teacher
 
-layers = tf_keras.layers
 logger = logging.getLogger(__name__)
-
-# Pairs are equalized in turn until no scale differs from 1 by more, or so many times.
-CONVERGED = 1e-4
-MOST_SWEEPS = 100
-# Of a kernel's largest magnitude: below it, a channel computes nothing, or nobody reads it.
-_NOTHING = 1e-5
-# Values below so many deviations under the mean are rare: what lies below is a constant.
-ABSORBED_BELOW = 3
-
-# What may stand between the two convolutions of a pair. It leaves channels apart, and scales with
-# what it is given.
-_BETWEEN = (
-    *(layers.ReLU, layers.ZeroPadding2D, layers.Cropping2D, layers.MaxPooling2D),
-    *(layers.AveragePooling2D, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """Two convolutions of which the second alone reads what the first gives.
-
-    Attributes:
-        first, second: the layers of the float student.
-        between: the layers between them, in order.
-    """
-
-    first: tf_keras.layers.Layer
-    second: tf_keras.layers.Layer
-    between: list[tf_keras.layers.Layer]
-
-    @property
-    def is_rectified(self) -> bool:
-        """Whether a ReLU stands between them."""
-        return any(isinstance(layer, layers.ReLU) for layer in self.between)
-
-    @property
-    def is_padded(self) -> bool:
-        """Whether the second one reads zeros beyond the border of what the first gives."""
-        kernel_pads = self.second.padding == 'same' and self.second.kernel_size != (1, 1)
-        return kernel_pads or any(isinstance(layer, layers.ZeroPadding2D) for layer in self.between)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +52,10 @@ class Dfq:
     channels: int
     corrected: int
 
-    def unquantized(self) -> Student:
-        """The float student, after equalization and absorption, in the place of a `Student`."""
+    def unquantized(self) -> Student | None:
+        """The float twin in the place of a `Student`; None where it is the teacher's function."""
+        if not self.relu6 and not self.absorbed:
+            return None
         return dataclasses.replace(self.student, model=self.student.twin)
 
 
@@ -144,146 +103,6 @@ def in_words(made: Dfq) -> str:
     return ', '.join(words)
 
 
-def without_relu6(model: tf_keras.Model) -> tuple[tf_keras.Model, int]:
-    """Step 1: ReLU in the place of ReLU6, which does not scale with its input.
-
-    A ReLU6 between two constants stays: it is a part of a hard sigmoid.
-
-    Args:
-        model: a folded model.
-
-    Returns:
-        A new model with the same weights and names, and how many ReLU6 were replaced.
-    """
-    graph, count = Graph(model), 0
-    inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
-
-    def copied(node, new_inputs):
-        nonlocal count
-        layer, config = node.layer, node.layer.get_config()
-        if isinstance(layer, layers.ReLU) and layer.max_value is not None:
-            around = graph.sources[layer.name] + graph.readers[layer.name]
-            if not all(has_kernel(other) and not other.trainable for other in around):
-                config['max_value'] = None
-                count += 1
-        copy = type(layer).from_config(config)
-        output = call(copy, new_inputs)
-        copy.set_weights(layer.get_weights())
-        return output
-
-    output = rebuild(model, {id(model.input): inputs}, copied)
-    return tf_keras.Model(inputs, output, name=model.name), count
-
-
-def find_pairs(twin: tf_keras.Model) -> list[Pair]:
-    """The pairs of convolutions between which channels can be scaled, in the order of the layers.
-
-    Between the two stand only ReLU, padding, cropping and pooling, each with one reader.
-    """
-    graph, pairs = Graph(twin), []
-    for first in filter(_is_weighted, twin.layers):
-        layer, between = first, []
-        while len(graph.readers[layer.name]) == 1:
-            (layer,) = graph.readers[layer.name]
-            if _is_weighted(layer):
-                pairs.append(Pair(first, layer, between))
-                break
-            if not _scales_with_input(layer):
-                break
-            between.append(layer)
-    return pairs
-
-
-def equalize(
-    twin: tf_keras.Model, norms: dict[str, Norm], pairs: list[Pair]
-) -> tuple[dict[str, Norm], int]:
-    """Step 2: cross-layer equalization (section 4.1, equation 11).
-
-    Channel i of the first convolution is divided by s_i = sqrt(r1_i / r2_i), where r1_i and r2_i
-    are the largest magnitudes among its weights in the first and in the second convolution. What
-    the second convolution makes of it is multiplied by s_i. The model computes what it did.
-
-    Args:
-        twin: the float student; its weights are changed.
-        norms: of its convolutions.
-        pairs: of `find_pairs`.
-
-    Returns:
-        The norms of the scaled channels, and how many times all pairs were taken in turn.
-    """
-    if not pairs:
-        return norms, 0
-    weights, norms = _weights(twin), dict(norms)
-    used = [_are_used(*_magnitudes(pair, weights)) for pair in pairs]
-    for sweep in range(1, MOST_SWEEPS + 1):
-        largest_change = 0.0
-        for pair, of_pair in zip(pairs, used, strict=True):
-            (kernel, bias), second = weights[pair.first.name], weights[pair.second.name]
-            scales = scales_of(*_magnitudes(pair, weights), of_pair)
-            columns = scales.reshape(kernel.shape[2:]) if _is_depthwise(pair.first) else scales
-            weights[pair.first.name] = [kernel / columns, bias / scales]
-            second[0] = second[0] * per_input(pair.second, scales)
-            if norm := norms.get(pair.first.name):
-                norms[pair.first.name] = Norm(norm.mean / scales, norm.deviation / scales)
-            largest_change = max(largest_change, np.abs(scales - 1).max())
-        if largest_change < CONVERGED:
-            break
-    _set_weights(twin, weights)
-    return norms, sweep
-
-
-def scales_of(first: np.ndarray, second: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """What a pair's channels are divided by: s = sqrt(first / second), which makes both equal.
-
-    A channel without weights on one side, such as a dead one, would get an endless bias. It is
-    scaled only where its weights on the other side are larger than those of all used channels, and
-    then to their size: otherwise the kernel's one range would be made by weights that do nothing.
-
-    Args:
-        first, second: r1 and r2, [C].
-        used: which channels have weights on both sides, bool, [C].
-    """
-    if not used.any():
-        return np.ones(len(used))
-    first, second = (np.maximum(r, np.finfo(np.float64).tiny) for r in (first, second))
-    unread = np.maximum(1, first / first[used].max())
-    dead = np.minimum(1, second[used].max() / second)
-    return np.where(used, np.sqrt(first / second), unread * dead)
-
-
-def absorb_biases(
-    twin: tf_keras.Model, norms: dict[str, Norm], pairs: list[Pair], absorb_padded: bool
-) -> tuple[dict[str, Norm], int]:
-    """Step 3: high biases move into the next convolution (section 4.1.3, equations 14 and 15).
-
-    Where a channel is above c = max(0, mean - 3 deviations) in nearly all images, a ReLU hands c
-    on. The next convolution then reads c less, and has what it made of c in its own bias.
-
-    Args:
-        twin: the float student; its weights are changed.
-        norms: of its convolutions.
-        pairs: of `find_pairs`; those without a ReLU between are left as they are.
-        absorb_padded: also where the second convolution reads zeros at the border. Less c, these
-            would have to be -c.
-
-    Returns:
-        The norms of the lowered channels, and how many channels were lowered.
-    """
-    weights, norms, count = _weights(twin), dict(norms), 0
-    for pair in pairs:
-        norm = norms.get(pair.first.name)
-        if norm is None or not pair.is_rectified or (pair.is_padded and not absorb_padded):
-            continue
-        moved = np.maximum(0, norm.mean - ABSORBED_BELOW * norm.deviation)
-        norms[pair.first.name] = Norm(norm.mean - moved, norm.deviation)
-        weights[pair.first.name][1] -= moved
-        kernel, bias = weights[pair.second.name]
-        bias += sum_of_inputs(pair.second, kernel * per_input(pair.second, moved))
-        count += int(np.count_nonzero(moved))
-    _set_weights(twin, weights)
-    return norms, count
-
-
 def set_ranges(student: Student, moments: dict[str, Moments]) -> None:
     """Steps 4 and 5: ranges of activations from moments, ranges of weights from their extremes.
 
@@ -329,67 +148,3 @@ def correct_biases(student: Student, moments: dict[str, Moments]) -> int:
         )
         count += 1
     return count
-
-
-def _is_weighted(layer):
-    """Whether a layer is a convolution with weights of its own; constants may not be scaled."""
-    return has_kernel(layer) and layer.trainable
-
-
-def _scales_with_input(layer):
-    if isinstance(layer, layers.ReLU):
-        return layer.max_value is None
-    return isinstance(layer, _BETWEEN) or _is_average(layer)
-
-
-def _is_average(layer):
-    """Whether a constant convolution is an average over positions, as pooling is in the student."""
-    if not _is_depthwise(layer) or layer.trainable:
-        return False
-    kernel, bias = layer.get_weights()
-    return bool(not bias.any() and np.allclose(kernel, 1 / np.prod(layer.kernel_size)))
-
-
-def _is_depthwise(layer):
-    return isinstance(layer, layers.DepthwiseConv2D)
-
-
-def _weights(twin) -> dict[str, list[np.ndarray]]:
-    """[kernel, bias] of the convolutions of a float student in float64, by their names."""
-    convolutions = filter(has_kernel, twin.layers)
-    return {layer.name: [np.float64(w) for w in layer.get_weights()] for layer in convolutions}
-
-
-def _set_weights(twin, weights):
-    for name, values in weights.items():
-        twin.get_layer(name).set_weights([np.float32(value) for value in values])
-
-
-def _largest_of_output(layer, kernel):
-    """The largest magnitude of the weights of each output channel, [out]."""
-    if _is_depthwise(layer):
-        return np.abs(kernel).max((0, 1)).reshape(-1)
-    return np.abs(kernel).max((0, 1, 2))
-
-
-def _largest_of_input(layer, kernel):
-    """The largest magnitude of the weights that read each input channel, [in]."""
-    if _is_depthwise(layer):
-        return np.abs(kernel).max((0, 1, 3))
-    # [in / groups, groups, out / groups]: an input is read by its own group alone.
-    by_group = np.abs(kernel).max((0, 1)).reshape(kernel.shape[2], layer.groups, -1)
-    return by_group.max(2).T.reshape(-1)
-
-
-def _magnitudes(pair, weights):
-    """r1 and r2 of a pair, [C] each: of the weights that give a channel, and of those that read it.
-
-    They are the largest magnitudes among them.
-    """
-    first, second = weights[pair.first.name][0], weights[pair.second.name][0]
-    return _largest_of_output(pair.first, first), _largest_of_input(pair.second, second)
-
-
-def _are_used(first, second):
-    """Which channels both convolutions of a pair have weights for: bool, [C]."""
-    return (first > _NOTHING * first.max()) & (second > _NOTHING * second.max())

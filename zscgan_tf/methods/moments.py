@@ -84,8 +84,8 @@ def propagate(
 ) -> dict[str, Moments]:
     """The moments of the output of every layer of a folded model.
 
-    Zeros that pad an image are not counted. An average keeps the variance of what it averages, which
-    is an upper bound. Of the model's input nothing is known: its values are assumed to be uniform
+    Zeros that pad an image are not counted. An average keeps the variance of what it averages, as
+    an upper bound. Of the model's input nothing is known: its values are assumed to be uniform
     over their range. That matters only where no batch norm stands between.
 
     Args:
@@ -122,7 +122,7 @@ def rectified(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of Gaussian values behind a ReLU: min(max(x, 0), high).
 
-    With l = 0, h = high, A = (l - m) / d, B = (h - m) / d, Z = Phi(B) - Phi(A), z = phi(A) - phi(B):
+    With h = high, A = -m / d, B = (h - m) / d, Z = Phi(B) - Phi(A), z = phi(A) - phi(B):
     E[y] = m Z + d z + h (1 - Phi(B)) and E[y^2] = (m^2 + v) Z + 2 m d z + v (A phi(A) - B phi(B)) +
     h^2 (1 - Phi(B)) (arXiv 1906.04721, appendix C).
 
@@ -206,8 +206,8 @@ def _behind(layer, inputs):
             variance = x.variance * y.variance + x.variance * y.mean**2 + y.variance * x.mean**2
             return gaussian(x.mean * y.mean, variance, known)
     raise UnsupportedError(
-        f"layer '{layer.name}' ({type(layer).__name__}): it is not known what becomes of the moments "
-        f'of batch norms in it',
+        f"layer '{layer.name}' ({type(layer).__name__}): --method=dfq cannot tell what means and "
+        f'deviations it gives',
         'pass --method=ptq, which sets ranges on images.',
     )
 
