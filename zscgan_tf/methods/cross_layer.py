@@ -158,7 +158,7 @@ def scales_of(first: np.ndarray, second: np.ndarray, used: np.ndarray) -> np.nda
     """
     if not used.any():
         return np.ones(len(used))
-    first, second = (np.maximum(r, np.finfo(np.float64).tiny) for r in (first, second))
+    first, second = (np.maximum(r, 1e-200) for r in (first, second))
     unread = np.maximum(1, first / first[used].max())
     dead = np.minimum(1, second[used].max() / second)
     return np.where(used, np.sqrt(first / second), unread * dead)
