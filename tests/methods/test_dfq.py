@@ -84,9 +84,9 @@ def folded(model):
     return twin, norms, cross_layer.find_pairs(twin)
 
 
-def assert_same(twin, expected):
+def assert_same(twin, expected, share=1e-5):
     found = outputs(twin)
-    assert np.abs(found - expected).max() < 1e-5 * expected.std()
+    assert np.abs(found - expected).max() < share * expected.std()
 
 
 def branched():
@@ -206,10 +206,64 @@ def test_relu6_becomes_relu_but_in_a_hard_sigmoid():
     x = block(images, layers.Conv2D(4, 1), 6.0)
     x = layers.Activation('hard_sigmoid')(layers.BatchNormalization()(layers.Conv2D(4, 1)(x)))
     twin, _ = fold_with_norms(flatten(randomize(tf_keras.Model(images, x))))
-    new, count = cross_layer.without_relu6(twin)
+    new, replaced = cross_layer.without_relu6(twin)
     highs = [layer.max_value for layer in new.layers if isinstance(layer, layers.ReLU)]
-    assert count == 1 and highs == [None, 6.0]
+    assert len(replaced) == 1 and highs == [None, 6.0]
     np.testing.assert_array_equal(outputs(new), outputs(twin))
+
+
+def test_clips_leave_the_function_and_scale():
+    model = odd_scales(mobile_net(high=1.0))
+    flat = flatten(model)
+    for layer in flat.layers:  # many values are clipped, of a ReLU6 too
+        if isinstance(layer, layers.BatchNormalization):
+            layer.gamma.assign(layer.gamma * 5)
+            layer.beta.assign(layer.beta + 3)
+    for layer in flat.layers:
+        layer.max_value = 6.0 if isinstance(layer, layers.ReLU) else None
+    expected = outputs(flat)
+    twin, norms = fold_with_norms(flat)
+    plain, replaced = cross_layer.without_relu6(twin)
+    assert np.abs(outputs(plain) - expected).max() > 0.1 * expected.std()
+    twin, clipped = cross_layer.with_clips(twin)
+    assert clipped == replaced and len(clipped) == 5
+    assert_same(twin, expected, 1e-3)  # 6 - (6 - x) loses bits of x
+    pairs = cross_layer.find_pairs(twin)
+    norms, _ = cross_layer.equalize(twin, norms, pairs)
+    assert_same(twin, expected, 1e-3)
+    assert [len(pair.clips) for pair in pairs] == [2] * 5
+    first, second = (twin.get_layer(name).get_weights()[1] for name in pairs[0].clips)
+    assert np.ptp(first) > 1 and np.array_equal(first, second)
+
+    # Its three tensors have one range, and nothing is rounded but once.
+    cross_layer.limit_clips(twin, pairs, propagate(twin, norms, (0, 1)))
+    moments = propagate(twin, norms, (0, 1))
+    relu, _, left, last = (layer.name for layer in pairs[0].between)
+    (high,) = {np.float32(moments[name].high.max()) for name in (relu, left, last)}
+    assert np.float32(twin.get_layer(last).get_weights()[1].max()) == high
+    clip = tf_keras.Model(twin.get_layer(relu).output, twin.get_layer(last).output)
+    grid = high / 255 * np.random.default_rng(0).integers(0, 256, (1, 8, 8, 8))
+    bias = np.float64(twin.get_layer(last).get_weights()[1])
+    left_over = np.round(np.maximum(bias - grid, 0) / high * 255) / 255 * high
+    found = np.round((bias - left_over) / high * 255)
+    exact = np.round(np.float64(outputs(clip, np.float32(grid))) / high * 255)
+    assert np.abs(found - exact).max() <= 1 and np.mean(found == exact) > 0.99
+
+
+def test_clips_and_absorption():
+    """Clips are lowered by what a channel is lowered by."""
+    model = mobile_net(high=6.0, padding='valid')
+    for norm in batch_norms(model):
+        norm.beta.assign(norm.beta + 5)
+    with_true_moments(model, wider=16)
+    twin, norms = fold_with_norms(flatten(model))
+    twin, _ = cross_layer.with_clips(twin)
+    pairs = cross_layer.find_pairs(twin)
+    _, count = cross_layer.absorb_biases(twin, norms, pairs, False)
+    assert count > 10
+    assert_same(twin, outputs(model), 1e-4)
+    (bias, other) = (twin.get_layer(name).get_weights()[1] for name in pairs[0].clips)
+    assert np.array_equal(bias, other) and np.all((0 <= bias) & (bias < 6))
 
 
 def test_corrected_biases_leave_the_mean():
@@ -285,7 +339,7 @@ def test_scales_from_1_to_1000_are_equalized():
 def test_without_images_nothing_is_said_of_the_agreement(tmp_path, caplog):
     teacher = load_teacher(mobile_net(high=6.0), input_spec=SPEC)
     with caplog.at_level('INFO', logger='zscgan_tf'):
-        result = pipeline.quantize_dfq(teacher, tmp_path / 'a.tflite')
+        result = pipeline.quantize_dfq(teacher, tmp_path / 'a.tflite', relu6='replaced')
     assert 'DFQ: 5 ReLU6 became ReLU, 5 pairs equalized in ' in caplog.text
     assert result.measured is None and not result.disagrees(teacher)
     text = summary(teacher, result)
@@ -316,6 +370,7 @@ def test_with_images_the_float_model_is_measured_too(tmp_path):
         teacher,
         tmp_path / 'a.tflite',
         evaluate_on=Images(teacher.input_spec),
+        relu6='replaced',
         weight_granularity='channel',
         input_type='uint8',
     )

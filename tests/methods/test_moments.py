@@ -6,7 +6,8 @@ import tf_keras
 
 from tests.conftest import randomize
 from zscgan_tf.errors import UserError
-from zscgan_tf.methods.moments import gaussian, propagate, rectified
+from zscgan_tf.methods.cross_layer import with_clips
+from zscgan_tf.methods.moments import gaussian, negates, propagate, rectified
 from zscgan_tf.student.folding import fold_with_norms
 from zscgan_tf.teacher.flattening.flatten import flatten
 from zscgan_tf.teacher.layers import HardSwish
@@ -103,6 +104,17 @@ def test_two_branches(merge, combine):
     assert_moments(found, np.float64(combine(np.maximum(normal(), 0), normal(1, shift=1.0))))
 
 
+def test_a_clip_at_a_value_of_each_channel():
+    folded, norms = model_of(lambda norm: layers.Conv2D(2, 1)(layers.ReLU(6.0)(norm())))
+    twin, (name,) = with_clips(folded)
+    values = np.array([0.5, 0.0, 3.0, 5.0, 6.0, 9.0], np.float32)
+    for layer in filter(negates, twin.layers):
+        layer.set_weights([layer.get_weights()[0], values])
+    found = propagate(twin, norms, (0.0, 1.0))[name]
+    assert_moments(found, np.float64(np.clip(normal(), 0, values)))
+    assert np.allclose(found.low, 0) and np.all(found.high <= values)
+
+
 @pytest.mark.parametrize('groups', [1, 2])
 def test_a_convolution_without_batch_norm(groups):
     conv = layers.Conv2D(4, 1, groups=groups, name='conv')
@@ -130,9 +142,7 @@ def test_positions_keep_their_channels():
     assert np.allclose(found.variance.reshape(16, 6)[3], (GAMMA**2).reshape(2, 3).T.reshape(-1))
     folded, norms = model_of(lambda norm: layers.GlobalAveragePooling2D()(layers.ReLU()(norm())))
     found = propagate(folded, norms, (0.0, 1.0))
-    assert np.allclose(
-        found[folded.layers[-1].name].mean.reshape(-1), rectified(BETA, GAMMA**2)[0]
-    )
+    assert np.allclose(found[folded.layers[-1].name].mean.reshape(-1), rectified(BETA, GAMMA**2)[0])
 
 
 def test_a_channel_that_is_constant_has_no_deviation_whatever_its_gamma():

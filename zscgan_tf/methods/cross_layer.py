@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 import tf_keras
 
-from zscgan_tf.methods.moments import per_input, sum_of_inputs
+from zscgan_tf.methods.moments import Moments, negates, per_input, sum_of_inputs
 from zscgan_tf.student.folding import Norm
-from zscgan_tf.student.graph import Graph, has_kernel
+from zscgan_tf.student.graph import Graph, has_kernel, unused_name
 from zscgan_tf.teacher.graphs import call, rebuild
 
 layers = tf_keras.layers
@@ -47,6 +47,11 @@ class Pair:
     between: list[tf_keras.layers.Layer]
 
     @property
+    def clips(self) -> list[str]:
+        """The names of the layers between that subtract from a value where channels are clipped."""
+        return [layer.name for layer in self.between if negates(layer)]
+
+    @property
     def is_rectified(self) -> bool:
         """Whether a ReLU stands between them."""
         return any(isinstance(layer, layers.ReLU) for layer in self.between)
@@ -58,7 +63,7 @@ class Pair:
         return kernel_pads or any(isinstance(layer, layers.ZeroPadding2D) for layer in self.between)
 
 
-def without_relu6(model: tf_keras.Model) -> tuple[tf_keras.Model, int]:
+def without_relu6(model: tf_keras.Model) -> tuple[tf_keras.Model, list[str]]:
     """Step 1: ReLU in the place of ReLU6, which does not scale with its input.
 
     A ReLU6 between two constants stays: it is a part of a hard sigmoid.
@@ -67,32 +72,78 @@ def without_relu6(model: tf_keras.Model) -> tuple[tf_keras.Model, int]:
         model: a folded model.
 
     Returns:
-        A new model with the same weights and names, and how many ReLU6 were replaced.
+        A new model with the same weights and names, and the names of the layers that were replaced.
     """
-    graph, count = Graph(model), 0
-    inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
-
-    def copied(node, new_inputs):
-        nonlocal count
-        layer, config = node.layer, node.layer.get_config()
+    graph = Graph(model)
+    found = []
+    for layer in model.layers:
         if isinstance(layer, layers.ReLU) and layer.max_value is not None:
             around = graph.sources[layer.name] + graph.readers[layer.name]
             if not all(has_kernel(other) and not other.trainable for other in around):
-                config['max_value'] = None
-                count += 1
-        copy = type(layer).from_config(config)
-        output = call(copy, new_inputs)
-        copy.set_weights(layer.get_weights())
-        return output
+                found.append(layer.name)
 
-    output = rebuild(model, {id(model.input): inputs}, copied)
-    return tf_keras.Model(inputs, output, name=model.name), count
+    def relu(layer, x):
+        return layers.ReLU(name=layer.name)(x)
+
+    return _with_other(model, found, relu), found
+
+
+def with_clips(model: tf_keras.Model) -> tuple[tf_keras.Model, list[str]]:
+    """Step 1 without a change of the function: clipped at 6 in a form that can be scaled.
+
+    Scaled, a channel is clipped at its own value (section 4.1: piecewise linear activations). There
+    is no such integer operation, but b - relu(b - relu(x)) is min(relu(x), b): two constant
+    convolutions, whose biases b have a value for each channel.
+
+    Args:
+        model: a folded model.
+
+    Returns:
+        A new model with the same weights, and the names of the ReLU6 that were replaced: those
+        between two convolutions that can be equalized.
+    """
+    between = {layer.name for pair in find_pairs(without_relu6(model)[0]) for layer in pair.between}
+    found = [
+        layer.name
+        for layer in model.layers
+        if layer.name in between and isinstance(layer, layers.ReLU) and layer.max_value is not None
+    ]
+    names = {layer.name for layer in model.layers}
+
+    def clipped(layer, x):
+        name = layer.name
+        x = layers.ReLU(name=unused_name(f'{name}_rectified', names))(x)
+        x = _subtracted(x, layer.max_value, unused_name(f'{name}_left_by', names))
+        x = layers.ReLU(name=unused_name(f'{name}_left', names))(x)
+        return _subtracted(x, layer.max_value, name)
+
+    return _with_other(model, found, clipped), found
+
+
+def limit_clips(twin: tf_keras.Model, pairs: list[Pair], moments: dict[str, Moments]) -> None:
+    """Clips no channel above the range of its tensor, where it is clipped in any case.
+
+    So all three tensors of a clip have one range, and rounding the second and the third is exact.
+
+    Args:
+        twin: a float student of `with_clips`; its biases are changed.
+        pairs: of `find_pairs`.
+        moments: of the twin's layers.
+    """
+    for pair in pairs:
+        clips = [layer for layer in pair.between if negates(layer)]
+        if clips:
+            before = pair.between[pair.between.index(clips[0]) - 1]
+            highest = np.float32(moments[before.name].high.max())
+        for layer in clips:
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel, np.minimum(bias, highest)])
 
 
 def find_pairs(twin: tf_keras.Model) -> list[Pair]:
     """The pairs of convolutions between which channels can be scaled, in the order of the layers.
 
-    Between the two stand only ReLU, padding, cropping and pooling, each with one reader.
+    Between the two stand only ReLU, clips, padding, cropping and pooling, each with one reader.
     """
     graph, pairs = Graph(twin), []
     for first in filter(_is_weighted, twin.layers):
@@ -138,6 +189,8 @@ def equalize(
             columns = scales.reshape(kernel.shape[2:]) if _is_depthwise(pair.first) else scales
             weights[pair.first.name] = [kernel / columns, bias / scales]
             second[0] = second[0] * per_input(pair.second, scales)
+            for clip in pair.clips:
+                weights[clip][1] = weights[clip][1] / scales
             if norm := norms.get(pair.first.name):
                 norms[pair.first.name] = Norm(norm.mean / scales, norm.deviation / scales)
             largest_change = max(largest_change, np.abs(scales - 1).max())
@@ -188,6 +241,10 @@ def absorb_biases(
         if norm is None or not pair.is_rectified or (pair.is_padded and not absorb_padded):
             continue
         moved = np.maximum(0, norm.mean - ABSORBED_BELOW * norm.deviation)
+        for clip in pair.clips:  # both at the same value
+            moved = np.minimum(moved, weights[clip][1])
+        for clip in pair.clips:
+            weights[clip][1] -= moved
         norms[pair.first.name] = Norm(norm.mean - moved, norm.deviation)
         weights[pair.first.name][1] -= moved
         kernel, bias = weights[pair.second.name]
@@ -195,6 +252,31 @@ def absorb_biases(
         count += int(np.count_nonzero(moved))
     _set_weights(twin, weights)
     return norms, count
+
+
+def _with_other(model, names, make):
+    """A copy of a model with `make(layer, x)` in the place of layers of these names."""
+    inputs = tf_keras.Input(model.input_shape[1:], name=model.input_names[0], dtype='float32')
+
+    def copied(node, new_inputs):
+        if node.layer.name in names:
+            return make(node.layer, *new_inputs)
+        copy = type(node.layer).from_config(node.layer.get_config())
+        output = call(copy, new_inputs)
+        copy.set_weights(node.layer.get_weights())
+        return output
+
+    output = rebuild(model, {id(model.input): inputs}, copied)
+    return tf_keras.Model(inputs, output, name=model.name)
+
+
+def _subtracted(x, value, name):
+    """value - x, as a constant convolution."""
+    constants = {
+        'depthwise_initializer': tf_keras.initializers.Constant(-1.0),
+        'bias_initializer': tf_keras.initializers.Constant(float(value)),
+    }
+    return layers.DepthwiseConv2D(1, **constants, trainable=False, name=name)(x)
 
 
 def _is_weighted(layer):
@@ -205,7 +287,7 @@ def _is_weighted(layer):
 def _scales_with_input(layer):
     if isinstance(layer, layers.ReLU):
         return layer.max_value is None
-    return isinstance(layer, _BETWEEN) or _is_average(layer)
+    return isinstance(layer, _BETWEEN) or _is_average(layer) or negates(layer)
 
 
 def _is_average(layer):

@@ -3,6 +3,10 @@
 Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019,
 arXiv 1906.04721. All that the method knows of images is what the batch norms have stored.
 
+Two things differ from public codes. The deviation of a channel is that of the batch norm's own
+arithmetic, which is not |gamma| where epsilon counts (`folding.Norm`). Under the preset `small` a
+ReLU6 is not replaced but clips each channel at its own value (`cross_layer.with_clips`).
+
     made = make_student(teacher, DfqOptions.resolve('small', {}))
     made.student, made.pairs, made.sweeps, made.absorbed
 
@@ -16,7 +20,14 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.methods.cross_layer import absorb_biases, equalize, find_pairs, without_relu6
+from zscgan_tf.methods.cross_layer import (
+    absorb_biases,
+    equalize,
+    find_pairs,
+    limit_clips,
+    with_clips,
+    without_relu6,
+)
 from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.methods.moments import Moments, per_input, propagate, sum_of_inputs
 from zscgan_tf.student.calibration.ranges import set_weight_ranges
@@ -36,7 +47,7 @@ class Dfq:
 
     Attributes:
         student: the `Student`, its ranges set and its biases corrected.
-        relu6: how many ReLU6 became ReLU.
+        relu6: how many ReLU6 became ReLU, or clips of each channel.
         pairs: how many pairs of convolutions were equalized.
         sweeps: how many times each, until nothing changed.
         absorbed: how many channels had a part of their bias moved into the next convolution.
@@ -54,7 +65,8 @@ class Dfq:
 
     def unquantized(self) -> Student | None:
         """The float twin in the place of a `Student`; None where it is the teacher's function."""
-        if not self.relu6 and not self.absorbed:
+        replaced = self.relu6 and self.student.options.relu6 == 'replaced'
+        if not replaced and not self.absorbed:
             return None
         return dataclasses.replace(self.student, model=self.student.twin)
 
@@ -73,7 +85,8 @@ def make_student(teacher: Teacher, options: DfqOptions) -> Dfq:
     folded, norms = fold_with_norms(split_end(teacher)[0], teacher.name)
     if options.wide_residuals:
         folded = with_copies(folded)
-    twin, relu6 = without_relu6(folded)
+    clips = options.relu6 == 'clipped'
+    twin, relu6 = with_clips(folded) if clips else without_relu6(folded)
     pairs = find_pairs(twin)
     if not pairs:
         raise UserError(
@@ -82,21 +95,25 @@ def make_student(teacher: Teacher, options: DfqOptions) -> Dfq:
         )
     norms, sweeps = equalize(twin, norms, pairs)
     norms, absorbed = absorb_biases(twin, norms, pairs, options.absorb_padded)
-    moments = propagate(twin, norms, legal_range(teacher.input_spec))
+    image_range = legal_range(teacher.input_spec)
+    if clips:
+        limit_clips(twin, pairs, propagate(twin, norms, image_range))
+    moments = propagate(twin, norms, image_range)
     student = build_student(teacher, options, twin=twin)
     set_ranges(student, moments)
     corrected = correct_biases(student, moments)
     channels = sum(pair.first.bias.shape[0] for pair in pairs)
-    made = Dfq(student, relu6, len(pairs), sweeps, absorbed, channels, corrected)
+    made = Dfq(student, len(relu6), len(pairs), sweeps, absorbed, channels, corrected)
     logger.info('DFQ: %s', in_words(made))
     return made
 
 
 def in_words(made: Dfq) -> str:
     """What was done, in one line."""
-    words = [f'{made.relu6} ReLU6 became ReLU'] if made.relu6 else []
+    became = {'replaced': 'became ReLU', 'clipped': 'clip each channel at its own value'}
+    words = [f'{made.relu6} ReLU6 {became[made.student.options.relu6]}'] if made.relu6 else []
     words += [
-        f'{made.pairs} pairs equalized in {made.sweeps} sweeps',
+        f'{made.pairs} pair{"s" if made.pairs > 1 else ""} equalized in {made.sweeps} sweeps',
         f'biases of {made.absorbed} of {made.channels:,} channels absorbed',
         f'biases behind {made.corrected} kernels corrected',
     ]
@@ -139,7 +156,7 @@ def correct_biases(student: Student, moments: dict[str, Moments]) -> int:
     for kernel in student.kernels():
         layer = student.twin.get_layer(kernel.layer.name)
         read = moments[graph.sources[layer.name][0].name].by_channel()
-        if not read.known:
+        if not read.known or not layer.trainable:  # constants are on their grids
             continue
         exact = np.float64(getattr(layer, kernel_name(layer)))
         error = np.float64(kernel.rounded()) - exact

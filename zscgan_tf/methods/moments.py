@@ -111,6 +111,8 @@ def propagate(
         elif _is_swish(layer, sources, graph):
             (x,) = graph.sources[_gate(sources).name]
             found = _of_function(moments[x.name], tf.nn.silu)
+        elif isinstance(layer, layers.ReLU):
+            found = _rectified(layer, moments[sources[0].name], graph)
         else:
             found = _behind(layer, [moments[source.name] for source in sources])
         moments[layer.name] = found
@@ -118,7 +120,7 @@ def propagate(
 
 
 def rectified(
-    mean: np.ndarray, variance: np.ndarray, high: float = np.inf
+    mean: np.ndarray, variance: np.ndarray, high: float | np.ndarray = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of Gaussian values behind a ReLU: min(max(x, 0), high).
 
@@ -128,14 +130,14 @@ def rectified(
 
     Args:
         mean, variance: arrays; a variance of 0 stands for a constant.
-        high: where the values are clipped, 6 of a ReLU6.
+        high: where the values are clipped, 6 of a ReLU6; one value or one a channel.
     """
     d = np.sqrt(np.where(variance > 0, variance, 1.0))
     a, b = -mean / d, (high - mean) / d
     z_share, density = _cdf(b) - _cdf(a), _pdf(a) - _pdf(b)
     first = mean * z_share + d * density
     second = (mean**2 + d**2) * z_share + 2 * mean * d * density + d**2 * a * _pdf(a)
-    if np.isfinite(high):
+    if np.all(np.isfinite(high)):
         first += high * (1 - _cdf(b))
         second += high**2 * (1 - _cdf(b)) - d**2 * b * _pdf(b)
     first = np.where(variance > 0, np.clip(first, 0, high), np.clip(mean, 0, high))
@@ -177,14 +179,6 @@ def _behind(layer, inputs):
     if isinstance(layer, ConstantChannel):
         ends = [np.append(each, layer.value) for each in (x.mean, x.low, x.high)]
         return Moments(ends[0], np.append(x.variance, 0.0), *ends[1:], x.known)
-    if isinstance(layer, layers.ReLU):
-        high = np.inf if layer.max_value is None else float(layer.max_value)
-        return Moments(
-            *rectified(x.mean, x.variance, high),
-            np.clip(x.low, 0, high),
-            np.clip(x.high, 0, high),
-            known,
-        )
     if isinstance(layer, layers.LeakyReLU):
         return _leaky(x, float(layer.alpha))
     if isinstance(layer, HardSwish):
@@ -212,9 +206,30 @@ def _behind(layer, inputs):
     )
 
 
+def negates(layer: tf_keras.layers.Layer) -> bool:
+    """Whether a layer is the constant convolution b - x, as `cross_layer.with_clips` has them."""
+    if not isinstance(layer, layers.DepthwiseConv2D) or layer.trainable:
+        return False
+    return layer.kernel_size == (1, 1) and bool(np.all(layer.get_weights()[0] == -1))
+
+
+def _rectified(layer, x, graph):
+    """Behind a ReLU; where b - y is taken next, and rectified, y above b counts as b."""
+    high, readers = layer.max_value or np.inf, graph.readers[layer.name]
+    if len(readers) == 1 and negates(readers[0]):
+        high = np.float64(readers[0].get_weights()[1])
+    mean, variance = rectified(x.mean, x.variance, high)
+    # Of what is never below 0 the ReLU leaves all: a rectified one need be no Gaussian.
+    same = (x.low >= 0) & (x.high <= high)
+    mean, variance = np.where(same, x.mean, mean), np.where(same, x.variance, variance)
+    return Moments(mean, variance, np.clip(x.low, 0, high), np.clip(x.high, 0, high), x.known)
+
+
 def _convolved(layer, x):
     """A convolution without a batch norm, its inputs independent of each other."""
     kernel, bias = (np.float64(weight) for weight in layer.get_weights())
+    if negates(layer):
+        return Moments(bias - x.mean, x.variance, bias - x.high, bias - x.low, x.known)
     mean = sum_of_inputs(layer, kernel * per_input(layer, x.mean)) + bias
     return gaussian(mean, sum_of_inputs(layer, kernel**2 * per_input(layer, x.variance)), x.known)
 
