@@ -123,6 +123,8 @@ def test_equalization_leaves_the_function_and_makes_both_sides_equal(make, count
         values = outputs(tf_keras.Model(twin.input, twin.get_layer(pair.first.name).output))
         norm = equalized[pair.first.name]
         np.testing.assert_allclose(values.mean((0, 1, 2)), norm.mean, atol=1e-3 * values.std())
+        deviation = values.std((0, 1, 2))
+        np.testing.assert_allclose(deviation, norm.deviation, atol=1e-3 * values.std())
     assert different
 
 
