@@ -131,13 +131,11 @@ def limit_clips(twin: tf_keras.Model, pairs: list[Pair], moments: dict[str, Mome
         moments: of the twin's layers.
     """
     for pair in pairs:
-        clips = [layer for layer in pair.between if negates(layer)]
-        if clips:
-            before = pair.between[pair.between.index(clips[0]) - 1]
-            highest = np.float32(moments[before.name].high.max())
-        for layer in clips:
-            kernel, bias = layer.get_weights()
-            layer.set_weights([kernel, np.minimum(bias, highest)])
+        if len(pair.clips) == 2 and isinstance(pair.between[0], layers.ReLU):
+            highest = np.float32(moments[pair.between[0].name].high.max())
+            for layer in map(twin.get_layer, pair.clips):
+                kernel, bias = layer.get_weights()
+                layer.set_weights([kernel, np.minimum(bias, highest)])
 
 
 def find_pairs(twin: tf_keras.Model) -> list[Pair]:
@@ -180,16 +178,17 @@ def equalize(
         return norms, 0
     weights, norms = _weights(twin), dict(norms)
     used = [_are_used(*_magnitudes(pair, weights)) for pair in pairs]
+    clips = [pair.clips for pair in pairs]
     sweeps, largest_change = 0, np.inf
     while largest_change >= CONVERGED and sweeps < MOST_SWEEPS:
         sweeps, largest_change = sweeps + 1, 0.0
-        for pair, of_pair in zip(pairs, used, strict=True):
+        for pair, of_pair, clips_of_pair in zip(pairs, used, clips, strict=True):
             (kernel, bias), second = weights[pair.first.name], weights[pair.second.name]
             scales = scales_of(*_magnitudes(pair, weights), of_pair)
             columns = scales.reshape(kernel.shape[2:]) if _is_depthwise(pair.first) else scales
             weights[pair.first.name] = [kernel / columns, bias / scales]
             second[0] = second[0] * per_input(pair.second, scales)
-            for clip in pair.clips:
+            for clip in clips_of_pair:
                 weights[clip][1] = weights[clip][1] / scales
             if norm := norms.get(pair.first.name):
                 norms[pair.first.name] = Norm(norm.mean / scales, norm.deviation / scales)
@@ -239,6 +238,8 @@ def absorb_biases(
     for pair in pairs:
         norm = norms.get(pair.first.name)
         if norm is None or not pair.is_rectified or (pair.is_padded and not absorb_padded):
+            continue
+        if len(pair.clips) == 1:  # turned around, less becomes more
             continue
         moved = np.maximum(0, norm.mean - ABSORBED_BELOW * norm.deviation)
         for clip in pair.clips:  # both at the same value
