@@ -162,7 +162,8 @@ for path in sys.argv[1:]:
     assert rest == ['quantize'], (path, rest)
     assert FLAGS.teacher and '{seed}' in FLAGS.output, path
     assert FLAGS.result_json == path[:-len('.cfg')] + '.json', path
-    assert FLAGS.source != 'zscgan' or '{seed}' in FLAGS.workdir, path
+    has_workdir = FLAGS.source == 'zscgan' and FLAGS.method != 'dfq'
+    assert not has_workdir or '{seed}' in FLAGS.workdir, path
 print('parsed', len(sys.argv) - 1)
 """
     paths = [str(path.relative_to(ROOT)) for path in RECIPES]

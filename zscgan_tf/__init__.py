@@ -32,6 +32,7 @@ _HOMES = {
     'make_deep_inversion_images': 'methods.deep_inversion',
     'make_zeroq_images': 'methods.zeroq',
     'quantize': 'pipeline',
+    'quantize_dfq': 'pipeline',
     'quantize_student': 'pipeline',
     'raw_pixels': 'teacher.raw_pixels',
     'summary': 'report.summary',

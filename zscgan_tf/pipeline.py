@@ -10,8 +10,11 @@ import numpy as np
 
 from zscgan_tf import atomic_files, evaluation
 from zscgan_tf.errors import UserError
+from zscgan_tf.methods import dfq
+from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.options import COUNT, Options, check
 from zscgan_tf.sources import Source, StoredSource, take
+from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import build, calibrate_student
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.student.student import Student
@@ -46,6 +49,9 @@ class Quantized:
         levels: of a student's file the levels that it holds, a `LevelsReport`; else None.
         student_agreement: agreement of the student with its file on the source's next images, in
             per cent; None where the source has no more.
+        dfq: what `quantize_dfq` did, in words; None of any other method.
+        unquantized: what `evaluate` says, on the real images, of the float model that was rounded
+            by `quantize_dfq`; None without images, or where it is the teacher's function.
     """
 
     output: str
@@ -61,6 +67,8 @@ class Quantized:
     latency_ms: float
     levels: LevelsReport | None = None
     student_agreement: float | None = None
+    dfq: str | None = None
+    unquantized: dict | None = None
 
     @property
     def measured(self) -> dict | None:
@@ -257,6 +265,69 @@ def quantize_student(
     )
 
 
+def quantize_dfq(
+    teacher: Teacher,
+    output: str,
+    *,
+    preset: str = 'small',
+    evaluate_on: StoredSource | None = None,
+    overwrite: bool = False,
+    **options: object,
+) -> Quantized:
+    """Quantizes a teacher by DFQ: without training, and without any image (`methods.dfq`).
+
+    Args:
+        teacher: a `Teacher`.
+        output: the `.tflite` to write.
+        preset: 'small' or 'paper': defaults of the options.
+        evaluate_on: a source with `one_pass` of real images to evaluate on, or None: then nothing
+            is said of the file's agreement.
+        overwrite: replace the output if it exists.
+        **options: any field of `DfqOptions` or `FileOptions`, in place of the preset's value.
+
+    Raises:
+        UserError: an option is out of range; no two convolutions can be equalized; a layer is not
+            supported; see `atomic_files.check_output` and `student_export.export`. Nothing is
+            written.
+    """
+    known = DfqOptions.names() | FileOptions.names()
+    if unknown := sorted(options.keys() - known):
+        raise UserError(f'unknown option {unknown[0]}: the options are {", ".join(sorted(known))}.')
+    resolved = DfqOptions.resolve(preset, DfqOptions.among(options), teacher)
+    file = FileOptions.resolve(preset, FileOptions.among(options), teacher)
+    atomic_files.check_output(output, overwrite)
+    made = dfq.make_student(teacher, resolved)
+    # Levels can be counted on anything.
+    noise = NoiseSource(teacher.input_spec, batch_size=LEVEL_IMAGES)
+    data, report, levels = student_export.export(
+        made.student, _inputs(teacher, noise, 0), **file.values()
+    )
+    tflite = evaluation.TfliteModel(data)
+    real, unquantized = (
+        candidate
+        and evaluate_on
+        and evaluation.evaluate(
+            candidate, teacher, evaluate_on.one_pass(), total=evaluate_on.image_count
+        )
+        for candidate in (tflite, made.unquantized())
+    )
+    known_of_file = _of_file(teacher, tflite)
+    atomic_files.write_atomically(output, data, overwrite)
+    return Quantized(
+        os.fspath(output),
+        report,
+        resolved,
+        None,
+        fresh=None,
+        seen=None,
+        real=real,
+        **known_of_file,
+        levels=levels,
+        dfq=dfq.in_words(made),
+        unquantized=unquantized,
+    )
+
+
 def _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on):
     """What is known of a file that was audited, but not written yet."""
     fresh = _fresh_agreement(tflite, teacher, source, used_images, check_images)
@@ -266,11 +337,13 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
     seen = None
     if not fresh and not real:
         seen = _agreement(tflite, teacher, source, 0, min(check_images, source.image_count))
+    return {'fresh': fresh, 'seen': seen, 'real': real, **_of_file(teacher, tflite)}
+
+
+def _of_file(teacher, tflite):
+    """What is known of a file without images."""
     return {
         'takes_raw_pixels': tflite.zero_pixel is not None,
-        'fresh': fresh,
-        'seen': seen,
-        'real': real,
         **evaluation.sizes(teacher, tflite),
         'latency_ms': evaluation.latency(tflite),
     }

@@ -11,7 +11,7 @@ import typing
 
 from absl import flags
 
-from zscgan_tf.commands import common_flags, image_sources
+from zscgan_tf.commands import common_flags, dfq_flags, image_sources
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import preset_words
@@ -104,6 +104,9 @@ def _training(teacher: 'Teacher') -> Rows:
     from zscgan_tf.methods import zscgan
     from zscgan_tf.training import loop
 
+    if dfq_flags.is_chosen():
+        yield 'training', 'none: --method=dfq needs neither images nor training, only seconds'
+        return
     if not image_sources.has_workdir():
         yield 'training', f'none: --source={FLAGS.source} has no generator'
         return

@@ -7,6 +7,7 @@ import dataclasses
 
 from zscgan_tf.commands import option_flags
 from zscgan_tf.generator_options import GeneratorOptions
+from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.methods.inversion_options import (
     DeepInversionOptions,
@@ -62,6 +63,7 @@ OF_OPTIONS = {
     DeepInversionOptions: _OPTIMIZED,
     CalibrationOptions: 'Ranges set through the student',
     DistillationOptions: 'Training of the student (--method=qat)',
+    DfqOptions: 'Quantization without images (--method=dfq)',
     TfliteCalibrationOptions: "TFLite's own calibration",
 }
 # Of flags that are in no table: those of a program that is not installed.

@@ -7,10 +7,14 @@ copy may have any width from 2 to 8 bits. Proves that the file is integer, and s
   bin/quantize.py model.keras --output=model.tflite
   bin/quantize.py model.keras --output=model_w4.tflite --method=qat \
       --weight_bits=4
+
+With --method=dfq no image is made at all (Nagel et al., "Data-Free Quantization through Weight
+Equalization and Bias Correction").
 """
 
 import dataclasses
 import functools
+import logging
 import os
 
 from absl import flags
@@ -20,18 +24,21 @@ from zscgan_tf.commands import (
     app,
     check,
     common_flags,
+    dfq_flags,
     early,
     image_sources,
     option_flags,
     real_images,
 )
 from zscgan_tf.errors import UserError
+from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import flag_of
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions, range_estimator
 
 FLAGS = flags.FLAGS
+logger = logging.getLogger(__name__)
 
 common_flags.define_teacher_flags()
 common_flags.define_run_flags()
@@ -57,9 +64,11 @@ flags.DEFINE_boolean(
 flags.DEFINE_enum(
     'method',
     'ptq',
-    ['ptq', 'qat'],
-    'ptq: set ranges on the images, no training; qat: train a student, distilled from the model.',
+    ['ptq', 'qat', 'dfq'],
+    'ptq: set ranges on the images, no training; qat: train a student, distilled from the model; '
+    'dfq: no images at all, everything is told from batch norms (Nagel et al., 2019).',
 )
+option_flags.define(DfqOptions)
 option_flags.define(TfliteCalibrationOptions)
 flags.DEFINE_integer(
     'check_images', 1000, 'Fresh images of the source to measure agreement on.', lower_bound=1
@@ -72,6 +81,8 @@ flags.DEFINE_string('result_json', None, "A file that this seed's result is adde
 def main() -> int:
     if FLAGS.check:
         return check.run()
+    if dfq_flags.is_chosen():
+        return _run_dfq()
     from zscgan_tf import pipeline
     from zscgan_tf.report import results
     from zscgan_tf.report.summary import summary
@@ -123,12 +134,75 @@ def main() -> int:
     return 2 if result.disagrees(teacher) else 0
 
 
+def _run_dfq():
+    """--method=dfq: without a source and without a workdir."""
+    from zscgan_tf import pipeline
+    from zscgan_tf.report import results
+    from zscgan_tf.report.summary import summary
+
+    passed = dfq_flags.passed_options()
+    teacher = common_flags.load_teacher()
+    quantized = common_flags.with_raw_pixels(teacher)
+    evaluate_on = _evaluation_source(teacher)
+    shared = _shared_results_of_dfq(quantized, teacher, passed)
+    if FLAGS.result_json:
+        evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
+        results.check(FLAGS.result_json, evaluated=evaluated, **shared)
+    result = pipeline.quantize_dfq(
+        quantized,
+        _output(),
+        preset=FLAGS.preset,
+        evaluate_on=evaluate_on,
+        overwrite=FLAGS.overwrite,
+        **passed,
+    )
+    if FLAGS.result_json:
+        metrics = _real_metrics(result)
+        if result.unquantized:
+            metrics['unquantized_agreement'] = result.unquantized['agreement']
+        if 'accuracy' in metrics:
+            shared = {'float_accuracy': round(result.real['float_accuracy'], 4), **shared}
+        results.add(FLAGS.result_json, FLAGS.seed, metrics, 0.0, **shared)
+    paths, problem = {}, None
+    if _writes_page():
+        try:
+            _write_page(quantized, result, None, None, None, evaluate_on)
+            paths['page'] = _page_path(_output())
+        except UserError as error:
+            problem = error
+    elif FLAGS.page:
+        logger.info(
+            'no page is written: it compares layers on images, and --method=dfq has none. Pass '
+            '--evaluation_images or --evaluation_split.'
+        )
+    print(summary(quantized, result, **paths))
+    if problem:
+        raise problem
+    return 2 if result.disagrees(teacher) else 0
+
+
+def _shared_results_of_dfq(quantized, teacher, passed):
+    """What the results of DFQ say of how they were made."""
+    options = DfqOptions.resolve(FLAGS.preset, DfqOptions.among(passed), quantized)
+    file = FileOptions.resolve(FLAGS.preset, FileOptions.among(passed), quantized)
+    record = file.record() | {'method': 'dfq'}
+    record |= {f'dfq_{name}': value for name, value in options.record().items()}
+    record |= {'input_spec': teacher.input_spec.to_dict(), 'raw_pixels': FLAGS.raw_pixels}
+    return {'images': 0, 'steps': 0, 'options': record}
+
+
 def _output():
     return FLAGS.output.replace('{seed}', str(FLAGS.seed))
 
 
 def _page_path(output):
     return f'{os.path.splitext(output)[0]}.html'
+
+
+def _writes_page():
+    """Whether there is a page, and images to compare layers on."""
+    has_images = FLAGS.evaluation_images or FLAGS.evaluation_split
+    return FLAGS.page and (has_images or not dfq_flags.is_chosen())
 
 
 def _write_page(teacher, result, source, folder, student_folder, real):
@@ -150,6 +224,9 @@ def _write_page(teacher, result, source, folder, student_folder, real):
 
 def _passed_options():
     """The options of the student, of TFLite's calibration and of the file that were passed."""
+    if dfq_flags.is_chosen():
+        return dfq_flags.passed_options()
+    dfq_flags.check_unused()
     passed = option_flags.passed(DistillationOptions) | option_flags.passed(
         TfliteCalibrationOptions
     )
@@ -236,10 +313,7 @@ def _add_result(result, source, folder, student_folder, shared_results):
     from zscgan_tf.report import results
     from zscgan_tf.training import loop
 
-    real = dict(result.real or {})
-    metrics = {
-        name: real[name] for name in ('accuracy', 'agreement', 'top5', 'ties') if name in real
-    }
+    real, metrics = dict(result.real or {}), _real_metrics(result)
     if result.fresh:
         metrics['fresh_agreement'] = result.fresh['agreement']
     if 'accuracy' in metrics:
@@ -260,8 +334,16 @@ def _add_result(result, source, folder, student_folder, shared_results):
     results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **shared_results)
 
 
+def _real_metrics(result):
+    """What was measured on real images, as result files hold it."""
+    real = result.real or {}
+    return {name: real[name] for name in ('accuracy', 'agreement', 'top5', 'ties') if name in real}
+
+
 def check_flags() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
+    if dfq_flags.is_chosen():
+        dfq_flags.passed_options()
     image_sources.check()
     early.check_inputs()
     _passed_options()
@@ -277,7 +359,7 @@ def _check_outputs():
     output = _output()
     if output in ('logits', 'model'):
         raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
-    page = _page_path(output) if FLAGS.page else None
+    page = _page_path(output) if _writes_page() else None
     common_flags.check_distinct(output=output, result_json=FLAGS.result_json, page=page)
     common_flags.class_names()
     for path in filter(None, (output, page)):

@@ -1,5 +1,6 @@
 """The result of quantizing a model, as a short table of text."""
 
+from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.pipeline import Quantized
 from zscgan_tf.report.feeding import feeding
@@ -8,7 +9,7 @@ from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
 
 def summary(teacher: Teacher, result: Quantized, **paths: str) -> str:
-    """The result of `quantize` or `quantize_student` as a short table of text.
+    """The result of `quantize`, `quantize_student` or `quantize_dfq` as a short table of text.
 
     Args:
         teacher: what was quantized.
@@ -34,11 +35,13 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
         ('weights', f'{report.weights}, {", ".join(report.weight_types)}'),
         *([('ranges', _ranges(result))] if result.options else []),
         *_student_rows(result),
+        *_dfq_rows(result),
         ('input', _end(report.input)),
         ('output type', _end(report.output)),
         *(evaluation_rows(teacher, fresh, 'fresh images of the source') if fresh else []),
         *(evaluation_rows(teacher, seen, 'images that it was made with') if seen else []),
         *(evaluation_rows(teacher, real) if real else []),
+        *([] if result.measured else [('agreement', _NOT_MEASURED)]),
         ('latency', f'{result.latency_ms:.2f} ms an image (LiteRT, this machine)'),
         *paths.items(),
         *(('WARNING', text) for text in _warnings(teacher, result)),
@@ -46,9 +49,17 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
     ]
 
 
+_NOT_MEASURED = (
+    'not measured, for lack of images: pass --evaluation_images or --evaluation_split, or run '
+    'bin/evaluate.py'
+)
+
+
 def _ranges(result):
     """How the ranges were set."""
     options = result.options
+    if isinstance(options, DfqOptions):
+        return 'from the means and deviations of batch norms, no images'
     if isinstance(options, TfliteCalibrationOptions):
         words = f"TFLite's own calibration, {options.calibration_images:,} images"
         return f'{words} ({result.fallback})' if result.fallback else words
@@ -69,14 +80,18 @@ def _warnings(teacher, result):
     if not measured:
         return warnings
     images = 'train the generator longer (--steps) or take other images (--source)'
-    more = _more_exact(result)
+    advice = [_more_exact(result)]
+    if isinstance(result.options, DfqOptions):
+        images = 'evaluate on other images'
+    else:
+        advice.append(images)
     if result.disagrees(teacher):
+        look = 'look at the images'
         warnings.append(
-            f'agrees with its teacher too rarely to be of use: {more}, {images}, and look at the '
-            f'images'
+            f'agrees with its teacher too rarely to be of use: {", ".join(advice)}, and {look}'
         )
     elif measured['agreement'] < _LOW_AGREEMENT:
-        warnings.append(f'agrees on less than {_LOW_AGREEMENT:g} %: {more}, or {images}')
+        warnings.append(f'agrees on less than {_LOW_AGREEMENT:g} %: {", or ".join(advice)}')
     if measured['classes'] < 2 and not teacher.has_labels:
         warnings.append(
             'the checked images are all of one class to the model, so the agreement says little: '
@@ -90,6 +105,8 @@ def _more_exact(result):
     options = result.options
     if options is None:
         return 'look at the layers that cost most, and make it with more bits'
+    if isinstance(options, DfqOptions):
+        return 'pass --method=ptq, which sets ranges on images'
     if options.activation_bits < 8 or getattr(options, 'weight_bits', 8) < 8:
         return 'pass more bits'
     if isinstance(options, DistillationOptions):
@@ -116,6 +133,15 @@ def _student_rows(result):
     if result.student_agreement is not None:
         own = f'{result.student_agreement:.2f} %'
         rows.append(('student', f'agrees with its file on {own} of the images'))
+    return rows
+
+
+def _dfq_rows(result):
+    """What DFQ did, and what it did to the float model."""
+    rows = [('DFQ', result.dfq)] if result.dfq else []
+    if result.unquantized:
+        agreement = f'{result.unquantized["agreement"]:.2f} %'
+        rows.append(('before', f'it was rounded, the model agreed with its teacher on {agreement}'))
     return rows
 
 

@@ -11,6 +11,7 @@ convolution: TFLite converts kernels with a range a channel for convolutions onl
 """
 
 import collections
+import dataclasses
 
 import numpy as np
 import tf_keras
@@ -23,6 +24,23 @@ from zscgan_tf.teacher.layers import by_channel
 layers = tf_keras.layers
 
 _ZEROS = {'bias_initializer': 'zeros', 'use_bias': True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """What the batch norm that became part of a convolution says of the convolution's outputs.
+
+    Its inputs have the stored variance, and it divides by the root of that variance and epsilon.
+    So the deviations of its outputs are |gamma| but where epsilon counts: a channel that is the
+    same number in all images has a deviation of 0, whatever its gamma.
+
+    Attributes:
+        mean: of each channel, beta; float64, [channels].
+        deviation: of each channel, |gamma| sqrt(variance / (variance + epsilon)); likewise.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
 
 
 def fold(model: tf_keras.Model, name: str = 'the teacher') -> tf_keras.Model:
@@ -42,6 +60,20 @@ def fold(model: tf_keras.Model, name: str = 'the teacher') -> tf_keras.Model:
 
     Raises:
         UserError: a layer that the student has no counterpart for, by name.
+    """
+    return fold_with_norms(model, name)[0]
+
+
+def fold_with_norms(
+    model: tf_keras.Model, name: str = 'the teacher'
+) -> tuple[tf_keras.Model, dict[str, Norm]]:
+    """What `fold` returns, and the `Norm` of each of its layers that a batch norm became a part of.
+
+    A batch norm with no convolution before it has become a 1x1 depthwise convolution. Its `Norm` is
+    that layer's. Args and errors are those of `fold`.
+
+    Returns:
+        The folded model, and a dict of the name of its layer -> `Norm`.
     """
     graph = _Graph(name, {layer.name for layer in model.layers})
     used = nodes(model)
@@ -67,7 +99,7 @@ def fold(model: tf_keras.Model, name: str = 'the teacher') -> tf_keras.Model:
     folded = tf_keras.Model(inputs, output, name='folded')
     for layer, (kernel, bias) in graph.weights.items():
         layer.set_weights([np.float32(kernel), np.float32(bias)])
-    return folded
+    return folded, {layer.name: norm for layer, norm in graph.norms.items()}
 
 
 def kernel_name(layer: tf_keras.layers.Layer) -> str:
@@ -82,12 +114,14 @@ class _Graph:
         weights: [kernel, bias] by new layer.
         linear: the new layer by the id of its output, where a batch norm behind that output may
             still be folded in: the output of a convolution that nothing else reads.
+        norms: the `Norm` of the last batch norm folded into a new layer, by that layer.
     """
 
     def __init__(self, model_name, layer_names):
         self.model_name = model_name
         self.weights = {}
         self.linear = {}
+        self.norms = {}
         self._reserved = layer_names
         self._used = set()
 
@@ -134,6 +168,10 @@ class _Graph:
         columns = scale.reshape(kernel.shape[2:]) if is_depthwise else scale
         self.weights[layer] = [kernel * columns, bias * scale + offset]
         layer.trainable = True  # a selection of channels is one no longer
+
+    def keep_norm(self, y, mean, deviation):
+        """Records what a batch norm says of the output of the layer that it became a part of."""
+        self.norms[y._keras_history.layer] = Norm(mean, deviation)
 
     def _weighted(self, layer_class, x, owner, suffix, config, kernel, bias):
         y = self.add(layer_class, x, owner, suffix, **config)

@@ -118,9 +118,9 @@ def with_copies(model: tf_keras.Model) -> tf_keras.Model:
         readers = graph.kernels_beside_others(node.layer)
         if readers and not graph.is_the_input(node.layer) and not fixed_range(node.layer):
             # An op that rounds once: TFLite's int8 ReLU rounds a number of few steps twice, up.
-            name = _unused(f'{layer.name}_read', names)
+            name = unused_name(f'{layer.name}_read', names)
             if graph.is_nonnegative(node.layer):
-                copy = layers.ReLU(name=name)(_copied(output, _unused(f'{name}_by', names)))
+                copy = layers.ReLU(name=name)(_copied(output, unused_name(f'{name}_by', names)))
             else:
                 copy = _copied(output, name)
             copies.update({(id(node.outputs), reader): copy for reader in readers})
@@ -137,7 +137,7 @@ def _copied(x, name):
     return ones(x)
 
 
-def _unused(name, names):
+def unused_name(name: str, names: set[str]) -> str:
     """The name, or one like it that is not among the names yet; it is added to them."""
     while name in names:
         name += '_'

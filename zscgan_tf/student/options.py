@@ -52,7 +52,8 @@ class StudentOptions(Options):
     )
     weight_granularity: str = option(
         choice('channel', 'tensor'),
-        'Scales of a kernel: one for each output channel, or one for all of them.',
+        'Scales of a kernel: one for each output channel, or one for all of them. With '
+        '--method=dfq: tensor.',
         paper='tensor',
         small='channel',
         before='channel',

@@ -80,11 +80,13 @@ def _batch_norm(graph, node, x):
     mean, variance = np.float64(layer.moving_mean), np.float64(layer.moving_variance)
     scale = 1 / np.sqrt(variance + layer.epsilon)
     scale = scale * np.float64(layer.gamma) if layer.scale else scale
-    offset = -mean * scale
-    offset = offset + np.float64(layer.beta) if layer.center else offset
-    if id(x) not in graph.linear:
-        return graph.affine(x, layer, scale, offset, trainable=True)
-    graph.fold_into(graph.linear[id(x)], scale, offset)
+    beta = np.float64(layer.beta) if layer.center else np.zeros(mean.shape)
+    offset = -mean * scale + beta
+    if id(x) in graph.linear:
+        graph.fold_into(graph.linear[id(x)], scale, offset)
+    else:
+        x = graph.affine(x, layer, scale, offset, trainable=True)
+    graph.keep_norm(x, beta, np.abs(scale) * np.sqrt(variance))
     return x
 
 

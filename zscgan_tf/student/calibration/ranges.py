@@ -31,8 +31,7 @@ def set_ranges(
             cross-entropy: `logits_range`).
         total: number of images, for the progress bar.
     """
-    for kernel in student.kernels():
-        kernel.maximum.assign(_weight_ranges(kernel, estimator))
+    set_weight_ranges(student, estimator)
     ranges = student.ranges()
     tensors = [student.twin.get_layer(name).output for name in ranges]
     histograms = observe_histograms(student, tensors, images, total)
@@ -47,6 +46,17 @@ def set_ranges(
         logits = [student.twin.predict_on_batch(to_inputs(pixels)) for pixels in images()]
         logits = np.concatenate([values.reshape(len(values), -1) for values in logits])
         last.assign(*estimators.logits_range(logits, last.bits, student.has_labels))
+
+
+def set_weight_ranges(student: Student, estimator: str) -> None:
+    """Sets the ranges of a student's weights; `set_ranges` does so too.
+
+    Args:
+        student: a `Student` of kind 'folded'.
+        estimator: 'minmax', the largest magnitude, or 'mse'.
+    """
+    for kernel in student.kernels():
+        kernel.maximum.assign(_weight_ranges(kernel, estimator))
 
 
 def observe_histograms(
