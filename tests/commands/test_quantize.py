@@ -217,7 +217,7 @@ def test_types_of_the_ends_and_logits(programs, kind, dtype):
     assert 'per-tensor' in result.stdout
 
 
-@pytest.mark.parametrize('method', ['ptq', 'qat'])
+@pytest.mark.parametrize('method', ['ptq', pytest.param('qat', marks=pytest.mark.slow)])
 def test_raw_pixels(programs, method):
     """The generator's workdir is that of the model itself; the file takes bytes."""
     output = f'raw_{method}.tflite'

@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
 
+@pytest.mark.slow
 def test_a_whole_job(programs):
     teacher, workdir = '--teacher=tiny.h5', '--workdir=without'
     result = programs.run(

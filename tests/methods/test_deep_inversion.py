@@ -204,6 +204,7 @@ def test_images_are_of_their_classes(teacher, tmp_path):
     assert lines[-1]['moments_loss'] < lines[0]['moments_loss'] / 2
 
 
+@pytest.mark.slow
 def test_the_adaptive_variant(teacher, tmp_path):
     """The second half competes with a student of the first half; the same call reuses all."""
     options = {

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 from ai_edge_litert.interpreter import Interpreter
 
+from tests.conftest import randomize
 from tests.students import student_of
 from tests.tflite.conftest import pixels
 from tests.tiny import tiny_teacher
@@ -49,7 +50,7 @@ def flattening_teacher():
     inputs = layers.Input((8, 8, 3))
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, strides=4)(inputs)))
     outputs = layers.Dense(5)(layers.Flatten()(x))
-    model = tf_keras.Model(inputs, outputs)
+    model = randomize(tf_keras.Model(inputs, outputs), 0)
     spec = InputSpec((8, 8), 3, 0.0, 1 / 255)
     return Teacher(model, model, spec, 5, 'logits', 'flattening', 'flattening')
 

@@ -32,7 +32,7 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
         ('output', result.output),
         ('size', f'{_size(before)} of float weights -> {_size(size)} ({before / size:.1f} times)'),
         ('integer', f'{ops} ({kinds})'),
-        ('weights', f'{report.weights}, {", ".join(report.weight_types)}'),
+        ('weights', f'{_scales(result)}, {", ".join(report.weight_types)}'),
         *([('ranges', _ranges(result))] if result.options else []),
         *_student_rows(result),
         *_dfq_rows(result),
@@ -53,6 +53,12 @@ _NOT_MEASURED = (
     'not measured, for lack of images: pass --evaluation_images or --evaluation_split, or run '
     'bin/evaluate.py'
 )
+
+
+def _scales(result):
+    """How many scales kernels have."""
+    one = getattr(result.options, 'weight_granularity', 'channel') == 'tensor'
+    return f'{result.report.weights}{", equal within a kernel" if one else ""}'
 
 
 def _ranges(result):
