@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_zeroq(programs):
     """More ranges' images than there are images is the preset's: it takes what there is."""
     flags = ['--teacher=tiny.h5', '--source=zeroq', '--optimized_images=10', '--group_size=4']
