@@ -275,50 +275,6 @@ def test_training_leaves_a_grid_of_classes(trained, teacher):
         assert picture.height > 5 * 56 and picture.width > 8 * 56
 
 
-@pytest.mark.parametrize(
-    'options',
-    [
-        pytest.param({**TINY_OPTIONS, 'noise_scales': 1}, id='unet'),
-        pytest.param({'generator': 'dcgan', 'batch_size': 16}, id='dcgan', marks=pytest.mark.slow),
-    ],
-)
-def test_a_training_without_classes(teacher, tmp_path, options):
-    options = {**options, 'unconditional': True, 'seed': 3}
-    source = zscgan.train_generator(teacher, tmp_path, steps=12, **options)
-    lines = read_metrics(tmp_path)
-    assert not {'class_loss', 'class_accuracy'} & lines[0].keys()
-    assert lines[-1]['bns_loss'] < lines[0]['bns_loss'] and 'entropy_loss' in lines[0]
-    assert (tmp_path / 'classes.png').exists() and not source.has_labels
-    loaded = zscgan.load_generator(teacher, tmp_path, seed=3)
-    (one, no_labels), (two, _) = (next(s.batches()) for s in (source, loaded))
-    assert no_labels is None and loaded.num_classes is None
-    np.testing.assert_array_equal(one, two)
-    with pytest.raises(UserError, match=r'unconditional true, not null'):
-        others = {**options, 'unconditional': False, 'generator': 'unet'}
-        zscgan.train_generator(teacher, tmp_path, steps=12, **others)
-
-
-def test_the_step_without_classes_has_labels_of_zero(teacher, tap):
-    """The gradient is that of BNS and entropies; the other rows of the tables have none."""
-    generator = build_generator((8, 8, 3), 5, **TINY)
-    optimizer = Recorder()
-    update = zscgan.make_update(
-        generator,
-        optimizer,
-        *tap,
-        teacher.input_spec,
-        batch_size=8,
-        class_loss_weight=0.0,
-        entropy_loss_weight=1.0,
-        unconditional=True,
-    )
-    metrics, _, labels, _ = update(tf.constant(0, tf.int64))
-    assert metrics.keys() == {'bns_loss', 'entropy_loss'} and labels is None
-    tables = [g.numpy() for g in optimizer.gradients[0] if len(g.shape) == 2 and g.shape[0] == 5]
-    assert tables and all(np.all(table[1:] == 0) for table in tables)
-    assert any(np.any(table[0] != 0) for table in tables)
-
-
 def test_grid_spreads_over_many_classes():
     class Source:
         def images_of(self, classes):

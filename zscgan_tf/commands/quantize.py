@@ -85,7 +85,6 @@ def main() -> int:
         return _run_dfq()
     from zscgan_tf import pipeline
     from zscgan_tf.report import results
-    from zscgan_tf.report.summary import summary
 
     output = _output()
     if FLAGS.result_json:
@@ -119,26 +118,13 @@ def main() -> int:
         result = pipeline.quantize(quantized, source, output, plan=plan, **arguments)
     if FLAGS.result_json:
         _add_result(result, source, folder, student_folder, shared_results)
-    paths, problem = {}, None
-    if image_sources.has_workdir():
-        paths['images'] = os.path.join(folder, 'classes.png')
-    if FLAGS.page:
-        try:
-            _write_page(quantized, result, source, folder, student_folder, evaluate_on)
-            paths['page'] = _page_path(output)
-        except UserError as error:  # the file is there, and so is what is known of it
-            problem = error
-    print(summary(quantized, result, **paths))
-    if problem:
-        raise problem
-    return 2 if result.disagrees(teacher) else 0
+    return _tell(quantized, result, evaluate_on, source, folder, student_folder)
 
 
 def _run_dfq():
     """--method=dfq: without a source and without a workdir."""
     from zscgan_tf import pipeline
     from zscgan_tf.report import results
-    from zscgan_tf.report.summary import summary
 
     passed = dfq_flags.passed_options()
     teacher = common_flags.load_teacher()
@@ -163,19 +149,28 @@ def _run_dfq():
         if 'accuracy' in metrics:
             shared = {'float_accuracy': round(result.real['float_accuracy'], 4), **shared}
         results.add(FLAGS.result_json, FLAGS.seed, metrics, 0.0, **shared)
+    return _tell(quantized, result, evaluate_on)
+
+
+def _tell(teacher, result, evaluate_on, source=None, folder=None, student_folder=None):
+    """Writes the page and prints the summary; returns the exit status."""
+    from zscgan_tf.report.summary import summary
+
     paths, problem = {}, None
+    if folder and image_sources.has_workdir():
+        paths['images'] = os.path.join(folder, 'classes.png')
     if _writes_page():
         try:
-            _write_page(quantized, result, None, None, None, evaluate_on)
-            paths['page'] = _page_path(_output())
-        except UserError as error:
+            _write_page(teacher, result, source, folder, student_folder, evaluate_on)
+            paths['page'] = _page_path(result.output)
+        except UserError as error:  # the file is there, and so is what is known of it
             problem = error
     elif FLAGS.page:
         logger.info(
             'no page is written: it compares layers on images, and --method=dfq has none. Pass '
             '--evaluation_images or --evaluation_split.'
         )
-    print(summary(quantized, result, **paths))
+    print(summary(teacher, result, **paths))
     if problem:
         raise problem
     return 2 if result.disagrees(teacher) else 0
