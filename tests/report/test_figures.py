@@ -58,13 +58,13 @@ def draw(folder):
 )
 def test_a_damaged_result_file_is_named(tmp_path, change):
     write_results(tmp_path, **change)
-    with pytest.raises(UserError, match='ptq.json: missing or damaged') as error:
+    with pytest.raises(UserError, match='ptq_mse.json: missing or damaged') as error:
         figures.draw_chart(tmp_path)
     assert '\\n' not in str(error.value)
 
 
 def test_a_missing_result_file_is_named(tmp_path):
-    with pytest.raises(UserError, match='ptq.json: missing or damaged'):
+    with pytest.raises(UserError, match='ptq_mse.json: missing or damaged'):
         figures.draw_chart(tmp_path)
 
 

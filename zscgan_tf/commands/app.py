@@ -15,13 +15,11 @@ from absl import app, flags, logging
 
 from zscgan_tf import __version__
 from zscgan_tf.atomic_files import check_local
-from zscgan_tf.commands import common_flags, help, option_flags, parsing, real_images
+from zscgan_tf.commands import help, parsing
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import import_tensorflow
 
 FLAGS = flags.FLAGS
-# The modules that define flags of several programs.
-SHARED = (common_flags, option_flags, real_images)
 # None, not False: a flag that was not passed is not kept among the flags of a run.
 flags.DEFINE_boolean('version', None, 'Print the version, and nothing else.')
 INTERRUPTED = 'interrupted: no output was written; the same command goes on with what is trained'
@@ -45,18 +43,19 @@ def run(
     Raises:
         SystemExit: always, with the exit status.
     """
-    collect_flags(module)
+    collect_flags()
     app.run(
         functools.partial(_guarded, main, check),
         flags_parser=functools.partial(_parse, sys.modules[module].__doc__, usage),
     )
 
 
-def collect_flags(module: str) -> None:
-    """Makes a program's flags, and those that it shares, the key flags of what was started."""
-    for owner in (module, __name__, *(shared.__name__ for shared in SHARED)):
-        for flag in FLAGS.get_key_flags_for_module(owner):
-            FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+def collect_flags() -> None:
+    """Makes all flags of this package the key flags of what was started."""
+    for owner, found in FLAGS.flags_by_module_dict().items():
+        if owner.split('.')[0] == __package__.split('.')[0]:
+            for flag in found:
+                FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _parse(docstring, usage, arguments):

@@ -63,7 +63,8 @@ def _flags_in_a_process(program):
 def _print_flags(program):
     from zscgan_tf.commands import app
 
-    app.collect_flags(importlib.import_module(f'zscgan_tf.commands.{program}').__name__)
+    importlib.import_module(f'zscgan_tf.commands.{program}')
+    app.collect_flags()
     shown = help.in_groups(parsing.shown_flags(), full=True)
     print(json.dumps([_described(group, flag) for group, flags in shown for flag in flags]))
 

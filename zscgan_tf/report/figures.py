@@ -28,9 +28,9 @@ TEACHERS = {
 }
 # The recipes of the chart, and what their images are called.
 RECIPES = {
-    'ptq': 'generated images',
-    'ptq_real': 'real images',
-    'ptq_noise_uniform': 'uniform noise',
+    'ptq_mse': 'generated images',
+    'ptq_mse_real': 'real images',
+    'ptq_mse_noise': 'uniform noise',
 }
 _BLUE, _GREEN, _ORANGE, _GREY = '#2f6db5', '#2a7f4f', '#b5561a', '#5d6878'
 # Has the same contrast on a white page and on a dark one.
