@@ -98,6 +98,7 @@ class Interrupting(NoiseSource):
             yield batch
 
 
+@pytest.mark.slow
 def test_an_interruption_changes_nothing(teacher, tmp_path):
     options = {'steps': 5, 'range_images': 8, 'update_generator': False, 'weight_bits': 4}
 

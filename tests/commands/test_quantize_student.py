@@ -89,6 +89,7 @@ def test_the_summary_and_the_result(quantized, programs):
     assert result['metrics']['accuracy'] == result['metrics']['agreement']
 
 
+@pytest.mark.slow
 def test_distill_then_quantize_reuses_the_finished_student(quantized, generator, programs):
     folder = programs.folder / 'alone'
     flags = [*TINY, f'--workdir={generator}', '--student_workdir=alone', *STUDENT]

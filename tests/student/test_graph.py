@@ -97,6 +97,7 @@ def test_copies_are_rounded_to_the_nearest_level():
     assert copies == 3
 
 
+@pytest.mark.slow
 def test_sums_of_8_bits_lose_less():
     errors = {False: 0.0, True: 0.0}
     for seed in range(4):

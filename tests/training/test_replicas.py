@@ -199,7 +199,8 @@ def sgd(variables):
 
 
 @pytest.mark.parametrize(
-    'generator_is', ['fixed', 'updated', pytest.param('opposed', marks=pytest.mark.slow)]
+    'generator_is',
+    ['fixed', *(pytest.param(name, marks=pytest.mark.slow) for name in ('updated', 'opposed'))],
 )
 def test_a_step_of_two_replicas_is_that_of_one_device(two_devices, teacher, generator_is):
     names = {'distillation_loss', 'feature_loss', 'agreement'}
