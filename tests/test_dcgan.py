@@ -73,7 +73,7 @@ def test_moments_of_images():
     assert image_moments(InputSpec((8, 8), 1, 0.13, 0.31)) == ((0.13,), (0.31,))
     for name in ('tf', 'caffe', 'raw', 'unit'):
         spec = InputSpec.from_preprocessing((8, 8), 3, name)
-        assert image_moments(spec) == ((0.5,) * 3, (0.25,) * 3)
+        assert image_moments(spec) == ((0.45,) * 3, (0.225,) * 3)
     spec = InputSpec.from_preprocessing((8, 8), 3, 'torch')
     assert image_moments(spec) == (spec.mean, spec.std)
 

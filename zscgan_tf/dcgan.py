@@ -6,7 +6,6 @@ Lee, arXiv 2005.04136. It is a baseline: ZS-CGAN's own generator is the U-Net of
 
 import itertools
 
-import numpy as np
 import tf_keras
 
 from zscgan_tf.generator_layers import (
@@ -15,7 +14,7 @@ from zscgan_tf.generator_layers import (
     Upsample,
 )
 from zscgan_tf.generator_options import dcgan_doublings
-from zscgan_tf.teacher.input_spec import PREPROCESSINGS, UNIT_NAMES, InputSpec
+from zscgan_tf.teacher.input_spec import InputSpec
 
 layers = tf_keras.layers
 
@@ -80,14 +79,6 @@ def build_dcgan(input_spec: InputSpec, *, dtype: str = 'float32', seed: int = 0)
 
 
 def image_moments(input_spec: InputSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) of the pixels of images, a value a channel, as far as they are known.
-
-    A preprocessing by mean and deviation tells those of the images that the teacher was trained on.
-    One that only changes the unit (0...255, [0, 1], [-1, 1]) tells nothing of them. Then they are
-    0.5 and 0.25, about those of photographs.
-    """
-    units = [PREPROCESSINGS[name][1] for name in UNIT_NAMES]
-    if any(np.allclose(input_spec.std, unit, rtol=1e-4) for unit in units):
-        return (0.5,) * input_spec.channels, (0.25,) * input_spec.channels
-    order = -1 if input_spec.bgr else 1
-    return input_spec.mean[::order], input_spec.std[::order]
+    """(mean, deviation) of the pixels of images, a value a channel: `InputSpec.standardizing`."""
+    spec, order = input_spec.standardizing(), -1 if input_spec.bgr else 1
+    return spec.mean[::order], spec.std[::order]

@@ -220,6 +220,8 @@ def test_a_distillation_plays_by_its_options(teacher, unconditional):
         },
     )
     student, state, step = distillation.build_training(teacher, source, options, seed=0)
+    make = distillation._maker_of_updates(student, options)
+    assert make.keywords['adversarial_weight'] == 100  # larger divergences are sought
     set_ranges(student, lambda: [next(source.batches())[0].numpy()])
     assert state['generator'] is source.generator
     optimizer = state['generator_optimizer']

@@ -120,6 +120,19 @@ def test_absorption_leaves_the_function(padding):
         np.testing.assert_allclose(mean, lowered[pair.first.name].mean, atol=1e-3)
 
 
+def test_as_much_is_absorbed_as_three_deviations_leave():
+    twin, norms, pairs = folded(with_true_moments(mobile_net(padding='valid')))
+    name = pairs[0].first.name
+    mean, deviation = np.array([5.0, 2, 3.1, 0, 9, 1, 2.9, 3]), np.ones(8)
+    norms = {**norms, name: dataclasses.replace(norms[name], mean=mean, deviation=deviation)}
+    before = pairs[0].first.bias.numpy()
+    lowered, count = cross_layer.absorb_biases(twin, norms, pairs[:1], False)
+    moved = np.maximum(mean - 3 * deviation, 0)
+    assert count == np.sum(moved > 0)
+    np.testing.assert_allclose(before - pairs[0].first.bias.numpy(), moved, atol=1e-5)
+    np.testing.assert_allclose(lowered[name].mean, mean - moved)
+
+
 def test_absorption_into_padded_convolutions_is_wrong_at_the_border_alone():
     twin, norms, pairs = folded(with_true_moments(mobile_net()))
     first = pairs[0]

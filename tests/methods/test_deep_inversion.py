@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.methods.matched import assert_slopes, matched_teacher
 from zscgan_tf.errors import UserError
+from zscgan_tf.generators import standard_normal
 from zscgan_tf.methods import deep_inversion
 from zscgan_tf.methods.deep_inversion import SETTINGS
 from zscgan_tf.methods.inversion_options import DeepInversionOptions
@@ -166,7 +167,7 @@ def test_a_step(teacher, setting):
     labels = np.int32([list(range(5)) * 2])
     optimization = deep_inversion.build_optimization(teacher, options, 3, labels)
     losses = optimization.step(tf.constant(0, tf.int64))
-    start = tf.random.stateless_normal((10, 8, 8, 3), fold_seed(3, 0, 0), alg='philox')
+    start = standard_normal((10, 8, 8, 3), fold_seed(3, 0, 0))
     x = deep_inversion.jittered(start, SETTINGS[setting], fold_seed(3, 0, 1)).numpy()
     logits, *inputs = build_tap(teacher.logits_model)[0](x)
     right = softmax(logits.numpy())[np.arange(10), labels[0]]
@@ -188,6 +189,61 @@ def test_a_step(teacher, setting):
         low, high = teacher.input_spec.input_range
         assert optimization.group.images.numpy().min() == pytest.approx(low[0])
         assert optimization.group.images.numpy().max() == pytest.approx(high[0])
+
+
+class FixedStudent:
+    """Answers that no teacher gives."""
+
+    def logits(self, pixels):
+        return 3 * tf.reduce_mean(pixels, axis=[1, 2, 3])[:, None] * tf.range(5.0)
+
+
+@pytest.mark.parametrize('setting', ['cifar10', 'imagenet_2k'])
+@pytest.mark.parametrize('term', ['class', 'moments', 'variation', 'norm', 'compete'])
+def test_a_step_descends_the_weighted_sum(teacher, setting, term):
+    """The first step of Adam goes against the sign of the gradient; each term is large in turn."""
+    weights = {'moments': 1.0, 'variation': 0.1, 'norm': 0.1, 'compete': 1.0}
+    if term == 'class':
+        weights = {name: 0.01 * weight for name, weight in weights.items()}
+    else:
+        weights[term] *= 100
+    options = DeepInversionOptions.resolve(
+        'small',
+        {
+            'images': 10, 'group_size': 5, 'iterations': 1, 'setting': setting,
+            'learning_rate': 1e-3, **{f'{name}_weight': w for name, w in weights.items()},
+        },
+        teacher,
+    )  # fmt: skip
+    tap, stored = build_tap(teacher.logits_model)
+    labels, chosen = np.int32([list(range(5))] * 2), SETTINGS[setting]
+    group = deep_inversion.build_optimization(teacher, options, 3, labels).group
+    step = deep_inversion.make_step(group, tap, stored, teacher, options, labels, 3, FixedStudent())
+    start = standard_normal((5, 8, 8, 3), fold_seed(3, 0, 0))
+    with tf.GradientTape() as tape:
+        tape.watch(start)
+        x = deep_inversion.jittered(start, chosen, fold_seed(3, 0, 1))
+        logits, *inputs = tap(x)
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels[0], logits)
+        moments = [tf.nn.moments(values, [0, 1, 2]) for values in inputs]
+        sizes = tf.sqrt(tf.reduce_sum(x**2, [1, 2, 3]))
+        terms = {
+            'moments': deep_inversion.moments_loss(moments, stored, 10.0 if chosen.clip else 1.0),
+            'variation': deep_inversion.variation_loss(x),
+            'norm': tf.reduce_mean(sizes) if chosen.clip else tf.norm(x),
+            'compete': deep_inversion.compete_loss(
+                logits, FixedStudent().logits(teacher.input_spec.to_pixels(x))
+            ),
+        }
+        loss = tf.reduce_mean(cross_entropy)
+        loss += tf.add_n([weights[name] * value for name, value in terms.items()])
+    gradient = tape.gradient(loss, start).numpy()
+    step(tf.constant(0, tf.int64))
+    low, high = teacher.input_spec.input_range
+    legal = (start > low + 0.01) & (start < high - 0.01)
+    clear = legal & (np.abs(gradient) > 1e-2 * np.abs(gradient).max())
+    moved = (group.images - start).numpy()[clear]
+    assert np.mean(np.sign(moved) == -np.sign(gradient[clear])) > 0.999
 
 
 def test_images_are_of_their_classes(teacher, tmp_path):
@@ -240,6 +296,9 @@ def test_presets(teacher):
     cifar, short, long = (SETTINGS[name] for name in ('cifar10', 'imagenet_2k', 'imagenet_20k'))
     assert (cifar.jitter, short.jitter, long.jitter) == (2, 30, 30)
     assert (cifar.betas, short.betas, long.betas) == ((0.9, 0.999), (0.5, 0.9), (0.9, 0.999))
+    assert (cifar.first_weight, short.first_weight, long.first_weight) == (1, 10, 10)
+    assert (cifar.norm_by_image, short.norm_by_image, long.norm_by_image) == (0, 1, 1)
+    assert (cifar.cosine, short.cosine, long.cosine) == (0, 1, 1)
     assert (cifar.flip, short.flip, cifar.clip, short.clip, long.clip) == (0, 1, 0, 1, 0)
     paper = resolve(teacher, 'paper')
     assert (paper.setting, paper.iterations, paper.group_size) == ('cifar10', 2000, 256)
@@ -250,9 +309,13 @@ def test_presets(teacher):
     assert (paper.setting, paper.iterations, paper.group_size) == ('imagenet_20k', 20_000, 84)
     assert (small.setting, small.images, small.group_size) == ('imagenet_2k', 600, 32)
     assert (small.learning_rate, small.moments_weight) == (0.25, 0.01)
-    assert (small.variation_weight, small.norm_weight) == (1e-4, 1e-5)
+    assert small.variation_weight == pytest.approx(1e-4 * np.sqrt(84 / 32))
+    assert small.norm_weight == 1e-5
     small = resolve(teacher)
     assert (small.images, small.group_size, small.iterations) == (512, 256, 1000)
+    assert small.variation_weight == 2.5e-5
+    assert resolve(teacher, group_size=64).variation_weight == pytest.approx(5e-5)
+    assert resolve(teacher, group_size=64, variation_weight=1e-4).variation_weight == 1e-4
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,76 @@ def test_loss_of_independent_labels_is_the_sigmoid_cross_entropy(weight):
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_papers_optimizer():
+    """Against Nesterov's rule with momentum 0.9 written out, and a cosine to zero."""
+    options = distillation.DistillationOptions.resolve(
+        'paper', {'learning_rate': 0.1, 'steps': 4, 'update_generator': False}
+    )
+    variable = tf.Variable([1.0, -2.0])
+    optimizer = distillation.make_optimizer(options, [variable])
+    expected, velocity = variable.numpy(), 0
+    for step, gradient in enumerate(np.float32([[1, -3], [0.5, 2], [-1, 0.1], [0.2, 0.2]])):
+        optimizer.apply_gradients([(tf.constant(gradient), variable)])
+        rate = 0.1 * (1 + np.cos(np.pi * step / 4)) / 2
+        velocity = 0.9 * velocity - rate * gradient
+        expected = expected + 0.9 * velocity - rate * gradient
+        np.testing.assert_allclose(variable, expected, rtol=1e-5)
+
+
+def test_a_step_has_the_weight_and_temperature_of_its_options():
+    teacher = tiny_teacher(num_classes=5)
+    options = distillation.DistillationOptions.resolve(
+        'small',
+        {'soft_target_weight': 0.3, 'temperature': 2.0, 'feature_loss_weight': 0.0,
+         'augment': False, 'mix': False, 'steps': 4},
+    )  # fmt: skip
+    student = student_of(teacher)
+    pixels = RNG.uniform(size=(6, 8, 8, 3)).astype(np.float32)
+    labels = np.arange(6, dtype=np.int32) % 5
+    set_ranges(student, lambda: [pixels])
+    optimizer = distillation.make_optimizer(options, student.trainable_variables())
+    step = distillation.make_step(student, optimizer, options)
+    wanted, given = teacher.logits(pixels).numpy(), student.logits(pixels).numpy()
+    soft = -np.sum(softmax(wanted / 2) * np.log(softmax(given / 2)), axis=1)
+    hard = -np.log(softmax(given))[np.arange(6), labels]
+    found = step(tf.constant(0, tf.int64), tf.constant(pixels), tf.constant(labels))
+    assert float(found['distillation_loss']) == pytest.approx(
+        np.mean(0.3 * 4 * soft + 0.7 * hard), rel=1e-3
+    )
+
+
+class HalfPrecision:
+    """An update whose logits are rounded."""
+
+    def __init__(self, pixels, logits, dtype):
+        self.result = {}, tf.constant(pixels), None, tf.cast(logits, dtype)
+
+    def __call__(self, index):
+        return self.result
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_a_rounded_teacher_does_not_teach(dtype):
+    """Where the generator's teacher is rounded, the student learns from the float one."""
+    teacher = tiny_teacher(num_classes=5)
+    options = distillation.DistillationOptions.resolve(
+        'small', {'feature_loss_weight': 0.0, 'augment': False, 'mix': False, 'steps': 4}
+    )
+    student = student_of(teacher)
+    pixels = RNG.uniform(size=(6, 8, 8, 3)).astype(np.float32)
+    set_ranges(student, lambda: [pixels])
+    wanted, given = teacher.logits(pixels).numpy(), student.logits(pixels).numpy()
+    other = wanted[:, ::-1]  # of neither
+    optimizer = distillation.make_optimizer(options, student.trainable_variables())
+    step = distillation.make_step(
+        student, optimizer, options, generator_update=HalfPrecision(pixels, other, dtype)
+    )
+    target = wanted if dtype == 'bfloat16' else other
+    loss = -np.mean(np.sum(softmax(target) * np.log(softmax(given)), axis=1))
+    found = step(tf.constant(0, tf.int64))['distillation_loss']
+    assert float(found) == pytest.approx(loss, rel=1e-3)
+
+
 def test_feature_loss_is_relative_to_the_teachers_features():
     teacher = [tf.constant(RNG.normal(size=(4, 3, 3, s)), tf.float32) for s in (2, 5)]
     assert float(distillation.feature_loss(teacher, teacher)) == 0

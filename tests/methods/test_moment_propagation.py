@@ -115,6 +115,18 @@ def test_a_clip_at_a_value_of_each_channel():
     assert np.allclose(found.low[:5], 0) and np.all(found.high <= values)
 
 
+@pytest.mark.parametrize('high, offset', [(None, 2.0), (None, 0.0), (6.0, 2.0)])
+def test_a_negation_of_the_models_own_clips_nothing(high, offset):
+    def body(norm):
+        return layers.Conv2D(2, 1)(layers.Rescaling(-1.0, offset)(layers.ReLU(high)(norm())))
+
+    folded, norms = model_of(body)
+    (negation,) = filter(negates, folded.layers)
+    found, wanted = propagate(folded, norms, (0.0, 1.0)), np.clip(normal(), 0, high)
+    assert_moments(found[negation.name], np.float64(offset - wanted))
+    assert np.all(found[negation.name].low <= offset - wanted.max(0) + 1e-6)
+
+
 @pytest.mark.parametrize('groups', [1, 2])
 def test_a_convolution_without_batch_norm(groups):
     conv = layers.Conv2D(4, 1, groups=groups, name='conv')

@@ -49,6 +49,35 @@ def test_the_loss_is_the_published_one_with_its_input_term(teacher, statistics):
     assert losses['input_loss'].numpy() == pytest.approx(wanted, rel=1e-4)
 
 
+def test_a_step_descends_the_sum_of_both_terms(teacher):
+    """The first step of Adam moves each value by the rate, against the sign of its gradient."""
+    options = ZeroqOptions.resolve('small', {'images': 6, 'iterations': 2}, teacher)
+    optimization = zeroq.build_optimization(teacher, options, 3)
+    tap, stored = build_tap(teacher.logits_model)
+    start = tf.constant(zeroq.start_images((6, 8, 8, 3), fold_seed(3, 0, 0)))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(start)
+        moments = zeroq.moments_loss(tap(start)[1:], stored, 'batch')
+        loss = moments + zeroq.distance(start, 0.0, 1.0, 'batch')
+    total, part = tape.gradient(loss, start).numpy(), tape.gradient(moments, start).numpy()
+    optimization.step(tf.constant(0, tf.int64))
+    moved = optimization.group.images.numpy() - start.numpy()
+    clear = np.abs(total) > 1e-3 * np.abs(total).max()
+    np.testing.assert_allclose(moved[clear], -0.5 * np.sign(total[clear]), rtol=1e-2)
+    assert np.mean(np.sign(part[clear]) != np.sign(total[clear])) > 0.01
+
+
+def test_the_rate_of_a_group_falls_and_begins_anew(teacher, monkeypatch):
+    monkeypatch.setattr(zeroq, 'PATIENCE', 1)
+    monkeypatch.setattr(zeroq, 'THRESHOLD', 1.0)  # no loss is ever lower enough
+    options = ZeroqOptions.resolve(
+        'small', {'images': 8, 'group_size': 4, 'iterations': 5}, teacher
+    )
+    step = zeroq.build_optimization(teacher, options, 3).step
+    rates = [step(tf.constant(i, tf.int64))['rate'].numpy() for i in range(10)]
+    np.testing.assert_allclose(rates, 2 * [0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-5)
+
+
 @pytest.mark.parametrize('statistics', ['image', 'batch'])
 def test_gradients_are_slopes(statistics):
     rng = np.random.default_rng(0)

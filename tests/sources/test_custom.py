@@ -58,7 +58,9 @@ def load(tmp_path, monkeypatch):
 
 def test_it_is_used_as_it_is(load):
     source = load('photos')
-    assert source.description == {'kind': 'own_images:photos'}
+    assert source.description['kind'] == 'own_images:photos'
+    # Of other images it is another one.
+    assert source.description == load('photos').description != load('unlabelled').description
     pixels, labels = next(iter(source.batches(start=3)))
     expected = np.random.default_rng(3).uniform(size=(4, 8, 8, 3)).astype(np.float32)
     np.testing.assert_array_equal(pixels, expected)

@@ -45,6 +45,20 @@ def message(path, spec=SPEC, read=False):
     return str(error.value)
 
 
+def test_a_description_is_of_the_images_not_of_their_place(tmp_path):
+    def description(name, seed):
+        images = random_images(4, (8 + seed, 8, 3), seed)
+        np.savez(tmp_path / f'{name}.npz', images=images)
+        (tmp_path / name / 'cat').mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / 'cat' / f'{number}.png')
+        return [FileSource(tmp_path / x, SPEC).description for x in (f'{name}.npz', name)]
+
+    first, moved, others = description('a', 0), description('b', 0), description('a', 1)
+    assert first == moved
+    assert all(one != other for one, other in zip(first, others, strict=True))
+
+
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
 def test_npz_one_pass(tmp_path, save):
     images, labels = random_images(10), np.arange(10) % 3

@@ -113,6 +113,9 @@ def _training(teacher: 'Teacher') -> Rows:
     strategy = common_flags.strategy()
     if image_sources.is_optimized():
         options = image_sources.optimized_options(teacher)
+        if not options.iterations:
+            yield 'training', 'none: --iterations=0 leaves the images that it starts with'
+            return
         images, step = options.group_size, image_sources.optimization_step(teacher)
     else:
         options = common_flags.generator_options(teacher)

@@ -71,7 +71,8 @@ def make_update(
     Returns:
         A function of the step's number, called in replica context, that updates the generator if it
         is its turn, and makes new images. It returns the metrics of these (this replica's shares),
-        and this replica's pixels, labels (None without classes) and logits of the teacher.
+        and this replica's pixels, labels (None without classes) and logits of the teacher, in the
+        dtype that the tap computes in.
     """
     num_classes = None if unconditional else tap.output_shape[0][-1]
 
@@ -111,6 +112,6 @@ def make_update(
             'bns_loss': share * zscgan.bns_loss(moments, stored),
             'entropy_loss': share * zscgan.entropy_loss(logits, replicas),
         }
-        return metrics, pixels, None if unconditional else labels, tf.cast(logits, tf.float32)
+        return metrics, pixels, None if unconditional else labels, logits
 
     return update

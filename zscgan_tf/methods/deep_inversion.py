@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.generators import standard_normal
 from zscgan_tf.methods import inversion
 from zscgan_tf.methods.distillation import distill
 from zscgan_tf.methods.distillation_options import DistillationOptions
@@ -188,7 +189,7 @@ def make_step(
         student: that of the adaptive variant, frozen; None without.
     """
     setting, spec = SETTINGS[options.setting], teacher.input_spec
-    standard = inversion.standard_spec(spec)
+    standard = spec.standardizing()
     low, high = standard.input_range
     all_labels = tf.constant(labels)
     weights = {
@@ -243,7 +244,7 @@ def build_optimization(
     shape = (options.group_size, *teacher.input_spec.image_shape)
     group = Group(
         shape,
-        lambda key: tf.random.stateless_normal(shape, key, alg='philox'),
+        lambda key: standard_normal(shape, key),
         options.iterations,
         seed,
         *SETTINGS[options.setting].betas,

@@ -147,6 +147,8 @@ def make_step(
         if generator_update is not None:
             metrics, pixels, labels, teacher_logits = generator_update(index)
             pixels = tf.stop_gradient(pixels)
+            if teacher_logits.dtype != tf.float32:
+                teacher_logits = None  # a rounded teacher trains generators, no students
         else:
             pixels = replica_slice(pixels, replicas)
             labels = None if labels is None else replica_slice(labels, replicas)
@@ -215,6 +217,9 @@ def distill(
     """Distills a quantized student from its teacher on a source's images (DF-QAT, section 2.3).
 
     A workdir that holds such a training goes on where it stopped; a finished one is reused.
+
+    With `update_generator` the source's own generator is trained on: load it anew for the next
+    student.
 
     Args:
         teacher: a `Teacher`.
@@ -346,4 +351,10 @@ def check_source(teacher: Teacher, source: Source, options: DistillationOptions)
         raise UserError(
             '--update_generator, the default of --preset=paper, has no generator to update: pass '
             '--source=zscgan, or --noupdate_generator.'
+        )
+    if options.update_generator and source.batch_size != source.options['batch_size']:
+        raise UserError(
+            f'update_generator goes on with the {source.options["batch_size"]} images a batch of '
+            f'the generator, and the source has {source.batch_size}: load the generator with '
+            f'batch_size={source.options["batch_size"]}.'
         )

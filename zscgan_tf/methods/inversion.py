@@ -29,9 +29,6 @@ from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.training import loop
 from zscgan_tf.training.strategy import fold_seed
 
-# Mean and deviation of photographs' pixels, about; see `standard_spec`.
-_PHOTO_MEAN, _PHOTO_STD = 0.45, 0.225
-
 logger = logging.getLogger(__name__)
 
 
@@ -154,25 +151,12 @@ class OptimizedImages(FileSource):
             self.clipped_share = float(arrays['clipped_share'])
 
 
-def standard_spec(input_spec: InputSpec) -> InputSpec:
-    """The preprocessing whose inputs are standardized: about mean 0 and deviation 1 on photographs.
-
-    Start images, rates and norms are published for such inputs. A teacher's own preprocessing is
-    kept where it standardizes. Where it only changes the unit, as 0...255 or [0, 1], images are
-    optimized as if it took away the mean of photographs and divided by their deviation.
-    """
-    natural = all(0.1 <= std <= 0.6 for std in input_spec.std)
-    if natural and all(0.2 <= mean <= 0.8 for mean in input_spec.mean):
-        return input_spec
-    channels = input_spec.channels
-    return dataclasses.replace(
-        input_spec, mean=(_PHOTO_MEAN,) * channels, std=(_PHOTO_STD,) * channels
-    )
-
-
 def to_inputs(standardized: tf.Tensor, input_spec: InputSpec) -> tf.Tensor:
-    """What the teacher takes of standardized images; a gradient passes."""
-    standard = standard_spec(input_spec)
+    """What the teacher takes of standardized images; a gradient passes.
+
+    Start images, rates and norms are published for such images (`InputSpec.standardizing`).
+    """
+    standard = input_spec.standardizing()
     if standard is input_spec:
         return standardized
     return input_spec.to_inputs(standard.to_pixels(standardized))
@@ -212,7 +196,7 @@ def optimize(
     Raises:
         UserError: see `loop.run`.
     """
-    group, standard = optimization.group, standard_spec(teacher.input_spec)
+    group, standard = optimization.group, teacher.input_spec.standardizing()
     (pathlib.Path(workdir) / 'groups').mkdir(exist_ok=True)
     remove_leftovers(pathlib.Path(workdir) / 'groups')
 

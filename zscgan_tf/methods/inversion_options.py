@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import math
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import LARGE_SIDE, is_large
@@ -162,7 +163,10 @@ class DeepInversionOptions(InversionOptions):
     variation_weight: float = option(
         WEIGHT,
         "Weight of the images' total variation (DeepInversion).",
-        paper=_from_large(2.5e-5, 1e-4),
+        paper=Derived(
+            f'2.5e-05 for groups of 256; from {LARGE_SIDE} pixels on 0.0001 for groups of 84; else '
+            f'times the root of 256 or 84 over --group_size'
+        ),
     )
     norm_weight: float = option(
         WEIGHT, "Weight of the images' norm (DeepInversion).", paper=_from_large(0, 1e-5)
@@ -192,6 +196,9 @@ class DeepInversionOptions(InversionOptions):
     @classmethod
     def _completed(cls, values, given, preset, teacher) -> dict:
         values = super()._completed(values, given, preset, teacher)
+        if 'variation_weight' not in given:
+            published = _PUBLISHED[values['setting']]['group_size']
+            values['variation_weight'] *= math.sqrt(published / values['group_size'])
         if values['images'] < teacher.num_classes:
             raise UserError(
                 f'--optimized_images={values["images"]} leaves classes without an image, and '

@@ -217,7 +217,9 @@ def _rectified(layer, x, graph):
     """Behind a ReLU; where b - y is taken next, and rectified, y above b counts as b."""
     high, readers = layer.max_value or np.inf, graph.readers[layer.name]
     if len(readers) == 1 and negates(readers[0]):
-        high = np.float64(readers[0].get_weights()[1])
+        behind = graph.readers[readers[0].name]
+        if behind and all(isinstance(each, layers.ReLU) for each in behind):
+            high = np.minimum(high, np.float64(readers[0].get_weights()[1]))
     mean, variance = rectified(x.mean, x.variance, high)
     # Of what is never below 0 the ReLU leaves all: a rectified one need be no Gaussian.
     same = (x.low >= 0) & (x.high <= high)

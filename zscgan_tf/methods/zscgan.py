@@ -137,7 +137,7 @@ def make_update(
     Returns:
         A function of the step's number, called in replica context, that updates the generator and
         returns the metrics (this replica's shares) and this replica's pixels, labels (None without
-        classes) and logits.
+        classes) and logits, in the dtype that the tap computes in.
     """
     num_classes = None if unconditional else tap.output_shape[0][-1]
     variables = generator.trainable_variables
@@ -166,7 +166,6 @@ def make_update(
             if further_loss is not None:
                 loss += share * further_loss(pixels, logits)
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        logits = tf.cast(logits, tf.float32)
         if unconditional:
             return losses, pixels, None, logits
         right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)

@@ -1,5 +1,6 @@
 """A source of the user's own: a function package.module:function that returns an image source."""
 
+import hashlib
 import itertools
 from typing import Any
 
@@ -17,8 +18,9 @@ _ATTRIBUTES = ('image_shape', 'batch_size', 'has_labels', 'num_classes', 'batche
 def custom_source(name: str, teacher: Teacher, *, allow_code: bool = False) -> Source:
     """The source that a function of the user's own makes for a teacher.
 
-    Two batches are made twice: what the pipeline relies on is checked before any work. Where the
-    source has no `description`, its name becomes one.
+    Two batches are made, and one of them twice: what the pipeline relies on is checked before any
+    work. Where the source has no `description`, its name becomes one. A digest of the first batch
+    is added: a student of other images is another one.
 
     Args:
         name: `package.module:function`; the function takes the `Teacher` and returns an object with
@@ -60,8 +62,13 @@ def custom_source(name: str, teacher: Teacher, *, allow_code: bool = False) -> S
                 f'{name}: batches(start=1) gives other images than the second batch of batches(): '
                 f'draw them from a seed and the number of the batch.'
             )
-    if not isinstance(getattr(source, 'description', None), dict):
-        source.description = {'kind': name}
+    description = getattr(source, 'description', None)
+    pixels, labels = (np.asarray(values) for values in batches[0])
+    digest = hashlib.sha256(pixels.tobytes() + repr(labels.tolist()).encode()).hexdigest()[:16]
+    source.description = {
+        **(description if isinstance(description, dict) else {'kind': name}),
+        'first_batch': digest,
+    }
     return source
 
 

@@ -1,6 +1,8 @@
 """The user's own images as a source: an .npz file, or a folder of images."""
 
+import hashlib
 import os
+import zipfile
 
 from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
@@ -55,10 +57,22 @@ class FileSource(StoredImages):
         self.num_classes = int(self._labels.max()) + 1 if self.has_labels else None
         self.description = {
             'kind': 'files',
-            'path': os.path.abspath(path),
+            'content': self._digest(),
             'short_side': self._short_side,
             'seed': seed,
         }
+
+    def _digest(self):
+        """What tells these images from others without reading them: checksums, or sizes."""
+        if self._is_folder:
+            names = [os.path.relpath(image, self._path) for image in self._images]
+            labels = [None] * len(names) if self._labels is None else self._labels.tolist()
+            sizes = map(os.path.getsize, self._images)
+            entries = list(zip(names, sizes, labels, strict=True))
+        else:
+            with zipfile.ZipFile(self._path) as archive:
+                entries = [(each.filename, each.CRC) for each in archive.infolist()]
+        return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
 
     def _read(self, index):
         image, name = self._images[index], f'{self._path}, image {index}'

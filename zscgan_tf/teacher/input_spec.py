@@ -23,6 +23,8 @@ PREPROCESSINGS = {
 }
 # The units that pixels come in, by the preprocessing that gives them.
 UNIT_NAMES = {'raw': '0...255', 'unit': '[0, 1]', 'tf': '[-1, 1]'}
+# Mean and deviation of photographs' pixels, about.
+_PHOTO_MEAN, _PHOTO_STD = 0.45, 0.225
 # Means and deviations of pixels in [0, 1] are below 1; those of pixels in 0...255 are not.
 _LARGEST = 2.0
 
@@ -96,6 +98,20 @@ class InputSpec:
         if bgr is None or bool(bgr) == self.bgr:
             return self
         return dataclasses.replace(self, mean=self.mean[::-1], std=self.std[::-1], bgr=bool(bgr))
+
+    def standardizing(self) -> 'InputSpec':
+        """The preprocessing that gives images mean 0 and deviation 1 in each channel, about.
+
+        One by mean and deviation does: these are the moments of the images that the teacher was
+        trained on. One that only changes the unit (0...255, [0, 1], [-1, 1]) tells nothing of
+        them. Then the moments are those of photographs, and the order of channels stays.
+        """
+        units = [PREPROCESSINGS[name][1] for name in UNIT_NAMES]
+        if not any(np.allclose(self.std, unit, rtol=1e-4) for unit in units):
+            return self
+        return dataclasses.replace(
+            self, mean=(_PHOTO_MEAN,) * self.channels, std=(_PHOTO_STD,) * self.channels
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
