@@ -106,7 +106,7 @@ from zscgan_tf.commands import app, common_flags, parsing, quantize
 for arguments in (['a/b.h5', '--seed=3'], ['--seed=3', '--raw_pixels', 'a/b.h5', '--overwrite'],
                   ['a/b.h5', '--teacher=a/../a/b.h5']):
     sys.argv = ['quantize', *arguments, '--source=zeroq']
-    app.collect_flags()
+    app.collect_flags('zscgan_tf.commands.quantize')
     parsing.parse(sys.argv)
     assert {'--teacher=a/b.h5', '--source=zeroq'} <= set(common_flags.flags_text().splitlines())
     parsing.FLAGS.unparse_flags()

@@ -43,17 +43,18 @@ def run(
     Raises:
         SystemExit: always, with the exit status.
     """
-    collect_flags()
+    collect_flags(module)
     app.run(
         functools.partial(_guarded, main, check),
         flags_parser=functools.partial(_parse, sys.modules[module].__doc__, usage),
     )
 
 
-def collect_flags() -> None:
-    """Makes all flags of this package the key flags of what was started."""
+def collect_flags(module: str) -> None:
+    """Makes all flags of this package, and of the program's, key flags of what was started."""
+    packages = {name.split('.')[0] for name in (__name__, module)}
     for owner, found in FLAGS.flags_by_module_dict().items():
-        if owner.split('.')[0] == __package__.split('.')[0]:
+        if owner.split('.')[0] in packages:
             for flag in found:
                 FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 

@@ -63,8 +63,7 @@ def _flags_in_a_process(program):
 def _print_flags(program):
     from zscgan_tf.commands import app
 
-    importlib.import_module(f'zscgan_tf.commands.{program}')
-    app.collect_flags()
+    app.collect_flags(importlib.import_module(f'zscgan_tf.commands.{program}').__name__)
     shown = help.in_groups(parsing.shown_flags(), full=True)
     print(json.dumps([_described(group, flag) for group, flags in shown for flag in flags]))
 
