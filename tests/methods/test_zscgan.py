@@ -46,7 +46,7 @@ class Recorder:
             variable.assign_sub(1e-3 * gradient)
 
 
-def make_step(teacher, tap, *, weights=(1.0, 1.0, 0.0), dtype='float32'):
+def make_update(teacher, tap, *, weights=(1.0, 1.0, 0.0), dtype='float32', **options):
     generator = build_generator((8, 8, 3), 5, **TINY, dtype=dtype)
     optimizer = Recorder()
     update = zscgan.make_update(
@@ -59,7 +59,13 @@ def make_step(teacher, tap, *, weights=(1.0, 1.0, 0.0), dtype='float32'):
         bns_loss_weight=weights[1],
         entropy_loss_weight=weights[2],
         seed=0,
+        **options,
     )
+    return generator, optimizer, update
+
+
+def make_step(teacher, tap, **options):
+    generator, optimizer, update = make_update(teacher, tap, **options)
     return generator, optimizer, lambda index: update(index)[0]
 
 

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.methods.test_zscgan import TINY_OPTIONS, Recorder, read_metrics
-from tests.methods.test_zscgan_losses import TINY
+from tests.methods.test_zscgan import TINY_OPTIONS, make_update, read_metrics
 from zscgan_tf.errors import UserError
-from zscgan_tf.generators import build_generator
 from zscgan_tf.methods import zscgan
 
 
@@ -36,18 +34,7 @@ def test_a_training_without_classes(teacher, tmp_path, options):
 
 def test_the_step_without_classes_has_labels_of_zero(teacher, tap):
     """The gradient is that of BNS and entropies; the other rows of the tables have none."""
-    generator = build_generator((8, 8, 3), 5, **TINY)
-    optimizer = Recorder()
-    update = zscgan.make_update(
-        generator,
-        optimizer,
-        *tap,
-        teacher.input_spec,
-        batch_size=8,
-        class_loss_weight=0.0,
-        entropy_loss_weight=1.0,
-        unconditional=True,
-    )
+    _, optimizer, update = make_update(teacher, tap, weights=(0.0, 1.0, 1.0), unconditional=True)
     metrics, _, labels, _ = update(tf.constant(0, tf.int64))
     assert metrics.keys() == {'bns_loss', 'entropy_loss'} and labels is None
     tables = [g.numpy() for g in optimizer.gradients[0] if len(g.shape) == 2 and g.shape[0] == 5]

@@ -69,8 +69,8 @@ class InversionOptions(Options):
         return self.steps * self.group_size
 
     @classmethod
-    def _completed(cls, values, given, preset, teacher) -> dict:
-        defaults = cls._defaults(values, preset, teacher)
+    def _filled(cls, values, given, defaults) -> dict:
+        """The values, with a method's defaults where a preset left one open."""
         values = {k: defaults[k] if v is None else v for k, v in values.items()}
         if 'group_size' not in given:
             values['group_size'] = min(values['group_size'], values['images'])
@@ -80,11 +80,6 @@ class InversionOptions(Options):
                 f'--optimized_images={values["images"]}: pass fewer, or leave it out.'
             )
         return values
-
-    @classmethod
-    def _defaults(cls, values, preset, teacher) -> dict:
-        """What a method's preset leaves to this function, by the names of the fields."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +101,9 @@ class ZeroqOptions(InversionOptions):
     )
 
     @classmethod
-    def _defaults(cls, values, preset, teacher) -> dict:
-        return {'images': 64, 'group_size': 64, 'iterations': 500, 'learning_rate': 0.5}
+    def _completed(cls, values, given, preset, teacher) -> dict:
+        defaults = {'images': 64, 'group_size': 64, 'iterations': 500, 'learning_rate': 0.5}
+        return cls._filled(values, given, defaults)
 
 
 # The published scripts' numbers. Those for large images are of their 224 pixel runs: most teachers
@@ -185,17 +181,13 @@ class DeepInversionOptions(InversionOptions):
     )
 
     @classmethod
-    def _defaults(cls, values, preset, teacher) -> dict:
+    def _completed(cls, values, given, preset, teacher) -> dict:
         found = {**_PUBLISHED[values['setting']], 'images': 1_000_000}
         if preset == 'small':
             found['images'] = max(512, teacher.num_classes)
             found['iterations'] = 500 if is_large(teacher) else 1000
             found['group_size'] = min(found['group_size'], 32) if is_large(teacher) else 256
-        return found
-
-    @classmethod
-    def _completed(cls, values, given, preset, teacher) -> dict:
-        values = super()._completed(values, given, preset, teacher)
+        values = cls._filled(values, given, found)
         if 'variation_weight' not in given:
             published = _PUBLISHED[values['setting']]['group_size']
             values['variation_weight'] *= math.sqrt(published / values['group_size'])

@@ -1,5 +1,6 @@
 """The user's own images as a source: an .npz file, or a folder of images."""
 
+import functools
 import hashlib
 import os
 import zipfile
@@ -55,11 +56,15 @@ class FileSource(StoredImages):
         self.image_count = len(self._images)
         self.has_labels = self._labels is not None
         self.num_classes = int(self._labels.max()) + 1 if self.has_labels else None
-        self.description = {
+
+    @functools.cached_property
+    def description(self) -> dict[str, object]:
+        """See `Source`; made when it is asked for, since it asks for the size of every image."""
+        return {
             'kind': 'files',
             'content': self._digest(),
             'short_side': self._short_side,
-            'seed': seed,
+            'seed': self._seed,
         }
 
     def _digest(self):
