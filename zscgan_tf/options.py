@@ -54,7 +54,8 @@ class Kind:
 
 def choice(*values: str) -> Kind:
     """The kind of an option whose value is one of these names."""
-    return Kind(values.__contains__, f'one of {", ".join(values)}', str, values)
+    legal = f'one of {", ".join(values)}' if len(values) > 1 else values[0]
+    return Kind(values.__contains__, legal, str, values)
 
 
 COUNT = Kind(is_count, 'a whole number, at least 1 and below 2^31', int)

@@ -7,6 +7,7 @@ import logging
 import os
 
 import numpy as np
+import tf_keras
 
 from zscgan_tf import atomic_files, evaluation
 from zscgan_tf.errors import UserError
@@ -52,6 +53,9 @@ class Quantized:
         dfq: what `quantize_dfq` did, in words; None of any other method.
         unquantized: what `evaluate` says, on the real images, of the float model that was rounded
             by `quantize_dfq`; None without images, or where it is the teacher's function.
+        twin: the float model that was rounded by `quantize_dfq`; its layers have other scales than
+            the teacher's.
+        source_kind: the kind of the source of its images, see `Source`; None without one.
     """
 
     output: str
@@ -69,6 +73,8 @@ class Quantized:
     student_agreement: float | None = None
     dfq: str | None = None
     unquantized: dict | None = None
+    twin: tf_keras.Model | None = None
+    source_kind: str | None = None
 
     @property
     def measured(self) -> dict | None:
@@ -325,6 +331,7 @@ def quantize_dfq(
         levels=levels,
         dfq=dfq.in_words(made),
         unquantized=unquantized,
+        twin=made.student.twin,
     )
 
 
@@ -337,7 +344,14 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
     seen = None
     if not fresh and not real:
         seen = _agreement(tflite, teacher, source, 0, min(check_images, source.image_count))
-    return {'fresh': fresh, 'seen': seen, 'real': real, **_of_file(teacher, tflite)}
+    kind = source_kind(source)
+    measured = {'fresh': fresh, 'seen': seen, 'real': real, 'source_kind': kind}
+    return measured | _of_file(teacher, tflite)
+
+
+def source_kind(source: Source) -> str | None:
+    """What a source calls itself, 'zscgan' or 'files'; None where it does not."""
+    return getattr(source, 'description', {}).get('kind')
 
 
 def _of_file(teacher, tflite):

@@ -47,6 +47,17 @@ def test_layers_that_a_student_cannot_take_are_named(programs):
     assert 'training none: --source=noise_uniform has no generator' in text
 
 
+def test_what_dfq_finds_to_do(programs):
+    text, _ = check(programs, 'tiny.h5', '--method=dfq')
+    assert 'DFQ can be made: 1 ReLU6 clip each channel' in text and 'student can be' not in text
+    x = inputs = layers.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3)(x)))
+    x = layers.GlobalAveragePooling2D()(layers.Add()([x, layers.Conv2D(4, 3)(inputs)]))
+    randomize(tf_keras.Model(inputs, layers.Dense(4)(x))).save(programs.folder / 'single.h5')
+    text, _ = check(programs, 'single.h5', '--preprocessing=unit', '--method=dfq')
+    assert 'DFQ cannot be made: --method=dfq has nothing to equalize in single' in text
+
+
 def test_a_file_that_is_no_model(programs):
     (programs.folder / 'text.h5').write_text('This is no model.')
     assert 'text.h5' in programs.run('quantize', 'text.h5', '--check').error

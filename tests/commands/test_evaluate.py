@@ -114,6 +114,7 @@ def test_refused(finished, programs):
         (['--model=broken.tflite', '--images=real'], 'broken.tflite'),
         (['--images=missing.npz'], 'missing.npz'),
         (['--images=real', '--dataset=cifar10'], '--images and --dataset name two sets'),
+        (['--images=real', '--workdir=run2'], '--images or --dataset real ones: pass one of'),
         (['--images=real', '--blend'], '--blend is for fresh images'),
         (['--images=real', '--batch_size=0'], '--batch_size=0'),
         (['--workdir=run2', '--split=train'], '--split=train is of a --dataset'),

@@ -44,7 +44,14 @@ REFUSED = {
     '--source=zeroq --strategy=mirrored': '--strategy=mirrored: --source=zeroq optimizes images on',
     '--source=deep_inversion --compete_weight=1': '--compete_weight needs a student that is trai',
     '--source=zeroq --method=qat --preset=paper': 'no generator to update with --source=zeroq',
-    '--source=zeroq --method=qat --soft_target_weight=0': '--source=zeroq does not have: pass 1',
+    '--source=zeroq --method=qat --soft_target_weight=0': 'of --source=zeroq do not have: pass 1',
+    '--source=a.b:c --allow_code --batch_size=3': '--batch_size=3: --source=a.b:c says itself how',
+    '--method=qat --unconditional --soft_target_weight=0.5': 'of --unconditional do not have: pas',
+    '--source=noise_uniform --checkpoint_every=9': '--checkpoint_every is for a training that',
+    '--source=noise_uniform --workdir=x': '--workdir is for a training that --source=noise_unifor',
+    '--source=zeroq --images_every=9': '--images_every is for a training that --source=zeroq does',
+    '--teacher=setup.py --evaluation_images=docs --output=docs': '--output and --evaluation_images are the',
+    '--teacher=setup.py --workdir=a --output=a': '--workdir and --output are the same file, a',
     '--source=zero': '--source=zero is unknown: pass one of zscgan, zeroq, deep_inversion, noise',
 }
 

@@ -260,7 +260,7 @@ FILES = '--source=files'
         (['--distillation_learning_rate=0'], ['--distillation_learning_rate=0.0 must be positive']),
         (
             ['--update_generator'],
-            ['--update_generator, ', 'has no generator to update: pass --source=zscgan'],
+            ['--update_generator has no generator to update with --source=', 'noupdate_generator'],
         ),
         (['--method=ptq'], ['--distillation_steps is for the training of a student: pass']),
         (

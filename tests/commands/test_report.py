@@ -40,7 +40,7 @@ def test_refused(finished, programs):
         (['--split=test'], '--split=test is of a --dataset'),
         (['--data_dir=x'], '--data_dir is for real images'),
         (['--workdir=missing'], 'holds no run (no config.json)'),
-        (['--class_names=a,b'], '2 names of classes were passed, but tiny has 5 classes'),
+        (['--class_names=a,b'], '--class_names has 2 names, and tiny has 5 classes'),
         (['--teacher=other.h5', '--workdir=run2'], 'another teacher (tiny)'),
     ):
         if flags[0].startswith('--teacher'):

@@ -190,8 +190,8 @@ def test_scales_of_zero_throughout():
     [
         ({'steps': 5}, 'unknown option steps'),
         ({'range_images': 5}, 'unknown option range_images'),
-        ({'range_training': 'learned'}, '--range_training=learned must be one of frozen'),
-        ({'student': 'tfmot'}, '--student=tfmot must be one of folded'),
+        ({'range_training': 'learned'}, '--range_training=learned must be frozen'),
+        ({'student': 'tfmot'}, '--student=tfmot must be folded'),
         ({'weight_bits': 1}, '--weight_bits=1 must be 2 to 8 bits'),
         ({'activation_bits': 16}, '--activation_bits=16 is for TFLite'),
         ({'absorb_padded': 3}, '--absorb_padded=3 must be True or False'),

@@ -106,7 +106,17 @@ def test_killed_while_joining(teacher, finished, tmp_path, monkeypatch):
     make_zeroq_images(teacher, tmp_path, **RUN)
     own, other = (folder / 'images.npz' for folder in (tmp_path, finished['zeroq'][0]))
     assert own.read_bytes() == other.read_bytes()
-    (tmp_path / 'images.npz').unlink()  # and the groups are gone
+    # Killed before the grid of images, and before the last groups were removed.
+    (tmp_path / 'classes.png').unlink()
+    (tmp_path / 'groups' / '00002.npy').touch()
+    make_zeroq_images(teacher, tmp_path, **RUN)
+    own, other = (folder / 'classes.png' for folder in (tmp_path, finished['zeroq'][0]))
+    assert own.read_bytes() == other.read_bytes() and not list((tmp_path / 'groups').iterdir())
+    damaged = tmp_path / 'images.npz'
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+    with pytest.raises(UserError, match='images.npz: .*: delete .*, and run the same command'):
+        make_zeroq_images(teacher, tmp_path, **RUN)
+    damaged.unlink()  # and the groups are gone
     with pytest.raises(UserError, match='00000.npy cannot be read .*: delete .*, and run the same'):
         make_zeroq_images(teacher, tmp_path, **RUN)
 

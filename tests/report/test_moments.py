@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zscgan_tf.methods.zscgan import bns_loss
-from zscgan_tf.report.moments import bns_loss_of, moment_distances
+from zscgan_tf.report.moments import MomentDistance, bns_loss_of, loss_by_layer, moment_distances
 from zscgan_tf.teacher.tap import batch_moments
 
 
@@ -19,6 +19,11 @@ def test_they_add_up_to_the_loss(teacher, tap):
         assert distance.divergence == pytest.approx(expected, rel=1e-4)
     whole = bns_loss([batch_moments(x) for x in inputs], stored).numpy()
     assert bns_loss_of(found) == pytest.approx(whole, rel=1e-4)
+
+
+def test_each_use_of_a_shared_batch_norm_has_its_loss():
+    distances = [MomentDistance(name, 2, n) for n, name in enumerate(['a', 'b', 'a'], start=1)]
+    assert loss_by_layer(distances) == {'a': 2, 'b': 4, 'a (use 2)': 6}
 
 
 def test_images_of_the_stored_moments_are_at_zero(teacher):

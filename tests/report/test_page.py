@@ -155,6 +155,18 @@ def test_without_anything(folder, teacher, tmp_path):
     assert "model = Interpreter('tiny.tflite')" in page.code
 
 
+def test_a_file_whose_layers_were_rescaled(folder, teacher, tmp_path):
+    """Compared with the float model that was rounded, and with none where that is not known."""
+    real = FileSource(folder / 'real.npz', teacher.input_spec)
+    result = zscgan_tf.quantize_dfq(teacher, tmp_path / 'dfq.tflite', evaluate_on=real)
+    write_page(tmp_path / 'known.html', teacher, result, real=real)
+    text = Page(tmp_path / 'known.html').text
+    assert 'The own rounding costs most' in text and 'after equalization and absorption' in text
+    write_page(tmp_path / 'unknown.html', teacher, result.output, real=real)
+    text = Page(tmp_path / 'unknown.html').text
+    assert 'The own rounding costs most' not in text and 'This page cannot tell.' in text
+
+
 def test_a_workdir_without_metrics(folder, teacher, run, tmp_path):
     source, workdir = run
     for content in (None, '{"step": 1, "bns_lo'):

@@ -1,5 +1,7 @@
 """A source of the user's own: what is checked of it, and that it is used as it is."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,8 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.sources.custom import custom_source
 
 MODULE = """
+import itertools
+
 import numpy as np
 
 class Photos:
@@ -33,6 +37,8 @@ calls = iter(range(1000))
 unlabelled = variant(has_labels=False)
 larger = variant(shape=(9, 9, 3))
 nans = variant(change=staticmethod(lambda pixels, index: pixels * np.nan))
+later_nans = variant(change=staticmethod(lambda pixels, index: pixels * (np.nan ** (index > 2))))
+later_break = variant(change=staticmethod(lambda pixels, index: pixels / (1 + 0 // (3 - index))))
 late_nans = variant(change=staticmethod(lambda pixels, index: pixels / (1 - index)))
 bright = variant(change=staticmethod(lambda pixels, index: 255 * pixels))
 bytes_ = variant(change=staticmethod(lambda pixels, index: np.uint8(255 * pixels)))
@@ -43,6 +49,24 @@ texts = variant(types=str)
 silent = variant(batches=lambda self, start=0: iter([np.zeros(3)] * 9))
 broken = variant(batches=lambda self, start=0: 1 / 0)
 finite = variant(batches=lambda self, start=0: iter([]))
+three = variant(batches=lambda self, start=0: itertools.islice(Photos.batches(self, start), 3))
+described = variant(description={'size': np.int64(3)})
+
+def seeded(teacher, seed):
+    return variant(description={'kind': f'seed {seed}'})(teacher)
+
+def leaving(teacher):
+    raise SystemExit(3)
+
+def slots(teacher):
+    class Bare:
+        __slots__ = ()
+        image_shape, batch_size, has_labels, num_classes = (8, 8, 3), 4, False, None
+
+        def batches(self, start=0):
+            return unlabelled(teacher).batches(start)
+
+    return Bare()
 
 def number(teacher):
     return 7
@@ -66,6 +90,18 @@ def test_it_is_used_as_it_is(load):
     np.testing.assert_array_equal(pixels, expected)
     assert len(labels) == 4
     assert next(iter(load('unlabelled').batches()))[1] is None
+    assert load('seeded').description['kind'] == 'seed 0'
+    assert load('slots').batch_size == 4
+
+
+def test_later_batches_are_checked_when_they_are_made(load):
+    with pytest.raises(UserError, match='own_images:three ended after 3 batches: yield batches'):
+        list(load('three').batches())
+    source = load('later_nans')
+    with pytest.raises(UserError, match='own_images:later_nans: .* values that are not finite'):
+        list(itertools.islice(source.batches(), 5))
+    with pytest.raises(UserError, match=r'later_break failed \(ZeroDivisionError: '):
+        list(itertools.islice(load('later_break').batches(), 5))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +118,8 @@ def test_it_is_used_as_it_is(load):
         ('texts', 'own_images:texts: labels are to be whole numbers'),
         ('silent', 'own_images:silent: a batch is no pair of pixels and labels'),
         ('broken', r'own_images:broken failed \(ZeroDivisionError: division by zero\)'),
+        ('leaving', r'own_images:leaving failed \(SystemExit: 3\)'),
+        ('described', r'own_images:described: description cannot be kept as JSON \(Object of type'),
         ('finite', 'own_images:finite ended after 0 batches'),
         ('number', 'own_images:number returned a int without image_shape'),
         ('absent', 'own_images:absent: own_images has no function absent'),

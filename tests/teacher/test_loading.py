@@ -188,6 +188,8 @@ def test_refusals():
     broken = functional(lambda x: pooled(norm(name='bad')(x)))
     broken.get_layer('bad').moving_variance.assign([1.0, np.nan, 1.0])
     refusal(broken, "'bad'", 'not finite')
+    broken.get_layer('bad').moving_variance.assign([1.0, -0.5, 1.0])
+    refusal(broken, "'bad'", 'negative moving_variance')
 
 
 @pytest.mark.parametrize('library', [tf_keras, keras], ids=['tf_keras', 'keras'])

@@ -7,15 +7,20 @@ import tf_keras
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tests.conftest import randomize
+from tests.small_mobile_nets import PIXELS, mobile_net
 from tests.tflite.conftest import pixels
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
+from zscgan_tf.methods import dfq
+from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import calibrate_student
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.raw_pixels import raw_pixels
 from zscgan_tf.tflite import calibration, student_export
+from zscgan_tf.tflite.counterparts import is_equalized
+from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.layer_errors import layer_errors
 
 layers = tf_keras.layers
@@ -282,3 +287,29 @@ def test_refused(teacher, int8_file):
         layer_errors(b'nothing', teacher, pixels(2))
     with pytest.raises(UserError, match='but the teacher takes'):
         layer_errors(int8_file, teacher, pixels(2)[:, :4])
+
+
+def test_a_file_of_a_larger_batch(net):
+    """Each image is computed several times, and counts once."""
+    single, several = (
+        layer_errors(calibration.convert(net, [pixels(8)], file_batch=n), net, pixels(4))
+        for n in (1, 4)
+    )
+    assert len(single.rows) == len(several.rows)
+    for one, other in zip(single.rows, several.rows, strict=True):
+        assert (one.alone, one.cumulative) == pytest.approx((other.alone, other.cumulative))
+
+
+@pytest.mark.parametrize('relu6', ['clipped', 'replaced'])
+def test_an_equalized_file_is_compared_with_what_was_rounded(relu6):
+    """The same layers as the teacher's, but for their scales."""
+    teacher = load_teacher(mobile_net(6.0), input_spec={'preprocessing': 'unit'})
+    options = DfqOptions.resolve('small', {'weight_granularity': 'channel', 'relu6': relu6})
+    student = dfq.make_student(teacher, options).student
+    data = student_export.convert(student)
+    assert is_equalized(read_model(data))
+    errors = layer_errors(data, teacher, PIXELS[:4], student.twin)
+    assert sum(row.largest_weights is not None for row in errors.rows) >= 6
+    assert all(row.alone > 25 for row in errors.rows)
+    plain = student_export.convert(small_student(teacher))
+    assert not is_equalized(read_model(plain))

@@ -135,8 +135,9 @@ def test_the_time_is_told(tmp_path, caplog):
 
 @pytest.mark.parametrize('step', [1, 7, 20])
 def test_stops_where_a_loss_is_not_finite(tmp_path, step):
-    with pytest.raises(UserError, match=f'stopped: loss is nan at step {step};'):
+    with pytest.raises(UserError, match=f'stopped: loss is nan at step {step}[.;]') as raised:
         Walk(spoil_at=step).run(tmp_path)
+    assert ('the last checkpoint is whole' in str(raised.value)) == bool(saved_steps(tmp_path))
     assert all(saved < step for saved in saved_steps(tmp_path))
     assert all(line['step'] < step for line in read_metrics(tmp_path)) if step > 1 else True
 

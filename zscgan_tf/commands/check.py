@@ -31,7 +31,7 @@ def run() -> None:
         UserError: the model is no classifier that can be quantized; the message says why.
     """
     teacher = common_flags.load_teacher()
-    for rows in (_found, _student, _tflite, _training):
+    for rows in (_found, _dfq if dfq_flags.is_chosen() else _student, _tflite, _training):
         for name, text in rows(teacher):
             print(_wrapped(name, text), flush=True)
 
@@ -87,6 +87,20 @@ def _student(teacher: 'Teacher') -> Rows:
     if others:
         names = ', '.join(f"'{name}' ({kind})" for name, kind in others.items())
         yield '', f'layers without a counterpart: {names}'
+
+
+def _dfq(teacher: 'Teacher') -> Rows:
+    """What DFQ finds to do, or why it cannot."""
+    from zscgan_tf.methods import dfq
+    from zscgan_tf.methods.dfq_options import DfqOptions
+
+    passed = DfqOptions.among(dfq_flags.passed_options())
+    teacher = common_flags.with_raw_pixels(teacher)
+    try:
+        made = dfq.make_student(teacher, DfqOptions.resolve(FLAGS.preset, passed, teacher))
+        yield 'DFQ', f'can be made: {dfq.in_words(made)}'
+    except UserError as error:
+        yield 'DFQ', f'cannot be made: {getattr(error, "reason", error)}'
 
 
 def _tflite(teacher: 'Teacher') -> Rows:

@@ -137,9 +137,14 @@ def workdir(default_of: str | None = None) -> 'NamedFolder':
         return NamedFolder(path, f'--workdir={path}', 'another --workdir')
     if default_of is None:
         raise UserError('--workdir is missing: pass the folder of the run.')
-    path = f'{os.path.splitext(default_of)[0]}.workdir'
+    path = default_workdir(default_of)
     name = f'{path}, the default for --output={default_of},'
     return NamedFolder(path, name, 'another --output or --workdir')
+
+
+def default_workdir(output: str) -> str:
+    """The path of the workdir that no flag names, of this output."""
+    return f'{os.path.splitext(output)[0]}.workdir'
 
 
 def define_raw_pixels_flag() -> None:
@@ -325,13 +330,27 @@ def class_names() -> list[str] | None:
         ) from error
 
 
+def check_class_names(teacher: 'Teacher') -> None:
+    """Refuses names of other classes than the teacher's.
+
+    Raises:
+        UserError: --class_names has another number of names.
+    """
+    names = class_names()
+    if names is not None and len(names) != teacher.num_classes:
+        raise UserError(
+            f'--class_names has {len(names)} names, and {teacher.name} has {teacher.num_classes} '
+            f'classes: pass one name a class, in the order of the outputs.'
+        )
+
+
 def define_overwrite_flag() -> None:
     """--overwrite."""
     flags.DEFINE_boolean('overwrite', False, 'Replace the output if it exists.')
 
 
 def check_distinct(**outputs: str | None) -> None:
-    """Refuses an output in the place of a model that is read, or of another output.
+    """Refuses an output in the place of what is read, or of another output.
 
     Args:
         **outputs: the paths by the names of their flags; None of one that is not written.
@@ -339,7 +358,8 @@ def check_distinct(**outputs: str | None) -> None:
     Raises:
         UserError: two are the same file.
     """
-    read = {name: getattr(FLAGS, name, None) for name in ('teacher', 'model')}
+    names = ('teacher', 'model', 'images', 'evaluation_images', 'class_names')
+    read = {name: getattr(FLAGS, name, None) for name in names}
     paths = [(name, path) for name, path in (read | outputs).items() if path]
     for number, (name, path) in enumerate(paths):
         for other, other_path in paths[:number]:

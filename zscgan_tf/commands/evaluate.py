@@ -98,12 +98,12 @@ def main() -> None:
 
 
 def _distances(teacher, batches, count):
-    from zscgan_tf.report.moments import bns_loss_of, moment_distances
+    from zscgan_tf.report.moments import bns_loss_of, loss_by_layer, moment_distances
     from zscgan_tf.sources import with_progress
 
     pixels = (pixels for pixels, _ in with_progress(batches, count, 'moments'))
     found = moment_distances(teacher, pixels)
-    by_layer = {each.layer: round(each.channels * each.divergence, 4) for each in found}
+    by_layer = {name: round(loss, 4) for name, loss in loss_by_layer(found).items()}
     return {'bns_loss': round(bns_loss_of(found), 4), 'bns_loss_by_layer': by_layer}
 
 
@@ -120,6 +120,11 @@ def check() -> None:
         raise UserError(
             '--blend is for fresh images: leave --images and --dataset out, and pass the --workdir '
             'of a generator.'
+        )
+    if FLAGS.workdir and (FLAGS.images or FLAGS.dataset):
+        raise UserError(
+            '--workdir names the images of a generator, and --images or --dataset real ones: pass '
+            'one of them.'
         )
     common_flags.check_distinct(result_json=FLAGS.result_json)
     if not FLAGS.images and not FLAGS.dataset and FLAGS.workdir is None:

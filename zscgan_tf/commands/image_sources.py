@@ -64,10 +64,10 @@ def check() -> None:
     if FLAGS.images and name != 'files':
         raise UserError('--images is for --source=files: pass it, or leave --images out.')
     if FLAGS.dataset and name != 'dataset' and not FLAGS.evaluation_split:
-        raise UserError(
-            '--dataset is for --source=dataset or --evaluation_split: pass one of them, or leave '
-            '--dataset out.'
-        )
+        readers = '--evaluation_split'
+        if FLAGS.method != 'dfq':
+            readers = f'--source=dataset or {readers}'
+        raise UserError(f'--dataset is for {readers}: pass both, or leave --dataset out.')
     if FLAGS.calibration_split and name != 'dataset':
         raise UserError(
             '--calibration_split is for --source=dataset: pass both, or leave both out.'
@@ -79,11 +79,31 @@ def check() -> None:
             raise UserError(
                 f'--{min(passed)} is for a generator, and --source={name} has none: leave it out.'
             )
+        if is_function_name(name) and FLAGS.batch_size is not None:
+            raise UserError(
+                f'--batch_size={FLAGS.batch_size}: --source={name} says itself how many images a '
+                f'batch has: leave it out.'
+            )
+    _check_runs(name)
     _check_optimized(name)
+    if FLAGS.method == 'qat':
+        _check_distillation(name)
     if name == 'files':
         common_flags.require('images', 'what --source=files reads')
     if name == 'dataset':
         common_flags.require('dataset', 'the dataset that --source=dataset reads')
+
+
+def _check_runs(name):
+    """Refuses flags of trainings where there is none that reads them."""
+    unread = [] if has_generator() else ['images_every']
+    if not has_workdir() and FLAGS.method == 'ptq':
+        unread += ['workdir', 'checkpoint_every', 'strategy', 'jit_compile']
+    for flag in unread:
+        if FLAGS[flag].present:
+            raise UserError(
+                f'--{flag} is for a training that --source={name} does not have: leave it out.'
+            )
 
 
 def _check_optimized(name):
@@ -103,20 +123,26 @@ def _check_optimized(name):
         raise UserError(
             '--compete_weight needs a student that is trained: pass --method=qat, or leave it out.'
         )
-    if is_optimized() and FLAGS.method == 'qat':  # known before images are optimized for hours
-        options = DistillationOptions.resolve(
-            FLAGS.preset, option_flags.passed(DistillationOptions)
+
+
+def _check_distillation(name):
+    """Refuses options of a student that its images rule out, before hours of making images."""
+    passed = option_flags.passed(DistillationOptions)
+    options = DistillationOptions.resolve(FLAGS.preset, passed)
+    if options.update_generator and not has_generator():
+        default = '' if passed.get('update_generator') else ', the default of --preset=paper,'
+        raise UserError(
+            f'--update_generator{default} has no generator to update with --source={name}: pass '
+            f'--noupdate_generator.'
         )
-        if options.update_generator:
-            raise UserError(
-                f'--update_generator, the default of --preset=paper, has no generator to update '
-                f'with --source={name}: pass --noupdate_generator.'
-            )
-        if options.soft_target_weight < 1 and name == 'zeroq':
-            raise UserError(
-                f'--soft_target_weight={options.soft_target_weight} needs labels, which '
-                f'--source=zeroq does not have: pass 1 (eq. 4), or a source with labels.'
-            )
+    unconditional = has_generator() and FLAGS.unconditional
+    unlabelled = name == 'zeroq' or name.startswith('noise_') or unconditional
+    if options.soft_target_weight < 1 and unlabelled:
+        what = '--unconditional' if unconditional else f'--source={name}'
+        raise UserError(
+            f'--soft_target_weight={options.soft_target_weight:g} needs labels, which the images '
+            f'of {what} do not have: pass 1 (eq. 4), or a source with labels.'
+        )
 
 
 def has_generator() -> bool:
@@ -179,7 +205,7 @@ def make(teacher: 'Teacher', folder: 'NamedFolder', quantized: 'Teacher') -> 'So
     if is_function_name(FLAGS.source):
         from zscgan_tf.sources.custom import custom_source
 
-        return custom_source(FLAGS.source, teacher, allow_code=FLAGS.allow_code)
+        return custom_source(FLAGS.source, teacher, allow_code=FLAGS.allow_code, seed=FLAGS.seed)
     if FLAGS.source.startswith('noise_'):
         from zscgan_tf.sources.noise import NoiseSource
 
@@ -222,7 +248,8 @@ def record(teacher: 'Teacher') -> dict[str, object]:
     found, generator = {'source': FLAGS.source}, common_flags.generator_options(teacher)
     if has_generator():
         return found | generator.record()
-    found['batch_size'] = generator.batch_size
+    if not is_function_name(FLAGS.source):  # it has its own
+        found['batch_size'] = generator.batch_size
     if is_optimized():
         options = optimized_options(teacher)
         found |= {**options.record(), 'image_passes': options.image_passes}

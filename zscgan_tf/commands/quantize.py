@@ -91,6 +91,7 @@ def main() -> int:
         results.check(FLAGS.result_json)
     passed = _passed_options()
     teacher = common_flags.load_teacher()
+    common_flags.check_class_names(teacher)
     quantized = common_flags.with_raw_pixels(teacher)
     plan = _plan(quantized, passed)  # before the training of its generator
     evaluate_on = _evaluation_source(teacher)
@@ -128,6 +129,7 @@ def _run_dfq():
 
     passed = dfq_flags.passed_options()
     teacher = common_flags.load_teacher()
+    common_flags.check_class_names(teacher)
     quantized = common_flags.with_raw_pixels(teacher)
     evaluate_on = _evaluation_source(teacher)
     shared = _shared_results_of_dfq(quantized, teacher, passed)
@@ -337,11 +339,9 @@ def _real_metrics(result):
 
 def check_flags() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
-    if dfq_flags.is_chosen():
-        dfq_flags.passed_options()
+    _passed_options()
     image_sources.check()
     early.check_inputs()
-    _passed_options()
     if FLAGS.evaluation_split:
         split = FLAGS.evaluation_split
         common_flags.require('dataset', f'the dataset that --evaluation_split={split} reads')
@@ -355,7 +355,13 @@ def _check_outputs():
     if output in ('logits', 'model'):
         raise UserError(f'--output={output}: pass a file name, and --output_head={output}.')
     page = _page_path(output) if _writes_page() else None
-    common_flags.check_distinct(output=output, result_json=FLAGS.result_json, page=page)
+    workdir = None
+    if image_sources.has_workdir() or FLAGS.method == 'qat':
+        workdir = FLAGS.workdir or common_flags.default_workdir(output)
+        workdir = workdir.replace('{seed}', str(FLAGS.seed))
+    common_flags.check_distinct(
+        output=output, result_json=FLAGS.result_json, page=page, workdir=workdir
+    )
     common_flags.class_names()
     for path in filter(None, (output, page)):
         atomic_files.check_output(path, FLAGS.overwrite)

@@ -34,6 +34,7 @@ def main() -> None:
     from zscgan_tf.report.page import write_page
 
     teacher = common_flags.load_teacher()
+    common_flags.check_class_names(teacher)
     source = workdir = None
     if FLAGS.workdir:
         from zscgan_tf.methods import zscgan

@@ -310,8 +310,8 @@ def make_deep_inversion_images(
     workdirs.claim(workdir, workdirs.config_of(teacher, config, seed), keep)
     description = {'kind': 'deep_inversion', **config, 'seed': seed}
     path = pathlib.Path(workdir) / 'images.npz'
+    labels = inversion.group_labels(teacher.num_classes, resolved, seed)
     if not path.exists():
-        labels = inversion.group_labels(teacher.num_classes, resolved, seed)
         optimization = build_optimization(teacher, resolved, seed, labels)
         run = {'jit_compile': jit_compile, 'checkpoint_every': checkpoint_every}
         if distilled is not None:
@@ -337,7 +337,7 @@ def make_deep_inversion_images(
             name='deep_inversion',
             **run,
         )
-        inversion.finish(workdir, resolved, labels, teacher.num_classes)
+    inversion.finish(workdir, resolved, labels, teacher.num_classes)
     return OptimizedImages(path, teacher, batch_size, seed, description)
 
 

@@ -100,6 +100,7 @@ def make_student(teacher: Teacher, options: DfqOptions) -> Dfq:
         limit_clips(twin, pairs, propagate(twin, norms, image_range))
     moments = propagate(twin, norms, image_range)
     student = build_student(teacher, options, twin=twin)
+    student = dataclasses.replace(student, equalized=True)
     set_ranges(student, moments)
     corrected = correct_biases(student, moments)
     channels = sum(pair.first.bias.shape[0] for pair in pairs)

@@ -21,7 +21,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.methods.inversion_options import InversionOptions
 from zscgan_tf.sources.files import FileSource
 from zscgan_tf.sources.generator import GRID_CLASSES, GRID_IMAGES
-from zscgan_tf.sources.npz import open_npz
+from zscgan_tf.sources.npz import NPZ_ERRORS, open_npz
 from zscgan_tf.sources.order import index_batches
 from zscgan_tf.sources.pictures import write_grid
 from zscgan_tf.teacher.input_spec import InputSpec
@@ -144,11 +144,17 @@ class OptimizedImages(FileSource):
         seed: int,
         description: dict[str, object],
     ) -> None:
-        super().__init__(path, teacher.input_spec, batch_size, seed)
+        try:
+            super().__init__(path, teacher.input_spec, batch_size, seed)
+            with np.load(path) as arrays:
+                # In [0, 1]: how many of the values were outside of legal pixels.
+                self.clipped_share = float(arrays['clipped_share'])
+        except (UserError, *NPZ_ERRORS) as error:
+            reason = str(error).rstrip('.')
+            raise UserError(
+                f'{reason}: delete {os.path.dirname(path)}, and run the same command again.'
+            ) from error
         self.description = description
-        with np.load(path) as arrays:
-            # In [0, 1]: how many of the values were outside of legal pixels.
-            self.clipped_share = float(arrays['clipped_share'])
 
 
 def to_inputs(standardized: tf.Tensor, input_spec: InputSpec) -> tf.Tensor:
@@ -280,6 +286,8 @@ def finish(
 ) -> None:
     """Makes `images.npz` and `classes.png` of the groups, which are then removed.
 
+    What is there already stays: a kill may have come between two of these steps.
+
     Args:
         workdir: the run's folder.
         options: of the method.
@@ -287,10 +295,13 @@ def finish(
         num_classes: K.
     """
     flat = None if labels is None else labels.reshape(-1)
-    path = join(workdir, 'images.npz', options.images, options.groups, flat)
-    _write_grid(path, pathlib.Path(workdir) / 'classes.png', num_classes)
+    path, grid = (pathlib.Path(workdir) / name for name in ('images.npz', 'classes.png'))
+    if not path.exists():
+        join(workdir, path.name, options.images, options.groups, flat)
+    if not grid.exists():
+        _write_grid(path, grid, num_classes)
     for number in range(options.groups):
-        os.remove(_group_path(workdir, number))
+        _group_path(workdir, number).unlink(missing_ok=True)
 
 
 def _write_grid(path, target, num_classes):

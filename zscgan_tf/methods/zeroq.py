@@ -211,6 +211,6 @@ def make_zeroq_images(
             jit_compile=jit_compile,
             checkpoint_every=checkpoint_every,
         )
-        inversion.finish(workdir, resolved, None, teacher.num_classes)
+    inversion.finish(workdir, resolved, None, teacher.num_classes)
     description = {'kind': 'zeroq', **config, 'seed': seed}
     return OptimizedImages(path, teacher, batch_size, seed, description)

@@ -1,5 +1,6 @@
 """How far images are from the moments that the batch norms of a teacher have stored, by layer."""
 
+import collections
 import dataclasses
 from collections.abc import Iterable
 
@@ -32,6 +33,16 @@ class MomentDistance:
 def bns_loss_of(distances: list[MomentDistance]) -> float:
     """The BNS loss of images (paper, section 2.2): the sum over batch norms and channels, nats."""
     return sum(found.channels * found.divergence for found in distances)
+
+
+def loss_by_layer(distances: list[MomentDistance]) -> dict[str, float]:
+    """The share of each batch norm in the BNS loss, nats; of a shared one, of each use."""
+    losses, uses = {}, collections.Counter()
+    for found in distances:
+        uses[found.layer] += 1
+        again = f' (use {uses[found.layer]})' if uses[found.layer] > 1 else ''
+        losses[f'{found.layer}{again}'] = found.channels * found.divergence
+    return losses
 
 
 def moment_distances(

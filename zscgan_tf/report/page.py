@@ -30,6 +30,8 @@ from zscgan_tf.sources import Source, StoredSource
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.teacher import Teacher
+from zscgan_tf.tflite.counterparts import is_equalized
+from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.layer_errors import LayerErrors, layer_errors
 from zscgan_tf.training import workdir as workdirs
 
@@ -99,8 +101,10 @@ def write_page(
         result = examine(teacher, result, None if source is real else source, real)
     data = pathlib.Path(result.output).read_bytes()
     pixels = page_images.sample(source, LAYER_IMAGES)
-    errors = layer_errors(data, teacher, pixels)
-    _check_same_teacher(teacher, result, errors)
+    errors = None
+    if result.twin or not is_equalized(read_model(data)):
+        errors = layer_errors(data, teacher, pixels, result.twin)
+        _check_same_teacher(teacher, result, errors)
     tflite, made = TfliteModel(result.output), made_with()
     values = {
         'name': os.path.basename(os.fspath(result.output)),
@@ -116,7 +120,9 @@ def write_page(
         'code': code(teacher, result),
         'kind_of_images': kind_of_images,
         'images': len(pixels),
-        **_layer_values(errors),
+        'layers': None,
+        **(_layer_values(errors) if errors else {}),
+        'equalized': result.twin is not None,
         'grid': page_images.grid(source, teacher, names),
         'of_classes': isinstance(source, GeneratorSource) and source.has_labels,
         'num_classes': teacher.num_classes,

@@ -75,6 +75,11 @@ def _ranges(result):
     return words
 
 
+_BETTER_IMAGES = {
+    'zscgan': 'train the generator longer (--steps), or take other images (--source)',
+    'zeroq': 'optimize the images longer (--iterations), or take others (--source)',
+    'deep_inversion': 'optimize the images longer (--iterations), or take others (--source)',
+}
 # Below this there is often something to be had (MobileNetV1: 89.1 by TFLite's calibration, 95.6
 # through the student).
 _LOW_AGREEMENT = 95.0
@@ -85,17 +90,15 @@ def _warnings(teacher, result):
     measured, warnings = result.measured, []
     if not measured:
         return warnings
-    images = 'train the generator longer (--steps) or take other images (--source)'
+    images = _BETTER_IMAGES.get(result.source_kind, 'take other images (--source)')
     advice = [_more_exact(result)]
     if isinstance(result.options, DfqOptions):
         images = 'evaluate on other images'
     else:
         advice.append(images)
     if result.disagrees(teacher):
-        look = 'look at the images'
-        warnings.append(
-            f'agrees with its teacher too rarely to be of use: {", ".join(advice)}, and {look}'
-        )
+        listed = ', or '.join(advice)
+        warnings.append(f'agrees with its teacher too rarely to be of use: {listed}')
     elif measured['agreement'] < _LOW_AGREEMENT:
         warnings.append(f'agrees on less than {_LOW_AGREEMENT:g} %: {", or ".join(advice)}')
     if measured['classes'] < 2 and not teacher.has_labels:

@@ -1,111 +1,166 @@
 """A source of the user's own: a function package.module:function that returns an image source."""
 
 import hashlib
+import inspect
 import itertools
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import Source
-from zscgan_tf.sources.batches import check_pixels
+from zscgan_tf.sources.batches import Batch, check_pixels
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.user_code import import_function
 
 _ATTRIBUTES = ('image_shape', 'batch_size', 'has_labels', 'num_classes', 'batches')
+_MISSING = object()
 
 
-def custom_source(name: str, teacher: Teacher, *, allow_code: bool = False) -> Source:
+def custom_source(
+    name: str, teacher: Teacher, *, allow_code: bool = False, seed: int = 0
+) -> 'CustomSource':
     """The source that a function of the user's own makes for a teacher.
 
-    Two batches are made, and one of them twice: what the pipeline relies on is checked before any
-    work. Where the source has no `description`, its name becomes one. A digest of the first batch
-    is added: a student of other images is another one.
-
     Args:
-        name: `package.module:function`; the function takes the `Teacher` and returns an object with
-            the protocol of `Source`.
+        name: `package.module:function`; the function takes the `Teacher`, and `seed` if it has an
+            argument of this name, and returns an object with the protocol of `Source`.
         teacher: a `Teacher`.
         allow_code: whether the user allows Python code to run.
+        seed: for the function.
 
     Raises:
-        UserError: code is not allowed, there is no such function, it fails, or what it returns is
-            no source: an attribute is missing; pixels have another shape or type, are not finite or
-            not in [0, 1]; labels are no classes of the teacher; the second call gives others.
+        UserError: code is not allowed, there is no such function, it fails, or see `CustomSource`.
     """
     function = import_function(name, allow_code)
-    try:
-        source = function(teacher)
-        missing = [attribute for attribute in _ATTRIBUTES if not hasattr(source, attribute)]
+    with _Explained(name):
+        takes_seed = 'seed' in inspect.signature(function).parameters
+        source = function(teacher, **({'seed': seed} if takes_seed else {}))
+        return CustomSource(name, source, teacher)
+
+
+class CustomSource:
+    """A source of the user's own, whose every batch is checked.
+
+    Two batches are made at once, and one of them twice: what the pipeline relies on is known before
+    any work. A digest of the first batch is added to `description`: a student of other images is
+    another one.
+
+    Args:
+        name: of the function, for messages; where the source has no `description`, its `kind`.
+        source: an object with the protocol of `Source`.
+        teacher: the `Teacher`.
+
+    Raises:
+        UserError: here and while batches are made: an attribute is missing; pixels have another
+            shape or type, are not finite or not in [0, 1]; labels are no classes of the teacher;
+            the second call gives others; batches end.
+    """
+
+    def __init__(self, name: str, source: Any, teacher: Teacher) -> None:
+        self._name, self._source, self._teacher = name, source, teacher
+        values = {attribute: getattr(source, attribute, _MISSING) for attribute in _ATTRIBUTES}
+        missing = [attribute for attribute, value in values.items() if value is _MISSING]
         if missing:
             raise UserError(
                 f'{name} returned a {type(source).__name__} without {missing[0]}: return a source, '
                 f'as docs/api.md describes it.'
             )
-        batches = list(itertools.islice(source.batches(), 2))
-        batches += itertools.islice(source.batches(start=1), 1)
-        if len(batches) < 3:
+        self.image_shape = tuple(source.image_shape)
+        self.batch_size = source.batch_size
+        self.has_labels = bool(source.has_labels)
+        self.num_classes = source.num_classes
+        first, second = itertools.islice(self.batches(), 2)
+        again = next(self.batches(start=1))
+        for one, other in zip(second, again, strict=True):
+            if not np.array_equal(one, other):
+                raise UserError(
+                    f'{name}: batches(start=1) gives other images than the second batch of '
+                    f'batches(): draw them from a seed and the number of the batch.'
+                )
+        self.description = self._describe(first)
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """See `Source.batches`; images are checked batch by batch."""
+        made = 0
+        with _Explained(self._name):
+            for batch in self._source.batches(start=start):
+                yield self._checked(batch)
+                made += 1
+        raise UserError(
+            f'{self._name} ended after {start + made} batches: yield batches without end, from the '
+            f'first image again.'
+        )
+
+    def _describe(self, first):
+        """JSON values that say which images these are."""
+        description = getattr(self._source, 'description', None)
+        if not isinstance(description, dict):
+            description = {'kind': self._name}
+        try:
+            json.dumps(description)
+        except (TypeError, ValueError) as error:
             raise UserError(
-                f'{name} ended after {len(batches)} batches: yield batches without end, from the '
-                f'first image again.'
-            )
-        for batch in batches:
-            _check_batch(batch, source, teacher, name)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        reason = ' '.join(str(error).split())[:200]
-        raise UserError(f'{name} failed ({type(error).__name__}: {reason}).') from error
-    for one, other in zip(*batches[1:], strict=True):
-        if (one is None) != (other is None) or not np.array_equal(one, other):
+                f'{self._name}: description cannot be kept as JSON ({error}): give it texts and '
+                f"plain numbers, int(n) instead of NumPy's."
+            ) from error
+        pixels, labels = first
+        labels = None if labels is None else labels.tolist()
+        digest = hashlib.sha256(pixels.tobytes() + repr(labels).encode()).hexdigest()[:16]
+        return {**description, 'first_batch': digest}
+
+    def _checked(self, batch) -> Batch:
+        """A batch as arrays."""
+        name = self._name
+        try:
+            pixels, labels = batch
+        except (TypeError, ValueError) as error:
             raise UserError(
-                f'{name}: batches(start=1) gives other images than the second batch of batches(): '
-                f'draw them from a seed and the number of the batch.'
+                f'{name}: a batch is no pair of pixels and labels: yield (pixels, labels), or '
+                f'(pixels, None).'
+            ) from error
+        try:
+            pixels = check_pixels(pixels, self._teacher.input_spec)
+        except UserError as error:
+            raise UserError(f'{name}: {error}') from error
+        low, high = pixels.min(), pixels.max()
+        if low < 0 or high > 1:
+            raise UserError(
+                f'{name}: pixels run from {low:g} to {high:g}: yield pixels in [0, 1], before any '
+                f'preprocessing.'
             )
-    description = getattr(source, 'description', None)
-    pixels, labels = (np.asarray(values) for values in batches[0])
-    digest = hashlib.sha256(pixels.tobytes() + repr(labels.tolist()).encode()).hexdigest()[:16]
-    source.description = {
-        **(description if isinstance(description, dict) else {'kind': name}),
-        'first_batch': digest,
-    }
-    return source
+        if len(pixels) != self.batch_size:
+            raise UserError(
+                f'{name}: a batch has {len(pixels)} images, and batch_size is {self.batch_size}: '
+                f'yield batches of that size.'
+            )
+        if (labels is not None) != self.has_labels:
+            raise UserError(
+                f'{name}: has_labels is {self.has_labels}, and the labels of a batch are '
+                f'{"missing" if labels is None else "there"}: make both agree.'
+            )
+        if labels is None:
+            return pixels, None
+        labels, classes = np.asarray(labels), self._teacher.num_classes
+        whole = labels.shape == (len(pixels),) and np.issubdtype(labels.dtype, np.integer)
+        if not whole or labels.min() < 0 or labels.max() >= classes:
+            raise UserError(
+                f'{name}: labels are to be whole numbers from 0 to {classes - 1}, one an image.'
+            )
+        return pixels, labels.astype(np.int32)
 
 
-def _check_batch(batch: Any, source, teacher, name):
-    try:
-        pixels, labels = batch
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f'{name}: a batch is no pair of pixels and labels: yield (pixels, labels), or (pixels, '
-            f'None).'
-        ) from error
-    try:
-        pixels = check_pixels(pixels, teacher.input_spec)
-    except UserError as error:
-        raise UserError(f'{name}: {error}') from error
-    low, high = pixels.min(), pixels.max()
-    if low < 0 or high > 1:
-        raise UserError(
-            f'{name}: pixels run from {low:g} to {high:g}: yield pixels in [0, 1], before any '
-            f'preprocessing.'
-        )
-    if len(pixels) != source.batch_size:
-        raise UserError(
-            f'{name}: a batch has {len(pixels)} images, and batch_size is {source.batch_size}: '
-            f'yield batches of that size.'
-        )
-    if (labels is not None) != bool(source.has_labels):
-        raise UserError(
-            f'{name}: has_labels is {source.has_labels}, and the labels of a batch are '
-            f'{"missing" if labels is None else "there"}: make both agree.'
-        )
-    if labels is None:
-        return
-    labels = np.asarray(labels)
-    whole = labels.shape == (len(pixels),) and np.issubdtype(labels.dtype, np.integer)
-    if not whole or labels.min() < 0 or labels.max() >= teacher.num_classes:
-        raise UserError(
-            f'{name}: labels are to be whole numbers from 0 to {teacher.num_classes - 1}, one an '
-            f'image.'
-        )
+class _Explained:
+    """Turns whatever the user's code raises, an exit too, into a `UserError` of one line."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, (Exception, SystemExit)) and not isinstance(error, UserError):
+            reason = ' '.join(str(error).split())[:200]
+            raise UserError(f'{self._name} failed ({kind.__name__}: {reason}).') from error

@@ -20,7 +20,7 @@ COMPRESSED_LIMIT_BYTES = 4 * 2**30
 _CHECKED_AT_ONCE = 1024
 # RuntimeError: encrypted, or compressed in a way that Python does not know. TypeError: sides of an
 # array that are no numbers.
-_READING_ERRORS = (
+NPZ_ERRORS = (
     OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, TypeError
 )  # fmt: skip
 
@@ -50,7 +50,7 @@ def open_npz(path: PathLike) -> tuple[np.ndarray, np.ndarray | None]:
                 return images, None
             labels = arrays[label_key].load(path, label_key)
             return images, _check_labels(path, label_key, labels, len(images))
-    except _READING_ERRORS as error:
+    except NPZ_ERRORS as error:
         reason = str(error).split('\n')[0] or type(error).__name__
         raise UserError(f'{path}: not a readable .npz file ({reason}).') from error
 

@@ -35,12 +35,15 @@ class Student:
             does.
         teacher: the `Teacher`.
         options: its `StudentOptions`; `options.student` is its kind, 'folded' or 'tfmot'.
+        equalized: whether the twin's layers have other scales than the teacher's, though the whole
+            computes the same (`methods.dfq`).
     """
 
     model: tf_keras.Model
     twin: tf_keras.Model
     teacher: Teacher
     options: StudentOptions
+    equalized: bool = False
 
     @property
     def name(self) -> str:

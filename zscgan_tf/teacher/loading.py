@@ -31,7 +31,7 @@ from zscgan_tf.teacher.input_fields import (
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.reading.files import load_file
 from zscgan_tf.teacher.reading.inputs import only_image_shape
-from zscgan_tf.teacher.tap import batch_norm_inputs
+from zscgan_tf.teacher.tap import batch_norm_inputs, is_batch_norm
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.user_code import import_function, is_function_name
 
@@ -208,6 +208,11 @@ def _check_weights(flat, label):
             raise UserError(
                 f"{label}: layer '{layer.name}' has weights that are not finite: train the model "
                 f'again, or load a checkpoint from before it diverged.'
+            )
+        if is_batch_norm(layer) and np.any(np.asarray(layer.moving_variance) < 0):
+            raise UserError(
+                f"{label}: batch norm '{layer.name}' has a negative moving_variance: the file is "
+                f'damaged, or was converted wrongly; save the trained model again.'
             )
     if not batch_norm_inputs(flat):
         raise UserError(

@@ -26,6 +26,8 @@ MOVING_OPS = frozenset(
     'RESIZE_NEAREST_NEIGHBOR REDUCE_MAX QUANTIZE DEQUANTIZE SHAPE PACK'.split()
 )
 INPUT = 'input'
+# Stands before the model's name in a file whose layers have other scales than the teacher's.
+EQUALIZED = 'equalized_'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,22 @@ class Counterparts:
     left_out: tuple[str, ...]
 
 
-def counterparts(model: schema.ModelT, teacher: Teacher) -> Counterparts:
+def is_equalized(model: schema.ModelT) -> bool:
+    """Whether the layers of a file have other scales than the teacher's: one of --method=dfq."""
+    graph = model.subgraphs[0]
+    names = (text(graph.tensors[index].name) for op in graph.operators for index in op.outputs)
+    return any(name.startswith(EQUALIZED) for name in names)
+
+
+def counterparts(
+    model: schema.ModelT, teacher: Teacher, twin: tf_keras.Model | None = None
+) -> Counterparts:
     """Finds the float layer of every tensor of a file that a layer alone, by its name, can be.
 
     Args:
         model: the file, see `flatbuffer.read_model`.
         teacher: the float model, of raw pixels if the file takes them.
+        twin: the float student of an equalized file; its layers are those of the file.
 
     Returns:
         `Counterparts`. Its float model is the teacher itself for a file of TFLite's calibration and
@@ -62,7 +74,7 @@ def counterparts(model: schema.ModelT, teacher: Teacher) -> Counterparts:
     """
     graph = model.subgraphs[0]
     parts = {index: _parts(graph, index) for op in graph.operators for index in op.outputs}
-    float_model, end, prefix = _float_model(model, teacher, parts)
+    float_model, end, prefix = _float_model(model, teacher, parts, twin)
     outputs = _outputs_by_layer(float_model)
     first, last = _quantized_ends(model)
     found = {first: (INPUT, float_model.input)}
@@ -105,7 +117,7 @@ def _parts(graph, index):
     return [part.partition('/')[2] for part in parts if '/FakeQuant' not in part and '/' in part]
 
 
-def _float_model(model, teacher, parts):
+def _float_model(model, teacher, parts, twin):
     """(float model, what the file's output is there, what the file writes before each name)."""
     with_end = teacher.head == 'probabilities' or ends_in_probabilities(model)
     prefix = wrapped('')
@@ -113,7 +125,7 @@ def _float_model(model, teacher, parts):
     of_student = {part for p in parts.values() for part in p if part.startswith(prefix)}
     if of_student and not any(name.startswith(prefix) for name in own):
         open_model, head = split_end(teacher)
-        twin = with_copies(fold(open_model, teacher.name))
+        twin = twin or with_copies(fold(open_model, teacher.name))
         kept = {layer.name for layer in twin.layers}
         folded = {layer.name for layer in teacher.model.layers if is_batch_norm(layer)} - kept
         # The stock student keeps its batch norms, under the teacher's names.

@@ -48,17 +48,22 @@ class FloatPart:
         self._interpreter = _interpreter(_float_model(model, self.ops, self.inputs, self.target))
 
     def __call__(self, values: dict[int, np.ndarray]) -> np.ndarray:
-        """The target's float values.
+        """The target's float values, of one image.
 
         Args:
-            values: float arrays of the tensors `inputs`, by their numbers, in the file's shapes.
+            values: float arrays of the tensors `inputs`, by their numbers, of one image each.
         """
+        batch = 1
         details = self._interpreter.get_input_details()
         for index, detail in zip(self.inputs, details, strict=True):
-            value = np.asarray(values[index], np.float32).reshape(detail['shape'])
+            value = np.asarray(values[index], np.float32)
+            # A file of a larger batch computes the image several times.
+            batch = int(np.prod(detail['shape'])) // value.size
+            value = np.tile(value.ravel(), batch).reshape(detail['shape'])
             self._interpreter.set_tensor(detail['index'], value)
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._interpreter.get_output_details()[0]['index'])
+        output = self._interpreter.get_tensor(self._interpreter.get_output_details()[0]['index'])
+        return output.reshape(batch, -1)[0]
 
 
 def real_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:

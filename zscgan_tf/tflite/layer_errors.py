@@ -17,6 +17,7 @@ import math
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 from ai_edge_litert import schema_py_generated as schema
 
 from zscgan_tf.errors import UserError
@@ -88,13 +89,20 @@ class LayerErrors:
     logits: tuple[np.ndarray, np.ndarray] | None
 
 
-def layer_errors(model_bytes: bytes, teacher: Teacher, pixels: np.ndarray) -> LayerErrors:
+def layer_errors(
+    model_bytes: bytes,
+    teacher: Teacher,
+    pixels: np.ndarray,
+    twin: tf_keras.Model | None = None,
+) -> LayerErrors:
     """Compares every layer of a file with the float model.
 
     Args:
         model_bytes: the file's content.
         teacher: the float model that the file was made of.
         pixels: images, float32 in [0, 1], [N, H, W, C].
+        twin: the float student of an equalized file, whose layers are compared in the place of the
+            teacher's.
 
     Returns:
         `LayerErrors`. Left out are layers that only move values, such as a reshape, and layers
@@ -115,7 +123,7 @@ def layer_errors(model_bytes: bytes, teacher: Teacher, pixels: np.ndarray) -> La
     if tflite.zero_pixel is not None and not takes_raw_pixels(teacher.model):
         teacher = raw_pixels(teacher)
     model = read_model(model_bytes)
-    found = counterparts(model, teacher)
+    found = counterparts(model, teacher, twin)
     if len(found.names) < 3:  # no more than its ends
         raise UserError(
             f'No layer of the .tflite has the name of a layer of {teacher.name}: pass the teacher '

@@ -63,6 +63,10 @@ class Checkpoints:
             )
         return 0
 
+    def state(self) -> str:
+        """What a message adds of earlier checkpoints: nothing where there is none."""
+        return '; the last checkpoint is whole' if self._paths() else ''
+
     def _paths(self):
         # TensorFlow's own list may be damaged, and names the files where they were written: the
         # folder may have been moved since.
@@ -75,15 +79,15 @@ class Checkpoints:
         """Writes a checkpoint after `done` steps, if all that it would hold is finite.
 
         Raises:
-            UserError: a value is not finite, or the checkpoint cannot be written; the one before is
-                whole.
+            UserError: a value is not finite, or the checkpoint cannot be written; the one before
+                stays.
         """
         for name, value in self._state.items():
             for variable in value.variables:
                 if variable.dtype.is_floating and not np.all(np.isfinite(variable.numpy())):
                     raise UserError(
-                        f'{variable.name} of the {name} is not finite after step {done}; the last '
-                        f'checkpoint is whole. Try a lower learning rate in another folder.'
+                        f'{variable.name} of the {name} is not finite after step '
+                        f'{done}{self.state()}. Try a lower learning rate in another folder.'
                     )
         self._step.assign(done)
         try:
@@ -91,6 +95,6 @@ class Checkpoints:
         except tf.errors.OpError as error:
             raise UserError(
                 f'{self._folder}: the checkpoint could not be written '
-                f'({error.message.splitlines()[0]}); the one before is whole. Free some space and '
-                f'run the same command again.'
+                f'({error.message.splitlines()[0]}){self.state()}. Free some space and run the '
+                f'same command again.'
             ) from error

@@ -113,7 +113,7 @@ def run(
                 tf.constant(done, tf.int64), tf.constant(count, tf.int64), *next(iterator)
             )
             history = {key: values.numpy() for key, values in history.items()}
-            _check_finite(history, done, name, advice)
+            _check_finite(history, done, name, checkpoints, advice)
             done += count
             line = clock.tick(count, done, time.monotonic() - started)
             if line:
@@ -284,13 +284,13 @@ def _stop_on_signal():
             signal.signal(number, previous)
 
 
-def _check_finite(history, done, name, advice):
+def _check_finite(history, done, name, checkpoints, advice):
     for key, values in history.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             raise UserError(
-                f'{name} stopped: {key} is {values[bad[0]]} at step {done + int(bad[0]) + 1}; '
-                f'the last checkpoint is whole. Try {advice}.'
+                f'{name} stopped: {key} is {values[bad[0]]} at step '
+                f'{done + int(bad[0]) + 1}{checkpoints.state()}. Try {advice}.'
             )
 
 
