@@ -50,7 +50,7 @@ REFUSED = {
     '--source=noise_uniform --checkpoint_every=9': '--checkpoint_every is for a training that',
     '--source=noise_uniform --workdir=x': '--workdir is for a training that --source=noise_unifor',
     '--source=zeroq --images_every=9': '--images_every is for a training that --source=zeroq does',
-    '--teacher=setup.py --evaluation_images=docs --output=docs': '--output and --evaluation_images are the',
+    '--teacher=setup.py --evaluation_images=docs --output=docs': '--output and --evaluati',
     '--teacher=setup.py --workdir=a --output=a': '--workdir and --output are the same file, a',
     '--source=zero': '--source=zero is unknown: pass one of zscgan, zeroq, deep_inversion, noise',
 }

@@ -125,12 +125,12 @@ def result_table(folder: PathLike, method: str = 'ptq') -> list[str]:
             result = json.loads(path.read_text(encoding='utf-8'))
             if 'accuracy' in result['metrics']:
                 rows[path.stem] = _row(path, result)
-                floats.add(f'| none: float | | {result["float_accuracy"]:.2f} | 100 | | | | |')
+                floats.add(f'| none: float | | {result["float_accuracy"]:.2f} | 100 | | | |')
     order = {name: position for position, name in enumerate(ROWS)}
     return [
         f'| {METHODS[method]} | recipe | accuracy | agreement | standard errors | images '
-        '| training | other options |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- |',
+        '| training |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
         *sorted(floats),
         *(rows[name] for name in sorted(rows, key=lambda name: (order.get(name, 99), name))),
     ]
@@ -141,27 +141,14 @@ def _row(path, result):
     training = f'{statistics.fmean(minutes):.1f} min, {result["steps"]:,} steps'
     metrics = result['metrics']
     errors = [_error(metrics[key], path.parent.name) for key in _SHARES]
+    raw = result.get('options', {}).get('raw_pixels')
+    label = f'{ROWS.get(name, name)}{"" if raw else " (normalized inputs)"}'
     return (
-        f'| {ROWS.get(name, name)} | `{path.parent.name}/{name}` '
+        f'| {label} | `{path.parent.name}/{name}` '
         f'| {spread(metrics["accuracy"])} | {spread(metrics["agreement"])} '
         f'| {errors[0]:.2f}, {errors[1]:.2f} '
-        f'| {result["images"]:,} | {training if max(minutes) else "none"} '
-        f'| {", ".join(_other_options(result.get("options", {})))} |'
+        f'| {result["images"]:,} | {training if max(minutes) else "none"} |'
     )
-
-
-def _other_options(options):
-    """What a row has, or lacks, beside most others: recipes are not all of one age."""
-    if not options.get('raw_pixels'):
-        yield 'normalized inputs'
-    if options.get('student_student') != 'folded':
-        return
-    if options.get('student_equalization'):
-        yield '`--equalization` (since removed), no margin'
-    if not options.get('student_error_compensation'):
-        yield '`--noerror_compensation`'
-    if not options.get('student_align_additions'):
-        yield '`--noalign_additions`'
 
 
 def _error(values, teacher):
