@@ -138,6 +138,7 @@ def make_plan(
     resolved = TfliteCalibrationOptions.resolve(
         preset, TfliteCalibrationOptions.among(options), teacher
     )
+    calibration.check_input(teacher, resolved)
     if with_trial:
         convertible.check_convertible(teacher, **resolved.values())
     return Plan(resolved, resolved, fallback)

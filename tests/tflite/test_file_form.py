@@ -11,6 +11,7 @@ from tests.students import student_of
 from tests.tflite.conftest import pixels
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
+from zscgan_tf.pipeline import make_plan
 from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.student.options import StudentOptions
 from zscgan_tf.student.tfmot_student import build_tfmot_student, set_tfmot_ranges
@@ -129,3 +130,5 @@ def test_activations_of_16_bits(teacher):
     assert wide_error < error
     with pytest.raises(UserError, match='leave --raw_pixels out'):
         calibration.convert(raw_pixels(tiny_teacher()), [pixels()], activation_bits=16)
+    with pytest.raises(UserError, match='leave --raw_pixels out'):  # before a training
+        make_plan(raw_pixels(tiny_teacher()), 'small', {'activation_bits': 16})

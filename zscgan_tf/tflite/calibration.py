@@ -53,11 +53,7 @@ def convert(
             a model that the converter cannot convert.
     """
     resolved = TfliteCalibrationOptions.resolve('small', options, teacher)
-    if resolved.activation_bits == 16 and takes_raw_pixels(teacher.model):
-        raise UserError(
-            '--activation_bits=16 makes an input of int16, and --raw_pixels one of bytes: leave '
-            '--raw_pixels out.'
-        )
+    check_input(teacher, resolved)
     batches = iter(images)
     # Before the converter's seconds of work, so that an empty source fails at once.
     first = next(batches, None)
@@ -69,6 +65,19 @@ def convert(
     converter = make_converter(model, resolved)
     samples = functools.partial(_samples, batches, teacher.input_spec, resolved.file_batch, total)
     return run_converter(converter, teacher.name, samples)
+
+
+def check_input(teacher: Teacher, options: TfliteCalibrationOptions) -> None:
+    """Refuses a teacher whose input the file could not have; called before any work.
+
+    Raises:
+        UserError: raw pixels are bytes, and the activations have 16 bits.
+    """
+    if options.activation_bits == 16 and takes_raw_pixels(teacher.model):
+        raise UserError(
+            '--activation_bits=16 makes an input of int16, and --raw_pixels one of bytes: leave '
+            '--raw_pixels out.'
+        )
 
 
 def slice_size(input_spec: InputSpec) -> int:
