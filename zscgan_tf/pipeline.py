@@ -14,9 +14,9 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.methods import dfq
 from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.options import COUNT, Options, check
-from zscgan_tf.sources import Source, StoredSource, take
+from zscgan_tf.sources import Source, StoredSource, description_of, take
 from zscgan_tf.sources.noise import NoiseSource
-from zscgan_tf.student.calibration.calibrate import build, calibrate_student
+from zscgan_tf.student.calibration.calibrate import build, calibrate_student, check_enough
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.student.student import Student
 from zscgan_tf.teacher.teacher import Teacher
@@ -48,8 +48,8 @@ class Quantized:
         teacher_weight_bytes, tflite_file_bytes: sizes before and after.
         latency_ms: milliseconds an image, batch 1, on this machine.
         levels: of a student's file the levels that it holds, a `LevelsReport`; else None.
-        student_agreement: agreement of the student with its file on the source's next images, in
-            per cent; None where the source has no more.
+        student_agreement: agreement of the student with its file on the source's next images, or
+            again on its first where it has no more, in per cent; None of DFQ.
         dfq: what `quantize_dfq` did, in words; None of any other method.
         unquantized: what `evaluate` says, on the real images, of the float model that was rounded
             by `quantize_dfq`; None without images, or where it is the teacher's function.
@@ -208,6 +208,7 @@ def quantize(
         student = calibrate_student(teacher, source, resolved=plan.options)
         return quantize_student(student, source, output, **arguments, **plan.file.values())
     resolved = plan.options
+    check_enough(source, 'calibration_images', resolved.calibration_images)
     data = calibration.convert(
         teacher,
         (pixels for pixels, _ in take(source.batches(), resolved.calibration_images)),
@@ -259,7 +260,8 @@ def quantize_student(
     )
     tflite = evaluation.TfliteModel(data)
     measures = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
-    own = _agreement(tflite, student, source, used_images, check_images)
+    count = min(check_images, getattr(source, 'image_count', check_images))
+    own = _agreement(tflite, student, source, used_images, count)
     atomic_files.write_atomically(output, data, overwrite)
     return Quantized(
         os.fspath(output),
@@ -268,7 +270,7 @@ def quantize_student(
         None,
         **measures,
         levels=levels,
-        student_agreement=own and own['agreement'],
+        student_agreement=own['agreement'],
     )
 
 
@@ -350,9 +352,9 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
     return measured | _of_file(teacher, tflite)
 
 
-def source_kind(source: Source) -> str | None:
-    """What a source calls itself, 'zscgan' or 'files'; None where it does not."""
-    return getattr(source, 'description', {}).get('kind')
+def source_kind(source: Source) -> str:
+    """What a source calls itself, such as 'zscgan' or 'files'."""
+    return description_of(source)['kind']
 
 
 def _of_file(teacher, tflite):

@@ -38,6 +38,7 @@ def test_the_float_model_itself(programs):
         programs, '--images=real.npz', '--count=7', '--bns', '--result_json=float.json'
     )
     assert result.status == 0, result.stderr
+    # Fewer than all are of all classes, though the file is in the order of its classes.
     assert '100.00 % on 7 real images' in result.stdout and 'latency' not in result.stdout
     found = json.loads((programs.folder / 'float.json').read_text())
     by_layer = found['bns_loss_by_layer']
@@ -115,6 +116,7 @@ def test_refused(finished, programs):
         (['--images=missing.npz'], 'missing.npz'),
         (['--images=real', '--dataset=cifar10'], '--images and --dataset name two sets'),
         (['--images=real', '--workdir=run2'], '--images or --dataset real ones: pass one of'),
+        (['--workdir=run2', '--batch_size=9'], '--batch_size=9 is for real images'),
         (['--images=real', '--blend'], '--blend is for fresh images'),
         (['--images=real', '--batch_size=0'], '--batch_size=0'),
         (['--workdir=run2', '--split=train'], '--split=train is of a --dataset'),

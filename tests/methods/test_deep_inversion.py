@@ -260,6 +260,18 @@ def test_images_are_of_their_classes(teacher, tmp_path):
     assert lines[-1]['moments_loss'] < lines[0]['moments_loss'] / 2
 
 
+def test_an_adaptive_variant_that_no_student_can_be_made_for(teacher, tmp_path):
+    for student, words in (
+        ({'update_generator': True}, 'no generator to update'),
+        ({'weight_bits': 9}, 'weight_bits=9 must be'),
+    ):
+        with pytest.raises(UserError, match=words):
+            deep_inversion.make_deep_inversion_images(
+                teacher, tmp_path / 'run', compete_weight=1.0, student_options=student
+            )
+    assert not (tmp_path / 'run').exists()
+
+
 @pytest.mark.slow
 def test_the_adaptive_variant(teacher, tmp_path):
     """The second half competes with a student of the first half; the same call reuses all."""
@@ -280,6 +292,8 @@ def test_the_adaptive_variant(teacher, tmp_path):
     before = (tmp_path / 'images.npz').read_bytes()
     deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)
     assert (tmp_path / 'images.npz').read_bytes() == before
+    with pytest.raises(UserError, match='student_batch_size 5, not 4'):
+        deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options | {'batch_size': 4})
     options['student_options'] = {**options['student_options'], 'weight_bits': 8}
     with pytest.raises(UserError, match='student_weight_bits 4, not 8'):
         deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)

@@ -140,6 +140,32 @@ def test_a_convolution_without_batch_norm(groups):
     assert_moments(found, np.float64(x @ wide + bias))
 
 
+@pytest.mark.parametrize('high', [None, 6.0])
+def test_constants_keep_ends_and_an_average_its_variance(high):
+    def body(norm):
+        x = layers.AveragePooling2D(2)(layers.ReLU(high)(norm()))
+        return layers.Conv2D(2, 1)(layers.Rescaling(-2.0, 1.0)(x))
+
+    folded, norms = model_of(body)
+    found, wanted = propagate(folded, norms, (0.0, 1.0)), np.clip(normal(), 0, high)
+    ends = np.clip([BETA - 6 * np.abs(GAMMA), BETA + 6 * np.abs(GAMMA)], 0, high)
+    average, rescaled, _ = list(found.values())[-3:]
+    assert_moments(average, np.float64(wanted))
+    np.testing.assert_allclose([average.low, average.high], ends, atol=1e-6)
+    np.testing.assert_allclose(rescaled.mean, 1 - 2 * average.mean, atol=1e-6)
+    np.testing.assert_allclose([rescaled.high, rescaled.low], 1 - 2 * ends, atol=1e-6)
+
+
+def test_a_rescaling_of_images_has_the_ends_of_its_outputs():
+    images = layers.Input((4, 4, 3))
+    x = layers.Rescaling(1 / 127.5, -1.0, name='rescaled')(images)
+    x = layers.BatchNormalization()(layers.Conv2D(6, 1)(x))
+    folded, norms = fold_with_norms(flatten(randomize(tf_keras.Model(images, x))))
+    found = propagate(folded, norms, (0.0, 255.0))
+    ends = [(each.low.min(), each.high.max()) for each in found.values()]
+    assert ends[0] == (0, 255) and np.allclose(ends[1], (-1, 1), atol=1e-6)
+
+
 def test_positions_keep_their_channels():
     """Flattening, and the shuffle of channels of ShuffleNet."""
 

@@ -68,6 +68,10 @@ def test_the_most_certain_difference_comes_first():
     found = page_images.differences(Answers(files), Answers(floats), source_of(5), 2, None)
     assert (found.count, found.images) == (1, 2)
     assert (found.shown[0].label, found.shown[0].float_answer) == (None, '1')
+    same = page_images.differences(
+        Answers(files), Answers(floats), source_of(5), 100, ['crane'] * 3
+    )
+    assert same.count == 3  # two classes may have one name
 
 
 def test_a_grid_of_a_generator_without_classes_has_no_names():

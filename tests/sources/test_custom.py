@@ -50,6 +50,7 @@ silent = variant(batches=lambda self, start=0: iter([np.zeros(3)] * 9))
 broken = variant(batches=lambda self, start=0: 1 / 0)
 finite = variant(batches=lambda self, start=0: iter([]))
 three = variant(batches=lambda self, start=0: itertools.islice(Photos.batches(self, start), 3))
+counted = variant(image_count=8, description={'album': 3})
 described = variant(description={'size': np.int64(3)})
 
 def seeded(teacher, seed):
@@ -92,6 +93,8 @@ def test_it_is_used_as_it_is(load):
     assert next(iter(load('unlabelled').batches()))[1] is None
     assert load('seeded').description['kind'] == 'seed 0'
     assert load('slots').batch_size == 4
+    counted = load('counted')
+    assert counted.image_count == 8 and counted.description['kind'] == 'own_images:counted'
 
 
 def test_later_batches_are_checked_when_they_are_made(load):

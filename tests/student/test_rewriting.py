@@ -289,7 +289,7 @@ def test_what_the_student_can_not_hold_is_refused(layer, words):
             'model.h5',
             "'odd'",
             *words,
-            'pass --range_estimator=tflite without --method=qat',
+            'pass --range_estimator=tflite with --method=ptq',
         ]
     )
     assert '\n' not in message

@@ -95,6 +95,7 @@ def test_several_images_at_once(teacher):
     np.testing.assert_array_equal(file.outputs(inputs), one.outputs(inputs))
     with pytest.raises(UserError, match='takes batches of 4 images, not 6'):
         file.outputs(inputs[:6])
+    np.testing.assert_array_equal(file.scores(inputs[:6]), one.scores(inputs[:6]))
 
 
 @pytest.mark.parametrize('make', WAYS)

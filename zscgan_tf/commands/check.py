@@ -11,7 +11,7 @@ import typing
 
 from absl import flags
 
-from zscgan_tf.commands import common_flags, dfq_flags, image_sources
+from zscgan_tf.commands import common_flags, dfq_flags, image_sources, option_flags
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import preset_words
@@ -71,8 +71,17 @@ def _student(teacher: 'Teacher') -> Rows:
     from zscgan_tf.teacher.layer_types import LAYER_TYPES
     from zscgan_tf.tflite.options import FileOptions
 
-    plan = Plan(CalibrationOptions.resolve('small', {}), FileOptions.resolve('small', {}))
+    passed = option_flags.passed(DistillationOptions)
+    options_class, preset = DistillationOptions, FLAGS.preset
+    if FLAGS.method == 'ptq':  # by TFLite perhaps, which another row is about
+        options_class, preset = CalibrationOptions, 'small'
+        others = {('range_estimator', 'tflite'), ('activation_bits', 16)}
+        passed = {name: value for name, value in passed.items() if (name, value) not in others}
     try:
+        plan = Plan(
+            options_class.resolve(preset, options_class.among(passed), teacher),
+            FileOptions.resolve('small', {}),
+        )
         check_student(common_flags.with_raw_pixels(teacher), plan, with_trial=True)
         yield 'student', 'can be made: all layers have an integer counterpart, of 2 to 8 bits'
         return
@@ -123,6 +132,8 @@ def _training(teacher: 'Teacher') -> Rows:
         return
     if not image_sources.has_workdir():
         yield 'training', f'none: --source={FLAGS.source} has no generator'
+        if FLAGS.method == 'qat':
+            yield 'student', f'{_distillation_steps()} steps'
         return
     strategy = common_flags.strategy()
     if image_sources.is_optimized():

@@ -29,6 +29,8 @@ if typing.TYPE_CHECKING:
     from zscgan_tf.training.workdir import NamedFolder
 
 FLAGS = flags.FLAGS
+# Fresh images come from another seed than those that a run calibrates with.
+FRESH_SEED = 1_000_003
 logger = logging.getLogger(__name__)
 # What says how images become inputs, and what of a file is the teacher.
 TEACHER_FLAGS = (

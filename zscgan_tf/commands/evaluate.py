@@ -33,7 +33,7 @@ flags.DEFINE_string('model', None, 'The .tflite. Default: the float model itself
 flags.DEFINE_integer(
     'count', None, 'Number of images. Default: all real ones, or 1,000 fresh ones.', lower_bound=1
 )
-flags.DEFINE_integer('batch_size', 100, 'Real images a batch.', lower_bound=1)
+flags.DEFINE_integer('batch_size', None, 'Real images a batch. Default: 100.', lower_bound=1)
 flags.DEFINE_boolean(
     'blend', False, 'Blend fresh images in pairs: most are then between two classes.'
 )
@@ -44,9 +44,6 @@ flags.DEFINE_boolean(
 )
 flags.DEFINE_string('result_json', None, 'A file to write the result to.')
 
-# Fresh images come from another seed than those that a run calibrates with.
-FRESH_SEED = 1_000_003
-
 
 def main() -> None:
     from zscgan_tf import evaluation
@@ -55,20 +52,22 @@ def main() -> None:
 
     tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
     teacher = common_flags.load_teacher()
-    source = real_images.of_flags(teacher, FLAGS.batch_size)
+    source = real_images.of_flags(teacher, FLAGS.batch_size or 100)
     images = 'real images' if source else 'fresh images of the generator'
     if source is not None:
         count = min(FLAGS.count or source.image_count, source.image_count)
 
         def batches():
-            return take(source.one_pass(), count)
+            if count == source.image_count:
+                return source.one_pass()
+            return take(source.batches(), count)  # of all classes, though files are in their order
     else:
         from zscgan_tf.methods import zscgan
         from zscgan_tf.methods.augmentation import blends
 
         count = FLAGS.count or 1000
         source = zscgan.load_generator(
-            teacher, common_flags.workdir(), seed=FLAGS.seed + FRESH_SEED
+            teacher, common_flags.workdir(), seed=FLAGS.seed + common_flags.FRESH_SEED
         )
         images = f'blends of {images}' if FLAGS.blend else images
 
@@ -125,6 +124,11 @@ def check() -> None:
         raise UserError(
             '--workdir names the images of a generator, and --images or --dataset real ones: pass '
             'one of them.'
+        )
+    if FLAGS.workdir and FLAGS.batch_size:
+        raise UserError(
+            f'--batch_size={FLAGS.batch_size} is for real images; a generator keeps the batches of '
+            f'its training: leave it out.'
         )
     common_flags.check_distinct(result_json=FLAGS.result_json)
     if not FLAGS.images and not FLAGS.dataset and FLAGS.workdir is None:

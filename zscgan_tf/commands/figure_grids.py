@@ -34,6 +34,8 @@ FONT_SIZE = 26
 
 def main() -> None:
     common_flags.require('dataset', 'the dataset of the real images')
+    if FLAGS.images:
+        raise UserError('--images is not read here: pass --dataset, or leave --images out.')
     workdirs = dict(map(_title_and_workdir, FLAGS.generator))
     if not workdirs:
         raise UserError('--generator is missing: pass TITLE=WORKDIR of each generator.')

@@ -40,7 +40,7 @@ def main() -> None:
         from zscgan_tf.methods import zscgan
 
         workdir = common_flags.workdir()
-        source = zscgan.load_generator(teacher, workdir, seed=FLAGS.seed)
+        source = zscgan.load_generator(teacher, workdir, seed=FLAGS.seed + common_flags.FRESH_SEED)
     write_page(
         _output(),
         teacher,

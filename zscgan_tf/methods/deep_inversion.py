@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.errors import UserError
 from zscgan_tf.generators import standard_normal
 from zscgan_tf.methods import inversion
 from zscgan_tf.methods.distillation import distill
@@ -22,7 +23,9 @@ from zscgan_tf.methods.inversion import Group, Optimization, OptimizedImages
 from zscgan_tf.methods.inversion_options import DeepInversionOptions
 from zscgan_tf.methods.zscgan import class_loss
 from zscgan_tf.options import COUNT, SEED, check
+from zscgan_tf.student.calibration.calibrate import build
 from zscgan_tf.student.student import Student
+from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.training import workdir as workdirs
@@ -304,9 +307,15 @@ def make_deep_inversion_images(
     config = {'images_method': 'deep_inversion', **resolved.record()}
     student_teacher, distilled = student_teacher or teacher, None
     if resolved.compete_weight:
-        distilled = DistillationOptions.resolve(preset, student_options or {}, student_teacher)
+        # Optimized images have no generator to update.
+        given = {'update_generator': False, **(student_options or {})}
+        distilled = DistillationOptions.resolve(preset, given, student_teacher)
+        if distilled.update_generator:
+            raise UserError('update_generator=True: optimized images have no generator to update.')
         distilled = dataclasses.replace(distilled, steps=max(1, distilled.steps // 2))
         config |= {f'student_{name}': value for name, value in distilled.record().items()}
+        config['student_batch_size'] = batch_size
+        config['student_raw_pixels'] = takes_raw_pixels(student_teacher.model)
     workdirs.claim(workdir, workdirs.config_of(teacher, config, seed), keep)
     description = {'kind': 'deep_inversion', **config, 'seed': seed}
     path = pathlib.Path(workdir) / 'images.npz'
@@ -315,6 +324,7 @@ def make_deep_inversion_images(
         optimization = build_optimization(teacher, resolved, seed, labels)
         run = {'jit_compile': jit_compile, 'checkpoint_every': checkpoint_every}
         if distilled is not None:
+            build(student_teacher, distilled)  # what cannot be made is known before any image
             half = resolved.groups // 2
             inversion.optimize(
                 optimization, teacher, workdir, resolved, groups=half, name='deep_inversion', **run

@@ -13,7 +13,7 @@ from zscgan_tf.methods import adversarial, zscgan
 from zscgan_tf.methods.augmentation import augment, draw_integers, mix
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import COUNT, SEED, check
-from zscgan_tf.sources import Source
+from zscgan_tf.sources import Source, description_of
 from zscgan_tf.student.calibration.calibrate import (
     build,
     calibrate,
@@ -328,7 +328,7 @@ def _maker_of_updates(student, options):
 
 def _config(teacher, source, options, seed):
     """What the workdir belongs to: the options, and the images that they are used on."""
-    images = {f'source_{name}': value for name, value in source.description.items()}
+    images = {f'source_{name}': value for name, value in description_of(source).items()}
     images['batch_size'] = source.batch_size
     return workdirs.config_of(teacher, {**images, **options.record()}, seed)
 

@@ -230,10 +230,22 @@ def _rectified(layer, x, graph):
 def _convolved(layer, x):
     """A convolution without a batch norm, its inputs independent of each other."""
     kernel, bias = (np.float64(weight) for weight in layer.get_weights())
-    if negates(layer):
-        return Moments(bias - x.mean, x.variance, bias - x.high, bias - x.low, x.known)
     mean = sum_of_inputs(layer, kernel * per_input(layer, x.mean)) + bias
-    return gaussian(mean, sum_of_inputs(layer, kernel**2 * per_input(layer, x.variance)), x.known)
+    variance = sum_of_inputs(layer, kernel**2 * per_input(layer, x.variance))
+    if layer.trainable:
+        return gaussian(mean, variance, x.known)
+    # Constants: a rescaling, an average, a choice of channels. Ends stay where they were.
+    low, high = (per_input(layer, end) for end in (x.low, x.high))
+    above, below = np.maximum(kernel, 0), np.minimum(kernel, 0)
+    if isinstance(layer, layers.DepthwiseConv2D):  # neighbours are not independent
+        variance = sum_of_inputs(layer, kernel) ** 2 * np.repeat(x.variance, kernel.shape[-1])
+    return Moments(
+        mean,
+        variance,
+        sum_of_inputs(layer, above * low + below * high) + bias,
+        sum_of_inputs(layer, above * high + below * low) + bias,
+        x.known,
+    )
 
 
 def _leaky(x, slope):

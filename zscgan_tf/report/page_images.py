@@ -140,12 +140,13 @@ def differences(
         logits = teacher.logits(pixels).numpy()
         scores = tflite.scores(spec.to_inputs(pixels).numpy(), in_probabilities)
         if teacher.has_labels:
-            own, other, certainty = _label_answers(logits, scores, in_probabilities, names)
+            differs, own, other, certainty = _label_answers(logits, scores, in_probabilities, names)
         else:
             own, other = top_class(logits), top_class(scores)
             certainty = tf.nn.softmax(np.float64(logits)).numpy().max(axis=1)
+            differs = own != other  # two classes may have one name
             own, other = ([name_of(i, names) for i in part] for part in (own, other))
-        for number in np.flatnonzero([a != b for a, b in zip(own, other, strict=True)]):
+        for number in np.flatnonzero(differs):
             label = None
             if labels is not None and not teacher.has_labels:
                 label = name_of(int(labels[number]), names)
@@ -174,4 +175,4 @@ def _label_answers(logits, scores, in_probabilities, names):
         [f'{text}: {"yes" if yes else "no"}' for text, yes in zip(texts, part, strict=True)]
         for part in ((logits > 0)[rows, label], says_yes[rows, label])
     )
-    return own, other, certainty[rows, label]
+    return differs.any(axis=1), own, other, certainty[rows, label]

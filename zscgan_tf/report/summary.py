@@ -121,7 +121,8 @@ def _more_exact(result):
     if isinstance(options, DistillationOptions):
         return 'pass a larger --distillation_steps'
     if not isinstance(options, TfliteCalibrationOptions):
-        return 'pass --method=qat, which trains the student, or --activation_bits=16'
+        wide = '' if result.takes_raw_pixels else ', or --activation_bits=16'
+        return f'pass --method=qat, which trains the student{wide}'
     if options.activation_bits == 16 or result.fallback:
         return 'rebuild layers whose outputs have wide ranges'
     return 'pass --range_estimator=mse, which sets ranges more carefully'

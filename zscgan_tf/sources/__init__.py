@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from zscgan_tf.sources.batches import Batch, take, with_progress
 
-__all__ = ['Batch', 'Source', 'StoredSource', 'take', 'with_progress']
+__all__ = ['Batch', 'Source', 'StoredSource', 'description_of', 'take', 'with_progress']
 
 
 class Source(Protocol):
@@ -45,3 +45,8 @@ class StoredSource(Source, Protocol):
 
     def one_pass(self) -> Iterator[Batch]:
         """Every image once, in stored order; the last batch may be short."""
+
+
+def description_of(source: Source) -> dict[str, Any]:
+    """What a source says of its images; one of a user's own need not say it."""
+    return {'kind': type(source).__name__, **(getattr(source, 'description', None) or {})}

@@ -71,6 +71,8 @@ class CustomSource:
         self.batch_size = source.batch_size
         self.has_labels = bool(source.has_labels)
         self.num_classes = source.num_classes
+        if hasattr(source, 'image_count'):  # it begins again behind its last image
+            self.image_count = source.image_count
         first, second = itertools.islice(self.batches(), 2)
         again = next(self.batches(start=1))
         for one, other in zip(second, again, strict=True):
@@ -96,8 +98,7 @@ class CustomSource:
     def _describe(self, first):
         """JSON values that say which images these are."""
         description = getattr(self._source, 'description', None)
-        if not isinstance(description, dict):
-            description = {'kind': self._name}
+        description = {'kind': self._name, **(description if isinstance(description, dict) else {})}
         try:
             json.dumps(description)
         except (TypeError, ValueError) as error:

@@ -130,7 +130,7 @@ def write_npz(
         UserError: see `atomic_files.check_output`; more than a gibibyte; too few images.
     """
     path = os.fspath(path)
-    if not path.endswith('.npz'):
+    if not path.lower().endswith('.npz'):
         raise UserError(f'{path}: the name of this file must end in .npz.')
     check_output(path, overwrite)
     packed = io.BytesIO()

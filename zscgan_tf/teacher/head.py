@@ -102,7 +102,7 @@ def split_end(teacher: Teacher) -> tuple[tf_keras.Model, str | None]:
         raise UnsupportedError(
             f'{teacher.name} computes something behind its softmax or sigmoid, so no model ends in '
             f'its logits',
-            'pass the model without it, or pass --range_estimator=tflite without --method=qat and '
+            'pass the model without it, or pass --range_estimator=tflite with --method=ptq and '
             '--output_head=logits.',
         )
     model = teacher.model

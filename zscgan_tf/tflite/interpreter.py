@@ -94,11 +94,15 @@ class TfliteModel:
             in_probabilities: whether the file returns probabilities; None: as its end tells.
 
         Raises:
-            UserError: as `outputs`.
+            UserError: inputs of another shape. Of a larger batch of the file the last one is
+                filled up.
         """
         if in_probabilities is None:
             in_probabilities = self.ends_in_probabilities
-        outputs = self.outputs(inputs)
+        count = len(inputs)
+        missing = -count % (self._fixed_batch or 1)
+        filled = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
+        outputs = self.outputs(filled)[:count]
         if outputs.shape[1] > 1:
             return outputs
         rest = 1 - outputs if in_probabilities else np.zeros_like(outputs)

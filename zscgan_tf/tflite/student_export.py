@@ -31,7 +31,7 @@ def export(
         UserError: see `convert`, `audit.audit` and `levels.check_levels`.
     """
     data = convert(student, **options)
-    report = audit.audit(data, advice='or pass --range_estimator=tflite without --method=qat')
+    report = audit.audit(data, advice='or pass --range_estimator=tflite with --method=ptq')
     names = ('weight_bits', 'activation_bits', 'first_last_bits', 'activation_scope')
     widths = {name: getattr(student.options, name) for name in names}
     if student.options.student == 'folded':

@@ -3,9 +3,10 @@
 import collections.abc
 
 import numpy as np
+import tensorflow as tf
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import Source, take
+from zscgan_tf.sources import Source, description_of, take
 from zscgan_tf.sources.batches import check_pixels
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
@@ -102,8 +103,8 @@ def checked_batches(
         try:
             check_pixels(pixels, teacher.input_spec)
         except UserError as error:
-            raise UserError(f'{source.description["kind"]}: {error}') from error
-        yield pixels, labels
+            raise UserError(f'{description_of(source)["kind"]}: {error}') from error
+        yield tf.cast(pixels, tf.float32), labels
 
 
 def check_images(teacher: Teacher, source: Source, options: CalibrationOptions) -> None:
@@ -117,9 +118,18 @@ def check_images(teacher: Teacher, source: Source, options: CalibrationOptions) 
             f'the images have the shape {list(source.image_shape)}, but {teacher.name} takes '
             f'{list(teacher.input_spec.image_shape)}: pass images of its size.'
         )
+    check_enough(source, 'range_images', options.range_images)
+
+
+def check_enough(source: Source, option: str, wanted: int) -> None:
+    """Refuses a source of fewer images than an option asks for.
+
+    Raises:
+        UserError: with the option.
+    """
     count = getattr(source, 'image_count', None)
-    if count is not None and count < options.range_images:
+    if count is not None and count < wanted:
         raise UserError(
-            f'the source holds {count} images, fewer than the {options.range_images} that set the '
-            f'ranges: pass more images, or a smaller --range_images.'
+            f'the source holds {count} images, fewer than the {wanted} that set the ranges: pass '
+            f'more images, or a smaller --{option}.'
         )
