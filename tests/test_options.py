@@ -287,6 +287,8 @@ def test_options_of_the_generator_of_14():
     assert record['generator'] == 'dcgan' and record['unconditional'] is True
     assert not {'generator_scales', 'generator_channels', 'z_channels'} & record.keys()
     assert GeneratorOptions.from_record(record) == found
+    with pytest.raises(UserError, match="--steps='5' must be a whole number"):
+        GeneratorOptions.from_record({**record, 'steps': '5'})
     before = GeneratorOptions.resolve('small', {}, teacher(32))
     assert not {'generator', 'unconditional'} & before.record().keys()
     assert GeneratorOptions.from_record(before.record()) == before

@@ -223,13 +223,22 @@ class Options:
 
         Raises:
             KeyError: an option is missing.
+            UserError: a value is not legal.
         """
         values = {
             flag_of(field): field.metadata['before']
             for field in dataclasses.fields(cls)
             if field.metadata['before'] is not None
         } | record
-        return cls(**{field.name: values[flag_of(field)] for field in dataclasses.fields(cls)})
+        found = {field: values[flag_of(field)] for field in dataclasses.fields(cls)}
+        return cls(
+            **{
+                field.name: value
+                if value is None
+                else check(field.metadata['kind'], flag_of(field), value)
+                for field, value in found.items()
+            }
+        )
 
     @classmethod
     def names(cls) -> set[str]:

@@ -1,5 +1,6 @@
 """Every format gives the original's answers; what is no classifier is refused in one line."""
 
+import errno
 import json
 import os
 import pathlib
@@ -116,6 +117,31 @@ def test_hdf5_content_counts_not_the_name(tmp_path):
     model.save(tmp_path / 'model.h5')
     (tmp_path / 'model.h5').rename(tmp_path / 'model.keras')
     assert_loads_as(model, tmp_path / 'model.keras')
+
+
+def test_hdf5_content_of_keras3_counts_not_the_name(tmp_path):
+    model = classifier3()
+    model.save(tmp_path / 'model.h5')
+    (tmp_path / 'model.h5').rename(tmp_path / 'model.hdf')
+    assert_loads_as(model, tmp_path / 'model.hdf')
+
+
+def test_no_room_to_unpack(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    classifier().save(tmp_path / 'model.keras')
+    monkeypatch.setattr('shutil.copyfileobj', full)
+    refusal(tmp_path / 'model.keras', 'no room to unpack it in', 'TMPDIR')
+
+
+def test_one_unit_without_an_axis_of_classes():
+    unit = layers.Dense(1, activation='sigmoid')
+    model = functional(
+        lambda x: unit(pooled(layers.BatchNormalization()(layers.Conv2D(4, 3)(x))))[:, 0]
+    )
+    teacher = load_teacher(model, input_spec=PLAIN)
+    assert (teacher.head, teacher.num_classes) == ('sigmoid', 2)
 
 
 def test_subclassed_models_come_in_through_python(tmp_path, monkeypatch):
@@ -341,6 +367,13 @@ def test_the_json_beside_the_file(tmp_path):
         assert spec.std[0] == pytest.approx(1 / 255)
         spec = load_teacher(tmp_path / form, input_spec={'mean': [0.1, 0.2, 0.3]}).input_spec
         assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 1.0))
+        for wrong, words in (
+            ('{"preprocessing": ["tf"]}', '"preprocessing" must be a text'),
+            ('{"mean": 0.5, "std": 1, "bgr": "false"}', '"bgr" must be true or false'),
+            ('[' * 100_000, 'not a readable JSON input specification'),
+        ):
+            beside.write_text(wrong)
+            refusal(tmp_path / form, words, input_spec=None)
         beside.write_text('{"image_size": [8, 9]')
         refusal(tmp_path / form, beside.name, input_spec=None)
         beside.write_text('{"image_size": [8, 9], "preprocessing": "tf"}')

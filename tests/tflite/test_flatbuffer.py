@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 from tests.tflite.conftest import pixels
@@ -72,3 +73,14 @@ def test_ends_in_probabilities(teacher, int8_file):
         calibration.convert(tiny_teacher(head='sigmoid'), [pixels()], output_type='float32')
     )
     assert not ends(converted(teacher.logits_model))
+
+
+def test_integers_without_a_scale_are_refused():
+    """A float file whose images are bytes: nothing tells what they stand for."""
+    images = tf_keras.Input((8, 8, 3), batch_size=1, dtype='uint8')
+    x = tf_keras.layers.Dense(3)(
+        tf_keras.layers.Flatten()(tf_keras.backend.cast(images, 'float32'))
+    )
+    data = tf.lite.TFLiteConverter.from_keras_model(tf_keras.Model(images, x)).convert()
+    with pytest.raises(UserError, match='is uint8 without a scale'):
+        TfliteModel(data)

@@ -108,6 +108,15 @@ def rebuild(
     return values[id(model.output)]
 
 
+def call_again(node: object, inputs: list) -> object:
+    """What a node of a flat model gives for other input tensors, with its further arguments."""
+    new = dict(zip(map(id, node.keras_inputs), inputs, strict=True))
+    args, kwargs = tf.nest.map_structure(
+        lambda value: new.get(id(value), value), (tuple(node.call_args), node.call_kwargs)
+    )
+    return node.layer(*args, **kwargs)
+
+
 def call(layer: object, inputs: list) -> object:
     """What a layer gives for a list of its input tensors."""
     return layer(inputs if len(inputs) > 1 else inputs[0])

@@ -54,7 +54,7 @@ def split_head(
     """
     sides = model.output_shape[1:]
     classes = math.prod(sides)
-    if classes != max(sides):
+    if classes != max(sides, default=1):
         raise UserError(
             f'{name}: the output has the shape {model.output_shape}, but a classifier gives one '
             f'value a class: pass a model that ends in its classes.'

@@ -21,10 +21,13 @@ def read_fields(path: str | os.PathLike) -> dict[str, object]:
     """The fields of an input specification's JSON file; other keys are ignored.
 
     Raises:
-        UserError: the file is not a JSON object.
+        UserError: the file is not a JSON object, or a field has another type.
     """
     fields = _read(path)
-    return {name: fields[name] for name in FIELDS if name in fields}
+    for name, kind, words in (('preprocessing', str, 'a text'), ('bgr', bool, 'true or false')):
+        if not isinstance(fields.get(name), (kind, type(None))):
+            raise UserError(f'{path}: "{name}" must be {words}: correct it, or remove it.')
+    return {name: fields[name] for name in FIELDS if fields.get(name) is not None}
 
 
 def read_labels(path: str | os.PathLike) -> list[str] | None:
@@ -48,7 +51,7 @@ def _read(path):
     try:
         with open(path, encoding='utf-8') as file:
             fields = json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path}: not a readable JSON input specification ({error}).') from error
     if not isinstance(fields, dict):
         raise UserError(f'{path}: an input specification is a JSON object, not a list or value.')

@@ -88,9 +88,28 @@ def affine_of(layer: tf_keras.layers.Layer) -> tuple[np.ndarray, np.ndarray] | N
         return np.float64(layer.scale), np.float64(layer.offset)
     if not isinstance(layer, tf_keras.layers.Normalization):
         return None
-    mean, deviation = np.float64(layer.mean), np.sqrt(np.float64(layer.variance))
-    deviation = np.maximum(deviation, tf_keras.backend.epsilon())
+    mean, variance = normalization_moments(layer)
+    deviation = np.maximum(np.sqrt(variance), tf_keras.backend.epsilon())
     return (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+
+
+def normalization_moments(layer: object) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, variance) that a Normalization of either Keras uses, float64; both broadcast.
+
+    Those of a layer that computes in 16 bits are rounded; what they were rounded from is taken.
+    """
+    exact = (layer.input_mean, layer.input_variance)
+    if layer.input_mean is None:
+        exact = (layer.adapt_mean, layer.adapt_variance)
+    moments = []
+    for used, value in zip((layer.mean, layer.variance), exact, strict=True):
+        used = np.array(used)
+        whole = np.broadcast_to(np.float64(np.array(value)).ravel(), [used.size])
+        is_rounded = used.dtype.itemsize == 2
+        used = used.astype(np.float64)
+        whole = whole.reshape(used.shape)
+        moments.append(whole if is_rounded and np.allclose(whole, used, rtol=0.01) else used)
+    return tuple(moments)
 
 
 def by_channel(values: np.ndarray, channels: int) -> np.ndarray | None:

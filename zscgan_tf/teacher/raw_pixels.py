@@ -19,7 +19,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.graphs import call, leading_nodes, rebuild
+from zscgan_tf.teacher.graphs import call_again, leading_nodes, rebuild
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.layers import ConstantChannel, SelectChannels, affine_of, by_channel
 from zscgan_tf.teacher.teacher import Teacher
@@ -55,7 +55,7 @@ def raw_pixels(teacher: Teacher) -> Teacher:
     models = {}
     for name in ('model', 'logits_model'):
         model = getattr(teacher, name)
-        output = rebuild(model, values, lambda node, inputs: call(node.layer, inputs))
+        output = rebuild(model, values, call_again)
         models[name] = tf_keras.Model(images, output, name=model.name)
         models[name].trainable = False
     return dataclasses.replace(teacher, input_spec=spec, **models)

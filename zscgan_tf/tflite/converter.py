@@ -10,7 +10,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.quiet import hidden_output
-from zscgan_tf.teacher.graphs import call, rebuild
+from zscgan_tf.teacher.graphs import call_again, rebuild
 from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions
 
 MESSAGE_LENGTH = 400
@@ -42,9 +42,7 @@ def prepared(model: tf_keras.Model, name: str, batch: int = 0) -> tf_keras.Model
         name=model.input_names[0],
         dtype=model.input.dtype,
     )
-    outputs = rebuild(
-        model, {id(model.input): images}, lambda node, inputs: call(node.layer, inputs)
-    )
+    outputs = rebuild(model, {id(model.input): images}, call_again)
     return tf_keras.Model(images, outputs, name=name)
 
 

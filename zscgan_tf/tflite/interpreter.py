@@ -60,6 +60,12 @@ class TfliteModel:
         self._interpreter = _make_interpreter(content, self.name, self._threads)
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
+        for detail in (self._input, self._output):
+            if np.issubdtype(detail['dtype'], np.integer) and not detail['quantization'][0]:
+                raise UserError(
+                    f'{self.name}: its input or output is {np.dtype(detail["dtype"]).name} without '
+                    f'a scale, so nothing tells what its integers stand for: pass a quantized file.'
+                )
         self._batch = int(self._input['shape'][0])
         shape = [int(side) for side in self._input['shape_signature']]
         if len(shape) != 4 or min(shape[1:]) < 1:

@@ -63,7 +63,9 @@ def replica_slice(tensor: tf.Tensor, replicas: tf.distribute.ReplicaContext) -> 
     """This replica's part of a tensor that was drawn for the global batch."""
     share = tensor.shape[0] // replicas.num_replicas_in_sync
     start = replicas.replica_id_in_sync_group * share
-    return tensor[start : start + share]
+    # Of a static size, though a TPU tells the replica's number only when it runs.
+    begin = [start, *[0] * (tensor.shape.rank - 1)]
+    return tf.slice(tensor, begin, [share, *tensor.shape[1:]])
 
 
 def fold_seed(seed: int, index: tf.Tensor | int, stream: int) -> tf.Tensor:

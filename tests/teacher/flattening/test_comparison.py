@@ -79,6 +79,28 @@ def test_originals_in_16_bits_are_compared_as_closely(library, policy):
         comparison.check_same(model, teacher.model, SPEC, 'net')
 
 
+@pytest.mark.parametrize('library', [tf_keras, keras], ids=['tf_keras', 'keras'])
+def test_a_normalization_in_16_bits_keeps_its_digits(library):
+    pixels = np.random.default_rng(0).uniform(size=(50, 8, 8, 3)).astype(np.float32)
+    library.mixed_precision.set_global_policy('mixed_bfloat16')
+    try:
+        normalization = library.layers.Normalization()
+        normalization.adapt(pixels)
+        images = library.Input((8, 8, 3))
+        x = library.layers.BatchNormalization()(library.layers.Conv2D(4, 3)(normalization(images)))
+        x = library.layers.Dense(5, dtype='float32')(library.layers.GlobalMaxPooling2D()(x))
+        model = library.Model(images, x)
+    finally:
+        library.mixed_precision.set_global_policy('float32')
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    first = teacher.model.layers[1]
+    found = tf_keras.Model(teacher.model.input, first.output)(np.ones((1, 8, 8, 3), 'f')).numpy()
+    moments = (normalization.adapt_mean, normalization.adapt_variance)
+    mean, variance = (np.float64(np.array(value)).ravel() for value in moments)
+    expected = (1 - mean) / np.sqrt(variance)
+    np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-5)
+
+
 def test_what_has_no_float32_copy_is_compared_less_closely():
     class Net(tf_keras.Model):
         def __init__(self):

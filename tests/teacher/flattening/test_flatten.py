@@ -317,6 +317,9 @@ class PythonBranch(layers.Layer):
         (lambda x: RawTransposition(name='mine')(x), ['raw_model', 'conv2d_transpose', 'mine']),
         (lambda x: PythonBranch(name='branch')(x), ["'branch'", 'PythonBranch', 'followed']),
         (lambda x: layers.Dropout(0.5, name='mc')(x, training=True), ["'mc'", 'training=True']),
+        (lambda x: layers.BatchNormalization(name='b')(x, True), ["'b'", 'training=True']),
+        (lambda x: tf.reshape(x, [tf.shape(x)[0] * 4, 4, 4, 3]), ['with these arguments']),
+        (lambda x: tf.clip_by_value(x, [0.0] * 3, [1.0] * 3), ['with these arguments']),
         (lambda x: layers.BatchNormalization(axis=1, name='nchw')(x), ["'nchw'", 'channels first']),
         (
             lambda x: layers.MaxPooling2D(data_format='channels_first', name='pool')(x),

@@ -94,6 +94,15 @@ CONFIGURATIONS = {
     'function that switches checks off': _activation(
         'keras.config', 'enable_unsafe_deserialization'
     ),
+    'activation that is a huge layer': _activation(
+        'builtins',
+        {
+            'module': 'keras.layers',
+            'class_name': 'Dense',
+            'config': {'units': 2_000_000},
+            'build_config': {'input_shape': [None, 2_000]},
+        },
+    ),
     'layer that is a switch': _in_place_of_a_layer(
         lambda path, secret: _function('keras.config', 'enable_unsafe_deserialization')
     ),

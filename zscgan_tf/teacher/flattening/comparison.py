@@ -134,6 +134,9 @@ def _in_float32(model):
         with library.utils.custom_object_scope(own):
             copy = type(model).from_config(_without_half(model.get_config()))
         copy.set_weights([np.float32(weight) for weight in model.get_weights()])
+        for layer in copy._flatten_layers():
+            if hasattr(layer, 'finalize_state'):  # a Normalization keeps what its weights give
+                layer.finalize_state()
     # What user's classes raise that cannot be made of a configuration.
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
         return None

@@ -126,6 +126,7 @@ class Flattener:
 
     def apply(self, layer: tf_keras.layers.Layer, args: tuple, kwargs: dict, path: str) -> object:
         """The values that a layer of the original graph gives for values."""
+        args, kwargs = _with_training_by_name(layer, args, kwargs)
         if kwargs.get('training') is True:
             raise UserError(
                 f"{self.model_name}: layer '{layer.name}' is called with training=True, so its "
@@ -246,6 +247,19 @@ class Flattener:
                 f"{self.model_name}: layer '{layer.name}' takes the channels first: rebuild the "
                 f'model with channels last (NHWC) and copy the weights.'
             )
+
+
+def _with_training_by_name(layer, args, kwargs):
+    """The arguments of a call, `training` among the named ones wherever it was passed."""
+    try:
+        names = list(inspect.signature(layer.call).parameters)[: len(args)]
+    except (TypeError, ValueError):  # a function without a signature
+        return args, kwargs
+    if 'training' not in names:
+        return args, kwargs
+    place = names.index('training')
+    named = dict(zip(names[place:], args[place:], strict=False))
+    return args[:place], {**named, **kwargs}
 
 
 def _fresh(layer, name, linear):

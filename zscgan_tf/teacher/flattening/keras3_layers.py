@@ -14,6 +14,7 @@ from zscgan_tf.teacher.flattening.arithmetic import add, multiply
 from zscgan_tf.teacher.flattening.keras3_ops import OPERATIONS
 from zscgan_tf.teacher.flattening.operations import constant
 from zscgan_tf.teacher.layer_types import LAYER_TYPES
+from zscgan_tf.teacher.layers import normalization_moments
 
 # Activations of one formula in both: Keras 3's name and that of tf_keras.
 SAME_FORMULA = {'silu': 'swish'} | {
@@ -162,7 +163,7 @@ def _rescaling(at, x):
 
 def _normalization(at, x):
     # The constants that the layer really uses: those of its last adapt() or of its configuration.
-    mean, variance = (np.float32(constant(v)) for v in (at.layer.mean, at.layer.variance))
+    mean, variance = map(np.float32, normalization_moments(at.layer))
     scale = np.maximum(np.sqrt(variance), np.float32(1e-7))
     scale, offset = (scale, mean) if at.layer.invert else (1 / scale, -mean * (1 / scale))
     return add(at, multiply(at, x, scale), offset)

@@ -6,11 +6,11 @@ in the graph where it is.
 
 import inspect
 
-import numpy as np
 import tf_keras
 
 from zscgan_tf.teacher.flattening import arithmetic, shapes
 from zscgan_tf.teacher.flattening.arithmetic import Place, Value
+from zscgan_tf.teacher.layers import affine_of
 
 _OPERATION_CLASSES = """
     ClassMethod InstanceMethod InstanceProperty SlicingOpLambda TFOpLambda TensorFlowOpLayer
@@ -43,7 +43,11 @@ def apply(
         inspect.signature(handler).bind(at, *args, **kwargs)
     except TypeError:
         at.refuse(f'tf.{symbol} with these arguments')
-    return handler(at, *args, **kwargs)
+    try:
+        return handler(at, *args, **kwargs)
+    # Such as arithmetic on an open side.
+    except (AttributeError, IndexError, TypeError, ValueError):
+        at.refuse(f'tf.{symbol} with these arguments')
 
 
 def layer_as_operation(
@@ -55,10 +59,8 @@ def layer_as_operation(
     if type(layer) is layers.Rescaling:
         return arithmetic.affine(at, args[0], layer.scale, layer.offset)
     if type(layer) is layers.Normalization and layer.axis in ((-1,), (3,), ()):
-        scale = 1 / np.maximum(np.sqrt(constant(layer.variance)), 1e-7)
-        if layer.invert:
-            return arithmetic.affine(at, args[0], 1 / scale, constant(layer.mean))
-        return arithmetic.affine(at, args[0], scale, -constant(layer.mean) * scale)
+        scale, offset = affine_of(layer)
+        return arithmetic.affine(at, args[0], scale, offset)
     if type(layer) is layers.ReLU and arithmetic.is_relu6(layer):
         return arithmetic.relu6(at, args[0])
     if type(layer) is layers.Multiply and len(args[0]) == 2:

@@ -203,6 +203,8 @@ def _is_layer(name):
 
 def _is_function(name, keras3):
     """Whether Keras has an activation, loss or metric of that name."""
+    if not isinstance(name, str):  # Keras would deserialize what it describes
+        return False
     library = tf_keras
     if keras3:
         import keras as library

@@ -5,6 +5,7 @@ file may allocate (`sizes`) or read (`hdf5`). Files that Keras 3 wrote are read 
 others with tf_keras.
 """
 
+import errno
 import json
 import math
 import pathlib
@@ -56,13 +57,24 @@ def load_file(path: pathlib.Path, allow_code: bool = False) -> 'tf_keras.Model |
         raise UserError(
             f'{path}: its configuration is nested too deeply for a model: do not trust this file.'
         ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise _unreadable(path, error) from error
+        raise UserError(
+            f'{path}: there is no room to unpack it in {tempfile.gettempdir()}: free some space, '
+            f'or set TMPDIR to another folder.'
+        ) from error
     # Whatever a file's bytes make of h5py, zipfile, TensorFlow and Keras.
     except Exception as error:
-        raise UserError(
-            f'{path} cannot be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
-        ) from error
+        raise _unreadable(path, error) from error
     check_outputs(model, path)
     return model
+
+
+def _unreadable(path, error):
+    return UserError(
+        f'{path} cannot be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
+    )
 
 
 def _load(path, allow_code):
@@ -100,7 +112,10 @@ def _load_hdf5(path, allow_code):
     check_configuration(config, path, allow_code, keras3)
     with bounded_weights(size, path):
         if keras3:
-            return _load_keras3(path, allow_code)
+            with tempfile.TemporaryDirectory(prefix='zscgan_') as folder:
+                named = pathlib.Path(folder) / 'model.h5'  # Keras 3 goes by the name
+                named.symlink_to(path.resolve())
+                return _load_keras3(named, allow_code)
         with h5py.File(path, 'r') as file:
             return tf_keras.models.load_model(file, compile=False)
 
