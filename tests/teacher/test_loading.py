@@ -1,10 +1,7 @@
 """Every format gives the original's answers; what is no classifier is refused in one line."""
 
 import errno
-import json
-import os
 import pathlib
-import subprocess
 import sys
 
 import keras
@@ -14,73 +11,20 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
-from zscgan_tf.errors import UserError
+from tests.teacher.classifiers import (
+    PLAIN,
+    assert_loads_as,
+    classifier,
+    classifier3,
+    functional,
+    images,
+    pooled,
+    refusal,
+)
 from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers
-PLAIN = {'preprocessing': 'tf'}
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def classifier(kind='functional', classes=4, **options):
-    """A tiny classifier with an op layer, a nested model and random weights."""
-    if kind == 'sequential':
-        model = tf_keras.Sequential(
-            [
-                layers.Conv2D(4, 3, input_shape=(8, 8, 3)),
-                layers.BatchNormalization(),
-                layers.ReLU(),
-                layers.GlobalAveragePooling2D(),
-                layers.Dense(classes, **options),
-            ]
-        )
-        return randomize(model)
-    x = images = tf_keras.Input((8, 8, 3))
-    x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding='same')(x))
-    x = x + layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding='same')(x))
-    if kind == 'nested':
-        y = inner_images = tf_keras.Input((8, 8, 4))
-        block = tf_keras.Sequential([layers.Conv2D(4, 1), layers.BatchNormalization()])
-        inner = tf_keras.Model(inner_images, tf.nn.relu(block(y)) + y)
-        x = inner(inner(x))
-    x = layers.GlobalAveragePooling2D()(tf.nn.relu(x))
-    return randomize(tf_keras.Model(images, layers.Dense(classes, **options)(x)))
-
-
-def classifier3(classes=4, before_the_head=None, **options):
-    """The same with Keras 3."""
-    x = images = keras.Input((8, 8, 3))
-    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(x))
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-    if before_the_head is not None:
-        x = before_the_head(x)
-    model = keras.Model(images, keras.layers.Dense(classes, **options)(x))
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.uniform(0.2, 0.9, w.shape) for w in model.get_weights()])
-    return model
-
-
-def images(count=3, shape=(8, 8, 3)):
-    return np.random.default_rng(2).uniform(-1, 1, (count, *shape)).astype(np.float32)
-
-
-def assert_loads_as(model, source, **options):
-    """Loads a source; its answers must be the model's."""
-    teacher = load_teacher(source, input_spec=PLAIN, **options)
-    expected = np.asarray(model(images(), training=False))
-    found = teacher.model(images()).numpy()
-    assert np.abs(found - expected).max() <= 1e-5 * expected.std()
-    return teacher
-
-
-def refusal(source, *words, **options):
-    """The message with which a source is refused: one line that has the words in it."""
-    with pytest.raises(UserError) as error:
-        load_teacher(source, **{'input_spec': PLAIN, **options})
-    message = str(error.value)
-    assert '\n' not in message, message
-    assert all(word in message for word in words), message
-    return message
 
 
 # Formats
@@ -191,15 +135,6 @@ def test_an_unbuilt_model_is_refused():
 # What is no classifier that can be quantized
 
 
-def functional(body, shape=(8, 8, 3), name='net'):
-    x = tf_keras.Input(shape)
-    return randomize(tf_keras.Model(x, body(x), name=name))
-
-
-def pooled(x, classes=4):
-    return layers.Dense(classes)(layers.GlobalAveragePooling2D()(x))
-
-
 def test_refusals():
     norm = layers.BatchNormalization
     refusal(functional(pooled), 'net has no batch normalization')
@@ -297,104 +232,6 @@ def test_keras3_models_with_open_image_size_and_subclassed():
     refusal(model, 'no weights yet')
     model(np.zeros((2, 8, 8, 3), np.float32))
     assert_loads_as(model, model)
-
-
-# Fingerprints
-
-
-def test_fingerprints(tmp_path):
-    model = classifier(kind='nested')
-    model.save(tmp_path / 'model.h5')
-    first, second = (
-        load_teacher(tmp_path / 'model.h5', input_spec=PLAIN).fingerprint for _ in range(2)
-    )
-    assert first == second
-    assert len(first) == 64
-    norm = [x for x in model.layers if isinstance(x, layers.BatchNormalization)][0]
-    norm.beta.assign_add([0, 0, 1e-6, 0])
-    assert load_teacher(model, input_spec=PLAIN).fingerprint != first
-    # Another structure, the same weights.
-    plain = functional(lambda x: pooled(layers.ReLU()(layers.BatchNormalization()(x))))
-    other = functional(lambda x: pooled(layers.ReLU(6.0)(layers.BatchNormalization()(x))))
-    other.set_weights(plain.get_weights())
-    prints = {load_teacher(m, input_spec=PLAIN).fingerprint for m in (plain, other)}
-    assert len(prints) == 2
-
-
-def test_fingerprints_do_not_depend_on_the_process(tmp_path):
-    code = (
-        'import tf_keras\n'
-        '{before}\n'
-        'from tests.teacher.test_loading import PLAIN, classifier\n'
-        'from zscgan_tf.teacher.loading import load_teacher\n'
-        "print(load_teacher(classifier('nested'), input_spec=PLAIN).fingerprint)\n"
-    )
-    found = {load_teacher(classifier('nested'), input_spec=PLAIN).fingerprint}
-    before = 'tf_keras.Sequential([tf_keras.layers.Conv2D(1, 1)] * 3)'
-    run = subprocess.run(
-        [sys.executable, '-c', code.format(before=before)],
-        cwd=ROOT,
-        env={**os.environ, 'PYTHONHASHSEED': '7'},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    found.add(run.stdout.split()[-1])
-    assert len(found) == 1
-
-
-# The JSON beside the file
-
-
-def test_unknown_fields_and_images_that_are_too_small_are_refused():
-    norm = layers.BatchNormalization
-    model = functional(lambda x: pooled(norm()(layers.Conv2D(4, 3)(x))), (None, None, 3))
-    with pytest.raises(UserError, match='unknown field BGR of an input specification'):
-        load_teacher(model, input_spec={'preprocessing': 'tf', 'BGR': True, 'image_size': [8, 8]})
-    with pytest.raises(UserError, match='cannot take images of 2x2 .* another --image_size'):
-        load_teacher(model, input_spec={'preprocessing': 'tf', 'image_size': [2, 2]})
-
-
-def test_the_json_beside_the_file(tmp_path):
-    for form in ('a.h5', 'folder'):
-        classifier().save(tmp_path / form)
-        beside = tmp_path / f'{form.split(".")[0]}.json'
-        beside.write_text(json.dumps({'image_size': [8, 8], 'mean': 0.25, 'std': [0.5, 0.5, 1]}))
-        spec = load_teacher(tmp_path / form).input_spec
-        assert spec.mean == (0.25, 0.25, 0.25)
-        assert spec.std == (0.5, 0.5, 1.0)
-        spec = load_teacher(tmp_path / form, input_spec={'preprocessing': 'raw'}).input_spec
-        assert spec.std[0] == pytest.approx(1 / 255)
-        spec = load_teacher(tmp_path / form, input_spec={'mean': [0.1, 0.2, 0.3]}).input_spec
-        assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 1.0))
-        for wrong, words in (
-            ('{"preprocessing": ["tf"]}', '"preprocessing" must be a text'),
-            ('{"mean": 0.5, "std": 1, "bgr": "false"}', '"bgr" must be true or false'),
-            ('[' * 100_000, 'not a readable JSON input specification'),
-        ):
-            beside.write_text(wrong)
-            refusal(tmp_path / form, words, input_spec=None)
-        beside.write_text('{"image_size": [8, 9]')
-        refusal(tmp_path / form, beside.name, input_spec=None)
-        beside.write_text('{"image_size": [8, 9], "preprocessing": "tf"}')
-        refusal(tmp_path / form, '8x8x3', '8x9', input_spec=None)
-
-
-def test_names_of_classes_in_the_json_beside_the_file(tmp_path):
-    model = classifier()
-    model.save(tmp_path / 'a.h5')
-    fields = {'image_size': [8, 8], 'preprocessing': 'tf'}
-    beside, classes = tmp_path / 'a.json', model.output_shape[1]
-    names = [f'<b>{number}' for number in range(classes)]
-    for labels, expected in ((names, tuple(names)), (None, None)):
-        beside.write_text(json.dumps({**fields, 'labels': labels}))
-        assert load_teacher(tmp_path / 'a.h5').class_names == expected
-    for labels in ('cat', [1, 2], {'0': 'cat'}, [None] * classes):
-        beside.write_text(json.dumps({**fields, 'labels': labels}))
-        refusal(tmp_path / 'a.h5', 'a.json', '"labels" must be a list of texts', input_spec=None)
-    beside.write_text(json.dumps({**fields, 'labels': names[:-1]}))
-    counts = f'has {classes} classes', f'are {classes - 1}'
-    refusal(tmp_path / 'a.h5', *counts, input_spec=None)
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 import tf_keras
 from tf_keras.protobuf import saved_metadata_pb2
 
+from tests.teacher.classifiers import images, refusal
 from tests.teacher.reading import hostile
-from tests.teacher.test_loading import images, refusal
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.loading import load_teacher
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tf_keras
 
+from tests.teacher.classifiers import refusal
 from tests.teacher.reading.test_unsafe_files import rewritten
-from tests.teacher.test_loading import refusal
 from zscgan_tf.teacher.reading.inputs import check_takes_images
 
 

@@ -13,7 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tf_keras.protobuf import saved_metadata_pb2
 
 from tests.conftest import randomize
-from tests.teacher.test_loading import assert_loads_as, classifier, classifier3, refusal
+from tests.teacher.classifiers import assert_loads_as, classifier, classifier3, refusal
 
 layers = tf_keras.layers
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
-from tests.teacher.test_loading import (
+from tests.teacher.classifiers import (
     PLAIN,
     assert_loads_as,
     classifier,
