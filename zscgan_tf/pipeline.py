@@ -347,14 +347,9 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
     seen = None
     if not fresh and not real:
         seen = _agreement(tflite, teacher, source, 0, min(check_images, source.image_count))
-    kind = source_kind(source)
+    kind = description_of(source)['kind']
     measured = {'fresh': fresh, 'seen': seen, 'real': real, 'source_kind': kind}
     return measured | _of_file(teacher, tflite)
-
-
-def source_kind(source: Source) -> str:
-    """What a source calls itself, such as 'zscgan' or 'files'."""
-    return description_of(source)['kind']
 
 
 def _of_file(teacher, tflite):

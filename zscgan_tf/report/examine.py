@@ -4,9 +4,9 @@ import os
 
 from zscgan_tf import evaluation
 from zscgan_tf.atomic_files import PathLike
-from zscgan_tf.pipeline import Quantized, source_kind
+from zscgan_tf.pipeline import Quantized
 from zscgan_tf.report.page_images import images_to_look_at
-from zscgan_tf.sources import Source, StoredSource, take
+from zscgan_tf.sources import Source, StoredSource, description_of, take
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
 
@@ -47,5 +47,5 @@ def examine(
         real=found,
         **evaluation.sizes(teacher, tflite),
         latency_ms=evaluation.latency(tflite),
-        source_kind=source and source_kind(source),
+        source_kind=source and description_of(source)['kind'],
     )

@@ -30,8 +30,6 @@ from zscgan_tf.sources import Source, StoredSource
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.teacher import Teacher
-from zscgan_tf.tflite.counterparts import is_equalized
-from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.layer_errors import LayerErrors, layer_errors
 from zscgan_tf.training import workdir as workdirs
 
@@ -101,9 +99,8 @@ def write_page(
         result = examine(teacher, result, None if source is real else source, real)
     data = pathlib.Path(result.output).read_bytes()
     pixels = page_images.sample(source, LAYER_IMAGES)
-    errors = None
-    if result.twin or not is_equalized(read_model(data)):
-        errors = layer_errors(data, teacher, pixels, result.twin)
+    errors = layer_errors(data, teacher, pixels, result.twin)
+    if errors:
         _check_same_teacher(teacher, result, errors)
     tflite, made = TfliteModel(result.output), made_with()
     values = {

@@ -107,8 +107,9 @@ class TfliteModel:
             in_probabilities = self.ends_in_probabilities
         count = len(inputs)
         missing = -count % (self._fixed_batch or 1)
-        filled = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
-        outputs = self.outputs(filled)[:count]
+        if missing:
+            inputs = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
+        outputs = self.outputs(inputs)[:count]
         if outputs.shape[1] > 1:
             return outputs
         rest = 1 - outputs if in_probabilities else np.zeros_like(outputs)

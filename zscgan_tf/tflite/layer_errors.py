@@ -25,7 +25,7 @@ from zscgan_tf.quiet import hidden_output
 from zscgan_tf.sources.batches import check_pixels
 from zscgan_tf.teacher.raw_pixels import raw_pixels, takes_raw_pixels
 from zscgan_tf.teacher.teacher import Teacher
-from zscgan_tf.tflite.counterparts import INPUT, MOVING_OPS, counterparts
+from zscgan_tf.tflite.counterparts import INPUT, MOVING_OPS, counterparts, is_equalized
 from zscgan_tf.tflite.flatbuffer import (
     KERNEL_OPS,
     channel_axis,
@@ -94,7 +94,7 @@ def layer_errors(
     teacher: Teacher,
     pixels: np.ndarray,
     twin: tf_keras.Model | None = None,
-) -> LayerErrors:
+) -> LayerErrors | None:
     """Compares every layer of a file with the float model.
 
     Args:
@@ -105,8 +105,9 @@ def layer_errors(
             teacher's.
 
     Returns:
-        `LayerErrors`. Left out are layers that only move values, such as a reshape, and layers
-        without a counterpart, such as a batch norm that became a part of a convolution.
+        `LayerErrors`; None of an equalized file without its twin. Left out are layers that only
+        move values, such as a reshape, and layers without a counterpart, such as a batch norm that
+        became a part of a convolution.
 
     Raises:
         UserError: not a TFLite model, images that the teacher does not take, or a file of another
@@ -123,6 +124,8 @@ def layer_errors(
     if tflite.zero_pixel is not None and not takes_raw_pixels(teacher.model):
         teacher = raw_pixels(teacher)
     model = read_model(model_bytes)
+    if twin is None and is_equalized(model):
+        return None
     found = counterparts(model, teacher, twin)
     if len(found.names) < 3:  # no more than its ends
         raise UserError(

@@ -63,7 +63,7 @@ class Checkpoints:
             )
         return 0
 
-    def state(self) -> str:
+    def what_stays(self) -> str:
         """What a message adds of earlier checkpoints: nothing where there is none."""
         return '; the last checkpoint is whole' if self._paths() else ''
 
@@ -87,7 +87,7 @@ class Checkpoints:
                 if variable.dtype.is_floating and not np.all(np.isfinite(variable.numpy())):
                     raise UserError(
                         f'{variable.name} of the {name} is not finite after step '
-                        f'{done}{self.state()}. Try a lower learning rate in another folder.'
+                        f'{done}{self.what_stays()}. Try a lower learning rate in another folder.'
                     )
         self._step.assign(done)
         try:
@@ -95,6 +95,6 @@ class Checkpoints:
         except tf.errors.OpError as error:
             raise UserError(
                 f'{self._folder}: the checkpoint could not be written '
-                f'({error.message.splitlines()[0]}){self.state()}. Free some space and run the '
-                f'same command again.'
+                f'({error.message.splitlines()[0]}){self.what_stays()}. Free some space and run '
+                f'the same command again.'
             ) from error

@@ -290,7 +290,7 @@ def _check_finite(history, done, name, checkpoints, advice):
         if bad.size:
             raise UserError(
                 f'{name} stopped: {key} is {values[bad[0]]} at step '
-                f'{done + int(bad[0]) + 1}{checkpoints.state()}. Try {advice}.'
+                f'{done + int(bad[0]) + 1}{checkpoints.what_stays()}. Try {advice}.'
             )
 
 
