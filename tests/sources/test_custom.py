@@ -138,3 +138,11 @@ def test_code_runs_only_where_it_is_allowed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match='harmful:f is Python code; pass --allow_code'):
         custom_source('harmful:f', tiny_teacher())
+
+
+def test_a_module_that_leaves_at_its_import_ends_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / 'leaving_module.py').write_text('raise SystemExit(9)')
+    monkeypatch.syspath_prepend(tmp_path)
+    words = r'the import of leaving_module failed \(SystemExit: 9\)'
+    with pytest.raises(UserError, match=words):
+        custom_source('leaving_module:f', tiny_teacher(), allow_code=True)

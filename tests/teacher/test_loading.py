@@ -111,6 +111,9 @@ def build():
 
 def not_a_model():
     return 3
+
+def broken():
+    return 1 / 0
 """
     (tmp_path / 'their_model.py').write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -122,6 +125,7 @@ def not_a_model():
     assert_loads_as(model, model)
     refusal('their_model:missing', 'no function missing', allow_code=True)
     refusal('their_model:not_a_model', 'returned a int', allow_code=True)
+    refusal('their_model:broken', 'failed (ZeroDivisionError: division by zero)', allow_code=True)
     refusal('no_such_package:build', 'no_such_package', allow_code=True)
     # A file of such a model names a class that is not Keras'.
     sys.modules['their_model'].build().save(tmp_path / 'saved')

@@ -134,19 +134,25 @@ def workdir(default_of: str | None = None) -> 'NamedFolder':
     """
     from zscgan_tf.training.workdir import NamedFolder
 
+    path = workdir_path(default_of)
     if FLAGS.workdir:
-        path = FLAGS.workdir.replace('{seed}', str(FLAGS.seed))
         return NamedFolder(path, f'--workdir={path}', 'another --workdir')
-    if default_of is None:
-        raise UserError('--workdir is missing: pass the folder of the run.')
-    path = default_workdir(default_of)
     name = f'{path}, the default for --output={default_of},'
     return NamedFolder(path, name, 'another --output or --workdir')
 
 
-def default_workdir(output: str) -> str:
-    """The path of the workdir that no flag names, of this output."""
-    return f'{os.path.splitext(output)[0]}.workdir'
+def workdir_path(default_of: str | None = None) -> str:
+    """The path of `workdir`; see there."""
+    if FLAGS.workdir:
+        return with_seed(FLAGS.workdir)
+    if default_of is None:
+        raise UserError('--workdir is missing: pass the folder of the run.')
+    return f'{os.path.splitext(default_of)[0]}.workdir'
+
+
+def with_seed(path: str) -> str:
+    """A path of the flags with the seed in place of "{seed}"."""
+    return path.replace('{seed}', str(FLAGS.seed))
 
 
 def define_raw_pixels_flag() -> None:
@@ -277,7 +283,7 @@ def student_folder(folder: 'NamedFolder', student_options: StudentOptions) -> 'N
     from zscgan_tf.training.workdir import NamedFolder
 
     if FLAGS.student_workdir:
-        path = FLAGS.student_workdir.replace('{seed}', str(FLAGS.seed))
+        path = with_seed(FLAGS.student_workdir)
         return NamedFolder(path, f'--student_workdir={path}', 'another --student_workdir')
     name = f'student_w{student_options.weight_bits}a{student_options.activation_bits}'
     name = 'student_tfmot' if student_options.student == 'tfmot' else name

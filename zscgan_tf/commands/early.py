@@ -44,9 +44,7 @@ def check_workdir(holds_run: bool = False) -> None:
     Args:
         holds_run: whether a run has to be in it already.
     """
-    if not FLAGS.workdir:
-        raise UserError('--workdir is missing: pass the folder of the run.')
-    folder = FLAGS.workdir.replace('{seed}', str(FLAGS.seed))
+    folder = common_flags.workdir_path()
     if holds_run and not os.path.exists(os.path.join(folder, 'config.json')):
         raise UserError(
             f'--workdir={folder} holds no run (no config.json): train a generator there first.'

@@ -189,7 +189,7 @@ def _shared_results_of_dfq(quantized, teacher, passed):
 
 
 def _output():
-    return FLAGS.output.replace('{seed}', str(FLAGS.seed))
+    return common_flags.with_seed(FLAGS.output)
 
 
 def _page_path(output):
@@ -357,8 +357,7 @@ def _check_outputs():
     page = _page_path(output) if _writes_page() else None
     workdir = None
     if image_sources.has_workdir() or FLAGS.method == 'qat':
-        workdir = FLAGS.workdir or common_flags.default_workdir(output)
-        workdir = workdir.replace('{seed}', str(FLAGS.seed))
+        workdir = common_flags.workdir_path(default_of=output)
     common_flags.check_distinct(
         output=output, result_json=FLAGS.result_json, page=page, workdir=workdir
     )
@@ -370,7 +369,7 @@ def _check_outputs():
     if FLAGS.workdir:
         early.check_workdir()
     if FLAGS.student_workdir:
-        early.check_folder('student_workdir', FLAGS.student_workdir)
+        early.check_folder('student_workdir', common_flags.with_seed(FLAGS.student_workdir))
 
 
 run = functools.partial(

@@ -12,7 +12,7 @@ import numpy as np
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources.batches import Batch, check_pixels
 from zscgan_tf.teacher.teacher import Teacher
-from zscgan_tf.user_code import import_function
+from zscgan_tf.user_code import import_function, one_line_errors
 
 _ATTRIBUTES = ('image_shape', 'batch_size', 'has_labels', 'num_classes', 'batches')
 _MISSING = object()
@@ -34,7 +34,7 @@ def custom_source(
         UserError: code is not allowed, there is no such function, it fails, or see `CustomSource`.
     """
     function = import_function(name, allow_code)
-    with _Explained(name):
+    with one_line_errors(name):
         takes_seed = 'seed' in inspect.signature(function).parameters
         source = function(teacher, **({'seed': seed} if takes_seed else {}))
         return CustomSource(name, source, teacher)
@@ -86,7 +86,7 @@ class CustomSource:
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """See `Source.batches`; images are checked batch by batch."""
         made = 0
-        with _Explained(self._name):
+        with one_line_errors(self._name):
             for batch in self._source.batches(start=start):
                 yield self._checked(batch)
                 made += 1
@@ -150,18 +150,3 @@ class CustomSource:
                 f'{name}: labels are to be whole numbers from 0 to {classes - 1}, one an image.'
             )
         return pixels, labels.astype(np.int32)
-
-
-class _Explained:
-    """Turns whatever the user's code raises, an exit too, into a `UserError` of one line."""
-
-    def __init__(self, name):
-        self._name = name
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, (Exception, SystemExit)) and not isinstance(error, UserError):
-            reason = ' '.join(str(error).split())[:200]
-            raise UserError(f'{self._name} failed ({kind.__name__}: {reason}).') from error

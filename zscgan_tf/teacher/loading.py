@@ -33,7 +33,7 @@ from zscgan_tf.teacher.reading.files import load_file
 from zscgan_tf.teacher.reading.inputs import only_image_shape
 from zscgan_tf.teacher.tap import batch_norm_inputs, is_batch_norm
 from zscgan_tf.teacher.teacher import Teacher
-from zscgan_tf.user_code import import_function, is_function_name
+from zscgan_tf.user_code import import_function, is_function_name, one_line_errors
 
 if TYPE_CHECKING:
     import keras
@@ -138,7 +138,9 @@ def _open(source, allow_code):
 
 def _call(source, allow_code):
     """The model that the function `package.module:function` returns."""
-    model = import_function(source, allow_code)()
+    function = import_function(source, allow_code)
+    with one_line_errors(source):
+        model = function()
     if not _is_model(model):
         raise UserError(
             f'{source} returned a {type(model).__name__}: it must return a tf_keras or Keras 3 '
