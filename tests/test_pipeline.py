@@ -42,6 +42,20 @@ def test_the_default_is_the_student(tmp_path):
     assert "ranges       TFLite's own calibration, 32 images" in summary(teacher, other)
 
 
+def test_too_few_images_are_refused(tmp_path):
+    """By both ways of setting ranges: an image that is read again tells nothing new."""
+    teacher = tiny_teacher()
+    source = source_of(teacher)
+    source.image_count = 48
+    for name, options in (
+        ('range_images', {'range_images': 64}),
+        ('calibration_images', {'range_estimator': 'tflite', 'calibration_images': 64}),
+    ):
+        with pytest.raises(UserError, match=f'holds 48 images, fewer than the 64 .* --{name}'):
+            pipeline.quantize(teacher, source, tmp_path / 'a.tflite', **options)
+    assert not (tmp_path / 'a.tflite').exists()
+
+
 def unfoldable_teacher():
     """TFLite quantizes its transposed convolution; the student has no counterpart of it."""
     images = x = layers.Input((8, 8, 3))

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.commands.conftest import TRAINING
@@ -46,6 +47,20 @@ def test_the_float_model_itself(programs):
     assert len(by_layer) == 3 and found['bns_loss'] == pytest.approx(total, abs=1e-3)
     assert f'BNS loss     {found["bns_loss"]:.4g} nats' in result.stdout
     assert all(name in result.stdout for name in by_layer)
+
+
+def test_a_few_images_are_of_all_classes(programs):
+    """The first seven of a file have their classes, all behind have others."""
+    real = np.load(programs.folder / 'real.npz')
+    order = np.argsort(real['labels'], kind='stable')
+    labels = np.where(np.arange(20) < 7, real['labels'][order], (real['labels'][order] + 1) % 5)
+    np.savez(programs.folder / 'in_order.npz', images=real['images'][order], labels=labels)
+    result = evaluate(
+        programs, '--images=in_order.npz', '--count=7', '--result_json=few.json', '--overwrite'
+    )
+    assert result.status == 0, result.stderr
+    found = json.loads((programs.folder / 'few.json').read_text())
+    assert found['agreement'] == 100 and found['accuracy'] < 100
 
 
 def test_fresh_images_of_a_generator(finished, programs):

@@ -1,5 +1,7 @@
 """bin/report.py: the page of a file that was made before."""
 
+import re
+
 import pytest
 
 
@@ -26,6 +28,16 @@ def test_of_a_run(finished, programs):
     assert 'report.py tiny.h5 --model=tiny2.tflite --workdir=run2' in text
     assert '--generator_channels=4' in text  # the flags of the run
     assert 'page.html: exists already: pass --overwrite' in report(programs, *flags).error
+
+
+def test_the_images_are_those_of_the_seed(finished, programs):
+    images = []
+    for seed in ('0', '5'):
+        result = report(programs, '--workdir=run2', f'--seed={seed}', f'--output=seed{seed}.html')
+        assert result.status == 0, result.stderr
+        text = (programs.folder / f'seed{seed}.html').read_text()
+        images.append(set(re.findall(r'data:image/png;base64,[\w+/=]+', text)))
+    assert images[0] and images[0] != images[1]
 
 
 def test_refused(finished, programs):

@@ -76,7 +76,6 @@ ROWS = {
     'qat_w4a4_zeroq': 'W4A4, ZeroQ [12]',
     'qat_w4a4_all': 'DF-QAT W4A4, every layer',
     'qat_w4a4_noise': 'W4A4 on uniform noise',
-    'qat_w4a4_wide': 'W4A4, residuals at 8 bits',
     'qat_w4a4_real': 'W4A4 distilled on real images (not data-free)',
 }
 
