@@ -40,6 +40,14 @@ def mobile_net(high=None, padding='same', classes=5):
     return with_true_moments(randomize(tf_keras.Model(images, x)))
 
 
+def one_class():
+    """A classifier of one output: of an image it says yes or no."""
+    images = layers.Input((8, 8, 3))
+    x = block(images, layers.Conv2D(4, 3))
+    x = layers.Dense(1, activation='sigmoid')(layers.GlobalAveragePooling2D()(x))
+    return with_true_moments(randomize(tf_keras.Model(images, x)))
+
+
 def batch_norms(model):
     return [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
 

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.commands.programs import assert_same_weights, weights
 from tests.methods.matched import assert_slopes, matched_teacher
+from tests.small_mobile_nets import one_class
 from zscgan_tf.errors import UserError
 from zscgan_tf.generators import standard_normal
 from zscgan_tf.methods import deep_inversion
 from zscgan_tf.methods.deep_inversion import SETTINGS
 from zscgan_tf.methods.inversion_options import DeepInversionOptions
+from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.tap import StoredMoments, build_tap
+from zscgan_tf.training import loop
 from zscgan_tf.training.strategy import fold_seed
 
 rng = np.random.default_rng(0)
@@ -260,6 +264,15 @@ def test_images_are_of_their_classes(teacher, tmp_path):
     assert lines[-1]['moments_loss'] < lines[0]['moments_loss'] / 2
 
 
+def test_one_output_is_two_classes(tmp_path):
+    teacher = load_teacher(one_class(), input_spec={'preprocessing': 'unit'})
+    source = deep_inversion.make_deep_inversion_images(
+        teacher, tmp_path, images=6, iterations=2, batch_size=6
+    )
+    _, labels = next(source.batches())
+    assert np.bincount(labels).tolist() == [3, 3]
+
+
 def test_an_adaptive_variant_that_no_student_can_be_made_for(teacher, tmp_path):
     for student, words in (
         ({'update_generator': True}, 'no generator to update'),
@@ -272,16 +285,19 @@ def test_an_adaptive_variant_that_no_student_can_be_made_for(teacher, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+ADAPTIVE = {
+    'images': 10, 'group_size': 5, 'iterations': 3, 'compete_weight': 2.0, 'batch_size': 5,
+    'student_options': {
+        'steps': 4, 'weight_bits': 4, 'range_estimator': 'minmax', 'feature_loss_weight': 0,
+        'error_compensation': False, 'bias_correction': False,
+    },
+}  # fmt: skip
+
+
 @pytest.mark.slow
 def test_the_adaptive_variant(teacher, tmp_path):
     """The second half competes with a student of the first half; the same call reuses all."""
-    options = {
-        'images': 10, 'group_size': 5, 'iterations': 3, 'compete_weight': 2.0, 'batch_size': 5,
-        'student_options': {
-            'steps': 4, 'weight_bits': 4, 'range_estimator': 'minmax', 'feature_loss_weight': 0,
-            'error_compensation': False, 'bias_correction': False,
-        },
-    }  # fmt: skip
+    options = dict(ADAPTIVE)
     source = deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
     assert {line['step'] > 3 for line in lines if 'compete_loss' in line} == {True}
@@ -297,6 +313,30 @@ def test_the_adaptive_variant(teacher, tmp_path):
     options['student_options'] = {**options['student_options'], 'weight_bits': 8}
     with pytest.raises(UserError, match='student_weight_bits 4, not 8'):
         deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('step', [2, 5])  # of the first student, and of the second group
+def test_the_adaptive_variant_resumes_to_the_bit(teacher, tmp_path, monkeypatch, step):
+    write = loop._write_metrics
+
+    def write_or_die(path, done, metrics):
+        if done == step and ('agreement' in metrics or step > 3):
+            raise KeyboardInterrupt
+        write(path, done, metrics)
+
+    finished, stopped = tmp_path / 'finished', tmp_path / 'stopped'
+    options = {**ADAPTIVE, 'checkpoint_every': 1}
+    deep_inversion.make_deep_inversion_images(teacher, finished, **options)
+    monkeypatch.setattr(loop, '_write_metrics', write_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        deep_inversion.make_deep_inversion_images(teacher, stopped, **options)
+    monkeypatch.undo()
+    assert (stopped / 'first_student').exists() and not (stopped / 'images.npz').exists()
+    deep_inversion.make_deep_inversion_images(teacher, stopped, **options)
+    assert (stopped / 'images.npz').read_bytes() == (finished / 'images.npz').read_bytes()
+    for folder in ('.', 'first_student'):
+        assert_same_weights(weights(stopped / folder), weights(finished / folder))
 
 
 # Options.
@@ -346,3 +386,9 @@ def test_presets(teacher):
 def test_options_that_are_refused(teacher, options, words):
     with pytest.raises(UserError, match=words):
         resolve(teacher, **options)
+
+
+def test_independent_labels_cannot_compete(teacher):
+    labels = dataclasses.replace(teacher, head='labels', name='tags')
+    with pytest.raises(UserError, match='compete_weight=1.0 is for classes, and tags gives indep'):
+        resolve(labels, images=10, group_size=5, compete_weight=1)

@@ -8,11 +8,10 @@ from tests.conftest import randomize
 from tests.small_mobile_nets import (
     PIXELS,
     batch_norms,
-    block,
     folded,
     mobile_net,
+    one_class,
     outputs,
-    with_true_moments,
 )
 from tests.students import student_of
 from tests.tiny import tiny_teacher
@@ -153,13 +152,6 @@ def without_pairs():
     x = layers.BatchNormalization()(layers.Conv2D(4, 3)(images))
     x = layers.LeakyReLU()(x)
     return tf_keras.Model(images, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-
-
-def one_class():
-    images = layers.Input((8, 8, 3))
-    x = block(images, layers.Conv2D(4, 3))
-    x = layers.Dense(1, activation='sigmoid')(layers.GlobalAveragePooling2D()(x))
-    return with_true_moments(randomize(tf_keras.Model(images, x)))
 
 
 def test_teachers_at_the_edge(tmp_path):

@@ -1,5 +1,6 @@
 """Optimized images: groups, Adam, resuming to the bit, the joined file, and whose workdir it is."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -67,6 +68,20 @@ def killed_when_written(number, monkeypatch):
     monkeypatch.setattr(inversion, 'open_atomically', open_or_die)
 
 
+def killed_behind(number, monkeypatch):
+    """The process is gone when the group of this number is on disk, and no checkpoint knows it."""
+    opened = inversion.open_atomically
+
+    @contextlib.contextmanager
+    def open_and_die(path, overwrite):
+        with opened(path, overwrite) as file:
+            yield file
+        if path.name == f'{number:05d}.npy':
+            killed()
+
+    monkeypatch.setattr(inversion, 'open_atomically', open_and_die)
+
+
 def check_resumed(make, teacher, tmp_path, finished_folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(teacher, tmp_path, **RUN)
@@ -86,6 +101,7 @@ def check_resumed(make, teacher, tmp_path, finished_folder, monkeypatch):
         ('zeroq', killed_at, 10),  # resumes behind step 8, the second of the second group
         ('zeroq', killed_when_written, 1),
         ('deep_inversion', killed_at, 10),
+        ('deep_inversion', killed_behind, 1),
     ],
 )
 def test_what_was_killed_resumes_to_the_bit(
