@@ -83,10 +83,12 @@ def remove_leftovers(folder: PathLike, name: str | None = None) -> None:
                 os.remove(leftover.path)
 
 
-def leftovers(folder: PathLike, name: str | None = None) -> list[os.DirEntry]:
-    """What processes that are gone left unfinished in a folder."""
+def leftovers(
+    folder: PathLike, name: str | None = None, suffix: str = 'partial'
+) -> list[os.DirEntry]:
+    """What processes that are gone left in a folder: `<name>.<process>.<suffix>`."""
     name = '.+' if name is None else re.escape(name)
-    pattern = re.compile(rf'{name}\.([0-9]{{1,9}})\.partial', re.DOTALL)
+    pattern = re.compile(rf'{name}\.([0-9]{{1,9}})\.{suffix}', re.DOTALL)
     with os.scandir(folder) as entries:
         matches = [(entry, pattern.fullmatch(entry.name)) for entry in entries]
     return [entry for entry, match in matches if match and not _is_running(int(match[1]))]

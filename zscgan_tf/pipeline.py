@@ -49,7 +49,8 @@ class Quantized:
         latency_ms: milliseconds an image, batch 1, on this machine.
         levels: of a student's file the levels that it holds, a `LevelsReport`; else None.
         student_agreement: agreement of the student with its file on the source's next images, or
-            again on its first where it has no more, in per cent; None of DFQ.
+            again on its first where it has no more, in per cent; None without a student, and of
+            DFQ.
         dfq: what `quantize_dfq` did, in words; None of any other method.
         unquantized: what `evaluate` says, on the real images, of the float model that was rounded
             by `quantize_dfq`; None without images, or where it is the teacher's function.

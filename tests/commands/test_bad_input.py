@@ -5,8 +5,11 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import tf_keras
 from PIL import Image
+
+from tests.sources.test_dataset import examples, store
 
 layers = tf_keras.layers
 
@@ -46,6 +49,14 @@ def bad_files(programs):
     picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
     for name in ('broken', 'absurd'):
         picture.save(folder / name / '0' / 'a.png')
+    images = examples(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 8]))
+    features = tfds.features.FeaturesDict(
+        {
+            'image': tfds.features.Image(shape=(8, 8, 3), encoding_format='png'),
+            'label': tfds.features.ClassLabel(num_classes=9),
+        }
+    )
+    store(folder / 'tfds', 'nine_classes', features, {'test': images})
     data = (folder / 'real.npz').read_bytes()
     (folder / 'truncated.npz').write_bytes(data[: len(data) // 2])
     png = (folder / 'broken' / '0' / 'a.png').read_bytes()
@@ -96,6 +107,10 @@ PIXELS = ['--mean=0.5', '--std=0.5']
         (
             [TINY, OUTPUT, '--evaluation_images=wrong_labels.npz'],
             ['Label 9 is not a class of the teacher tiny'],
+        ),
+        (
+            [TINY, OUTPUT, '--dataset=nine_classes', '--data_dir=tfds', '--evaluation_split=test'],
+            ['Label 8 is not a class of the teacher tiny'],
         ),
         ([TINY, OUTPUT, '--generator_channels=a,b'], ['--generator_channels=a,b: not numbers']),
         ([TINY, OUTPUT, '--generator_scales=9'], ['--generator_scales=9', 'pass at most 3']),

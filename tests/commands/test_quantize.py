@@ -288,6 +288,19 @@ def test_ctrl_c_leaves_no_file(programs, during):
     assert not list(programs.folder.glob('interrupted*'))
 
 
+def test_ctrl_c_while_the_page_is_written(programs):
+    """The file is there, and what is known of it is said."""
+    output = programs.folder / 'no_page.tflite'
+    result = programs.run(
+        'quantize', *NOISE, f'--output={output}', '--page',
+        during=interrupt_in('zscgan_tf.report.page', 'write_page'),
+    )  # fmt: skip
+    assert result.status == 130 and 'ranges       ' in result.stdout, result
+    assert f'{output} is written, and its page is not: bin/report.py makes' in result.stderr
+    assert 'Traceback' not in result.stderr and 'no output was written' not in result.stderr
+    assert output.exists() and not output.with_suffix('.html').exists()
+
+
 def test_a_full_disk_leaves_the_old_file(programs):
     output = programs.folder / 'full.tflite'
     output.write_bytes(b'old')

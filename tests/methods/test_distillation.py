@@ -1,5 +1,6 @@
 """The whole distillation with its resume, and what it refuses."""
 
+import dataclasses
 import itertools
 import json
 
@@ -14,6 +15,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator
 from zscgan_tf.methods import distillation
+from zscgan_tf.sources.files import FileSource
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.alignment import align_additions
@@ -147,6 +149,29 @@ def test_refusals(tmp_path, options, message):
     assert not (tmp_path / 'run').exists()
 
 
+def test_one_class_an_image_is_no_answer_of_independent_labels(tmp_path):
+    teacher = dataclasses.replace(tiny_teacher(num_classes=3), head='labels', name='tags')
+    images = np.zeros((16, *teacher.input_spec.image_shape), np.uint8)
+    np.savez(tmp_path / 'a.npz', images=images, labels=np.arange(16) % 3)
+    source = FileSource(tmp_path / 'a.npz', teacher.input_spec, 8)
+    words = '--soft_target_weight=0.5 needs labels as tags gives them'
+    with pytest.raises(UserError, match=words):
+        distill(tmp_path / 'run', teacher, source, 2, soft_target_weight=0.5)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_source_that_ends_is_told(tmp_path, not_exported):
+    teacher = tiny_teacher()
+
+    class Short(NoiseSource):
+        def batches(self, start=0):
+            return itertools.islice(super().batches(), start, 2)
+
+    source = Short(teacher.input_spec, batch_size=16)
+    with pytest.raises(UserError, match='noise_uniform ended: yield batches without end'):
+        distill(tmp_path / 'run', teacher, source, 4)
+
+
 def test_what_can_not_be_exported_is_refused_before_it_is_trained(tmp_path, monkeypatch):
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=8)
@@ -203,7 +228,7 @@ def test_a_student_of_other_images_is_not_reused(tmp_path, not_exported, monkeyp
 def test_pairs_to_blend_are_of_one_replica():
     check_batch_size(6, 2)
     check_batch_size(8, 2, multiple=2)
-    with pytest.raises(UserError, match='6 images .* 2 replicas: .*--batch_size .* multiple of 4'):
+    with pytest.raises(UserError, match='6 images .* 2 replicas: .*batch size .* multiple of 4'):
         check_batch_size(6, 2, multiple=2)
 
 

@@ -153,6 +153,13 @@ def test_the_source(teacher, finished):
     assert 0 < source.clipped_share < 1
 
 
+def test_no_images_a_batch_are_refused_before_any_work(teacher, tmp_path):
+    for make in (make_zeroq_images, make_deep_inversion_images):
+        with pytest.raises(UserError, match='batch_size=0 must be'):
+            make(teacher, tmp_path / 'run', **{**RUN, 'batch_size': 0})
+    assert not (tmp_path / 'run').exists()
+
+
 def test_a_finished_run_is_reused(teacher, finished, monkeypatch):
     folder, source = finished['zeroq']
     monkeypatch.setattr(inversion, 'optimize', killed)

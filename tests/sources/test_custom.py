@@ -1,6 +1,7 @@
 """A source of the user's own: what is checked of it, and that it is used as it is."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -52,6 +53,7 @@ finite = variant(batches=lambda self, start=0: iter([]))
 three = variant(batches=lambda self, start=0: itertools.islice(Photos.batches(self, start), 3))
 counted = variant(image_count=8, description={'album': 3})
 described = variant(description={'size': np.int64(3)})
+numpys = variant(batch_size=np.int64(4), num_classes=np.int64(7))
 
 def seeded(teacher, seed):
     return variant(description={'kind': f'seed {seed}'})(teacher)
@@ -95,6 +97,11 @@ def test_it_is_used_as_it_is(load):
     assert load('slots').batch_size == 4
     counted = load('counted')
     assert counted.image_count == 8 and counted.description['kind'] == 'own_images:counted'
+
+
+def test_numbers_of_numpy_are_numbers(load):
+    source = load('numpys')
+    assert json.dumps([source.batch_size, source.num_classes]) == '[4, 7]'
 
 
 def test_later_batches_are_checked_when_they_are_made(load):

@@ -42,7 +42,11 @@ def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp('tfds')
     image = tfds.features.Image(shape=(8, 8, 3), encoding_format='png')
     label = tfds.features.ClassLabel(num_classes=4)
-    splits = {'train': examples(IMAGES, LABELS), 'test': examples(IMAGES[::-1], LABELS[::-1])}
+    splits = {
+        'train': examples(IMAGES, LABELS),
+        'test': examples(IMAGES[::-1], LABELS[::-1]),
+        'secret': examples(IMAGES, np.full_like(LABELS, -1)),
+    }
     store(folder, 'tiny', tfds.features.FeaturesDict({'image': image, 'label': label}), splits)
     unlabelled = {'train': tf.data.Dataset.from_tensor_slices({'image': IMAGES})}
     store(folder, 'unlabelled', tfds.features.FeaturesDict({'image': image}), unlabelled)
@@ -64,6 +68,12 @@ def stored_order(data_dir, split):
     data = tfds.load('tiny', split=split, data_dir=data_dir, download=False, read_config=config)
     rows = list(data.as_numpy_iterator())
     return np.stack([row['image'] for row in rows]), np.stack([row['label'] for row in rows])
+
+
+def test_labels_of_minus_one_are_none(data_dir):
+    source = DatasetSource('tiny', 'secret', data_dir, SPEC, 5)
+    assert not source.has_labels and source.num_classes is None
+    assert all(labels is None for _, labels in source.one_pass())
 
 
 @pytest.mark.parametrize('split', ['train', 'test', 'train[5:17]', 'train+test', 'test[:25%]'])

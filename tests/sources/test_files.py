@@ -55,8 +55,16 @@ def test_a_description_is_of_the_images_not_of_their_place(tmp_path):
         return [FileSource(tmp_path / x, SPEC).description for x in (f'{name}.npz', name)]
 
     first, moved, others = description('a', 0), description('b', 0), description('a', 1)
+    (tmp_path / 'b' / 'cat' / '._0.jpg').write_bytes(b'as macOS writes them')
+    assert FileSource(tmp_path / 'b', SPEC).image_count == 4
     assert first == moved
     assert all(one != other for one, other in zip(first, others, strict=True))
+
+
+def test_the_suffix_may_be_of_capitals(tmp_path):
+    with (tmp_path / 'A.NPZ').open('wb') as file:
+        np.savez(file, images=random_images(3))
+    assert FileSource(tmp_path / 'A.NPZ', SPEC).image_count == 3
 
 
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])

@@ -141,6 +141,29 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     assert (tmp_path / f'images.{gone}' / 'precious.png').exists()
 
 
+def test_a_folder_whose_replacement_was_killed(tmp_path):
+    """Between the two renames, the old images get their name back; behind them, they go."""
+    process = subprocess.Popen([sys.executable, '-c', ''])
+    process.wait()
+    folder = tmp_path / 'images'
+    write_folder(folder, batches(), 4)
+    for pid in (process.pid, os.getpid()):
+        folder.rename(tmp_path / f'images.{pid}.old')
+        with pytest.raises(UserError, match='exists already'):
+            write_folder(folder, batches(), 8)
+        assert len(read_back(folder)[1]) == 4
+        write_folder(folder, batches(), 4, overwrite=True)
+        write_folder(tmp_path / f'images.{pid}.old', batches(), 8)
+        (tmp_path / f'images.{pid}.old' / '.zscgan-images').unlink()  # is removed first
+        write_folder(folder, batches(), 4, overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ['images']
+    other = tmp_path / f'images.{process.pid}.old'
+    other.mkdir()
+    (other / 'precious.txt').write_text('not written here')
+    write_folder(folder, batches(), 4, overwrite=True)
+    assert (other / 'precious.txt').exists()
+
+
 def test_a_full_disk_leaves_the_old_folder_whole(tmp_path, monkeypatch):
     write_folder(tmp_path / 'images', batches(), 4)
 

@@ -82,7 +82,7 @@ def _check_teacher():
 def _check_images(path):
     if not os.path.exists(path):
         raise UserError(f'{path}: no such file or folder of images.')
-    if not path.endswith('.npz'):
+    if not path.lower().endswith('.npz'):
         raise UserError(f'{path}: images come from an .npz file or a folder of images.')
 
 

@@ -167,6 +167,11 @@ def _tell(teacher, result, evaluate_on, source=None, folder=None, student_folder
             paths['page'] = _page_path(result.output)
         except UserError as error:  # the file is there, and so is what is known of it
             problem = error
+        except KeyboardInterrupt:
+            problem = KeyboardInterrupt(
+                f'interrupted: {result.output} is written, and its page is not: bin/report.py '
+                f'makes one.'
+            )
     elif FLAGS.page:
         logger.info(
             'no page is written: it compares layers on images, and --method=dfq has none. Pass '
@@ -295,15 +300,14 @@ def _evaluation_source(teacher):
         raise UserError(
             '--evaluation_images and --evaluation_split name two sets of images: pass one.'
         )
+    source = None
     if FLAGS.evaluation_images:
         source = real_images.in_path(FLAGS.evaluation_images, teacher)
-        if source.has_labels:
-            check_classes(source.num_classes, teacher)
-        return source
-    if FLAGS.evaluation_split:
-        common_flags.require('dataset', 'the dataset of --evaluation_split')
-        return real_images.of_split(FLAGS.evaluation_split, teacher)
-    return None
+    elif FLAGS.evaluation_split:
+        source = real_images.of_split(FLAGS.evaluation_split, teacher)
+    if source and source.has_labels and source.num_classes:
+        check_classes(source.num_classes, teacher)
+    return source
 
 
 def _add_result(result, source, folder, student_folder, shared_results):

@@ -303,6 +303,7 @@ def make_deep_inversion_images(
     """
     resolved = DeepInversionOptions.resolve(preset, options, teacher)
     seed = check(SEED, 'seed', seed)
+    batch_size = check(COUNT, 'batch_size', batch_size)
     checkpoint_every = check(COUNT, 'checkpoint_every', checkpoint_every)
     config = {'images_method': 'deep_inversion', **resolved.record()}
     student_teacher, distilled = student_teacher or teacher, None

@@ -342,11 +342,17 @@ def check_source(teacher: Teacher, source: Source, options: DistillationOptions)
     check_images(teacher, source, options)
     if options.soft_target_weight < 1 and not source.has_labels:
         raise UserError(
-            f'--soft_target_weight={options.soft_target_weight} needs labels, which this source '
+            f'--soft_target_weight={options.soft_target_weight:g} needs labels, which this source '
             f'does not have: pass 1 (eq. 4), or a source with labels.'
         )
     if options.soft_target_weight < 1 and source.num_classes:
         check_classes(source.num_classes, teacher)
+    kind = description_of(source)['kind']
+    if options.soft_target_weight < 1 and teacher.has_labels and kind in ('files', 'dataset'):
+        raise UserError(
+            f'--soft_target_weight={options.soft_target_weight:g} needs labels as {teacher.name} '
+            f'gives them, and these images have one class each: pass 1 (eq. 4).'
+        )
     if options.update_generator and not hasattr(source, 'generator'):
         raise UserError(
             '--update_generator, the default of --preset=paper, has no generator to update: pass '

@@ -308,7 +308,7 @@ def _write_grid(path, target, num_classes):
     """A grid of the first images: with labels a row a class, as of a generator."""
     images, labels = open_npz(path)  # mapped
     if labels is None:
-        write_grid(target, images[: GRID_CLASSES * GRID_IMAGES], GRID_IMAGES, row_labels=[])
+        write_grid(target, images[: GRID_CLASSES * GRID_IMAGES], GRID_IMAGES)
         return
     rows = min(GRID_CLASSES, num_classes)
     classes = [row * num_classes // rows for row in range(rows)]

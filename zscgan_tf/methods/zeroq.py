@@ -196,6 +196,7 @@ def make_zeroq_images(
     """
     resolved = ZeroqOptions.resolve(preset, options, teacher)
     seed = check(SEED, 'seed', seed)
+    batch_size = check(COUNT, 'batch_size', batch_size)
     checkpoint_every = check(COUNT, 'checkpoint_every', checkpoint_every)
     config = {'images_method': 'zeroq', **resolved.record()}
     workdirs.claim(workdir, workdirs.config_of(teacher, config, seed), keep)

@@ -281,7 +281,7 @@ def train_generator(
     source = _source_of(generator, teacher, resolved, batch_size, seed)
 
     def write_images(done):
-        labels, pixels = class_grid(source, source.num_classes)
+        labels, pixels = class_grid(source)
         write_grid(pathlib.Path(workdir) / 'classes.png', pixels, GRID_IMAGES, row_labels=labels)
         return {'classes': pixels}
 

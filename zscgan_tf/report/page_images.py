@@ -98,7 +98,7 @@ def grid(
     two rows.
     """
     if isinstance(source, GeneratorSource) and source.has_labels:
-        classes, pixels = class_grid(source, teacher.num_classes)
+        classes, pixels = class_grid(source)
         rows = pixels.reshape(len(classes), -1, *pixels.shape[1:])
         return [
             (name_of(label, names), [data_uri(image) for image in row])

@@ -150,8 +150,10 @@ def _dfq_rows(result):
     """What DFQ did, and what it did to the float model."""
     rows = [('DFQ', result.dfq)] if result.dfq else []
     if result.unquantized:
-        agreement = f'{result.unquantized["agreement"]:.2f} %'
-        rows.append(('before', f'it was rounded, the model agreed with its teacher on {agreement}'))
+        text = f'agreed with its teacher on {result.unquantized["agreement"]:.2f} %'
+        if 'accuracy' in result.unquantized:
+            text += f' (accuracy {result.unquantized["accuracy"]:.2f} %)'
+        rows.append(('before', f'it was rounded, the model {text}'))
     return rows
 
 

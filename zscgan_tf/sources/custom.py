@@ -68,9 +68,9 @@ class CustomSource:
                 f'as docs/api.md describes it.'
             )
         self.image_shape = tuple(source.image_shape)
-        self.batch_size = source.batch_size
+        self.batch_size = int(source.batch_size)  # these are kept as JSON
         self.has_labels = bool(source.has_labels)
-        self.num_classes = source.num_classes
+        self.num_classes = None if source.num_classes is None else int(source.num_classes)
         if hasattr(source, 'image_count'):  # it begins again behind its last image
             self.image_count = source.image_count
         first, second = itertools.islice(self.batches(), 2)

@@ -28,6 +28,7 @@ class DatasetSource(StoredImages):
     """Images of one split of a tfds dataset.
 
     `num_classes` and `class_names`, the names in their order, are what the dataset says, or None.
+    A split whose first image has the label -1 has no labels: so tfds marks images without a class.
 
     So that the classes take turns, `batches` reads all labels when it is first called, and with
     them every byte of the split: pass a part of a large one, as `train[:10000]`.
@@ -60,7 +61,7 @@ class DatasetSource(StoredImages):
         self._image_feature = info.features[self._image_key]
         self._records = _find_records(_shards(name, split, info))
         self.image_count = len(self._records)
-        self.has_labels = self._label_key is not None
+        self.has_labels = self._label_key is not None and self._first_label() >= 0
         label_feature = info.features[self._label_key] if self.has_labels else None
         self.num_classes = getattr(label_feature, 'num_classes', None)
         self.class_names = getattr(label_feature, 'names', None)
@@ -71,6 +72,9 @@ class DatasetSource(StoredImages):
             'short_side': self._short_side,
             'seed': seed,
         }
+
+    def _first_label(self):
+        return self._label(self._records[0], self._example(self._records[0]))
 
     @functools.cached_property
     def _labels(self):

@@ -49,7 +49,7 @@ class FileSource(StoredImages):
             self._images, self._labels = list_images(path)
         elif not os.path.exists(path):
             raise UserError(f'{path}: no such file or folder of images.')
-        elif path.endswith('.npz'):
+        elif path.lower().endswith('.npz'):
             self._images, self._labels = open_npz(path)
         else:
             raise UserError(f'{path}: images come from an .npz file or a folder of images.')

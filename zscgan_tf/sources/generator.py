@@ -92,21 +92,19 @@ class GeneratorSource:
         return pixels
 
 
-def class_grid(
-    source: GeneratorSource, num_classes: int | None
-) -> tuple[list[int] | None, np.ndarray]:
+def class_grid(source: GeneratorSource) -> tuple[list[int], np.ndarray]:
     """Images for a grid, a row a class: up to ten classes, spread evenly, of eight images.
 
     Args:
-        source: a `GeneratorSource`.
-        num_classes: number of its classes; None for ten rows of images without classes.
+        source: a `GeneratorSource`; of one without classes there are ten rows of any images.
 
     Returns:
-        The rows' classes, a list or None, and the pixels, [rows * 8, H, W, C].
+        The rows' classes, none of a source without classes, and the pixels, [rows * 8, H, W, C].
     """
+    num_classes = source.num_classes
     if num_classes is None:
         images = take(source.batches(), GRID_CLASSES * GRID_IMAGES)
-        return None, np.concatenate([pixels.numpy() for pixels, _ in images])
+        return [], np.concatenate([pixels.numpy() for pixels, _ in images])
     rows = min(GRID_CLASSES, num_classes)
     classes = [row * num_classes // rows for row in range(rows)]
     return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])

@@ -42,7 +42,7 @@ def list_images(folder: str) -> tuple[list[str], np.ndarray | None]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f'{folder}: not a readable folder ({error.strerror}).') from error
-    entries = [entry for entry in entries if not entry.name.startswith('.')]
+    entries = [entry for entry in entries if not _is_hidden(entry)]
     for entry in entries:
         if entry.name in LABEL_FILES:
             return _read_label_file(folder, entry.path)
@@ -65,8 +65,12 @@ def list_images(folder: str) -> tuple[list[str], np.ndarray | None]:
     return paths, labels.astype(np.int32)
 
 
+def _is_hidden(entry):
+    return entry.name.startswith('.')
+
+
 def _is_image(entry):
-    return entry.is_file() and entry.name.lower().endswith(SUFFIXES)
+    return entry.is_file() and not _is_hidden(entry) and entry.name.lower().endswith(SUFFIXES)
 
 
 def _images_in(folder):

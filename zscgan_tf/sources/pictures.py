@@ -40,21 +40,19 @@ class Panel(NamedTuple):
     columns: int
 
 
-def draw_grid(
-    pixels: np.ndarray, columns: int, row_labels: Iterable[Any] | None = None
-) -> Image.Image:
+def draw_grid(pixels: np.ndarray, columns: int, row_labels: Iterable[Any] = ()) -> Image.Image:
     """A grid of images as a picture, row by row, with the labels of rows at the left.
 
     Args:
         pixels, columns: see `Panel`.
-        row_labels: texts, one a row; None numbers the rows from 0, an empty list leaves them off.
+        row_labels: texts, one a row; none leave them off.
     """
     return draw_panels([Panel('', pixels, columns)], row_labels)
 
 
 def draw_panels(
     panels: Sequence[Panel],
-    row_labels: Iterable[Any] | None = None,
+    row_labels: Iterable[Any] = (),
     caption: str = '',
     font_size: int | None = None,
 ) -> Image.Image:
@@ -72,7 +70,7 @@ def draw_panels(
     tiles = [_tiles(panel.pixels) for panel in panels]
     height, width = tiles[0].shape[1:3]
     rows = max(math.ceil(len(t) / p.columns) for t, p in zip(tiles, panels, strict=True))
-    row_labels = [str(label) for label in (range(rows) if row_labels is None else row_labels)]
+    row_labels = [str(label) for label in row_labels]
 
     font = ImageFont.load_default(size=font_size or min(18, max(11, height // 4)))
     text_width = max((math.ceil(font.getlength(text)) for text in row_labels), default=0)
@@ -109,7 +107,7 @@ def write_grid(
     path: PathLike,
     pixels: np.ndarray,
     columns: int,
-    row_labels: Iterable[Any] | None = None,
+    row_labels: Iterable[Any] = (),
 ) -> None:
     """Writes `draw_grid` as a PNG file; an older one of that name is replaced."""
     write_picture(path, draw_grid(pixels, columns, row_labels))

@@ -52,7 +52,14 @@ def check_folder(folder: PathLike, overwrite: bool = False) -> None:
     if not os.path.isdir(parent):
         raise UserError(f'{folder}: the folder {parent} does not exist: make it, or pass another.')
     # In a container this process may have the number of the one that was killed.
-    unfinished = [entry.path for entry in leftovers(parent, os.path.basename(folder))]
+    name = os.path.basename(folder)
+    replaced = [entry.path for entry in leftovers(parent, name, 'old')]
+    for old in {*replaced, _old_name(folder)}:
+        if not os.path.lexists(folder) and _foreign_entry(old) is None:
+            os.rename(old, folder)  # the process was killed before the new one had its place
+        elif os.path.isdir(old) and _other_entry(old) is None:
+            shutil.rmtree(old, ignore_errors=True)
+    unfinished = [entry.path for entry in leftovers(parent, name)]
     for leftover in {*unfinished, partial_name(folder)}:
         if _foreign_entry(leftover) is None:
             shutil.rmtree(leftover, ignore_errors=True)
@@ -204,6 +211,11 @@ def _foreign_entry(folder):
     """The first thing in a folder that `write_folder` did not write, or None."""
     if os.path.islink(folder) or not os.path.isfile(os.path.join(folder, _MARKER)):
         return 'it'
+    return _other_entry(folder)
+
+
+def _other_entry(folder):
+    """The first thing in a folder that is neither the marker nor an image as it is named here."""
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False) and re.fullmatch('[0-9]+', entry.name):
             names = [f'{entry.name}/{inner.name}' for inner in os.scandir(entry.path)]
@@ -215,11 +227,16 @@ def _foreign_entry(folder):
     return None
 
 
+def _old_name(folder):
+    """Where this process puts a folder that it replaces."""
+    return f'{folder}.{os.getpid()}.old'
+
+
 def _move_into_place(temporary, folder):
     if not os.path.lexists(folder):
         os.rename(temporary, folder)
         return
-    old = f'{folder}.{os.getpid()}.old'
+    old = _old_name(folder)
     os.rename(folder, old)
     try:
         os.rename(temporary, folder)

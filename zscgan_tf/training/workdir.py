@@ -129,7 +129,7 @@ def read(workdir: PathLike) -> dict[str, object]:
         config = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise UserError(
-            f'{name_of(workdir)} holds no run (no config.json): train a generator there first.'
+            f'{name_of(workdir)} holds no run (no config.json): pass the folder of one.'
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(

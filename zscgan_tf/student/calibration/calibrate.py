@@ -97,14 +97,16 @@ def checked_batches(
     """A source's batches from number `start` on; refuses pixels that are not finite.
 
     Raises:
-        UserError: while it is iterated.
+        UserError: while it is iterated; where the batches end, too.
     """
+    kind = description_of(source)['kind']
     for pixels, labels in source.batches(start=start):
         try:
             check_pixels(pixels, teacher.input_spec)
         except UserError as error:
-            raise UserError(f'{description_of(source)["kind"]}: {error}') from error
+            raise UserError(f'{kind}: {error}') from error
         yield tf.cast(pixels, tf.float32), labels
+    raise UserError(f'{kind} ended: yield batches without end, from the first image again.')
 
 
 def check_images(teacher: Teacher, source: Source, options: CalibrationOptions) -> None:
