@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources.batches import Batch, with_progress
+from zscgan_tf.teacher.description import parameter_count
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
 from zscgan_tf.tflite.interpreter import TfliteModel, latency
 
@@ -158,7 +159,7 @@ def rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def sizes(teacher: Teacher, tflite: TfliteModel) -> dict[str, int]:
     """Bytes of the teacher's weights in float32, and of the whole file."""
     return {
-        'teacher_weight_bytes': 4 * int(teacher.model.count_params()),
+        'teacher_weight_bytes': 4 * parameter_count(teacher),
         'tflite_file_bytes': tflite.file_bytes,
     }
 

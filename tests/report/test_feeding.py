@@ -4,16 +4,20 @@ import re
 
 import numpy as np
 import pytest
+import tf_keras
 from PIL import Image
 
+from tests.conftest import randomize
 from tests.tiny import tiny_teacher
 from zscgan_tf.evaluation import TfliteModel
 from zscgan_tf.report.examine import examine
 from zscgan_tf.report.feeding import code, feeding
 from zscgan_tf.sources.noise import NoiseSource
+from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.raw_pixels import raw_pixels
 from zscgan_tf.tflite import calibration
 
+layers = tf_keras.layers
 FLOAT = {'input_type': 'float32', 'output_type': 'float32'}
 CASES = {
     'int8': {'channels': 3},
@@ -21,6 +25,25 @@ CASES = {
     'labels': {'channels': 4, 'head': 'sigmoid', 'file_batch': 2, **FLOAT},
     'array': {'channels': 2, 'file_batch': 0, 'input_type': 'uint8', 'output_type': 'uint8'},
 }
+
+
+def averaged_sigmoids():
+    images = layers.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(images))
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Average()([layers.Dense(1, 'sigmoid')(x) for _ in range(2)])
+    return load_teacher(randomize(tf_keras.Model(images, x)), input_spec={'preprocessing': 'unit'})
+
+
+def test_the_one_output_of_a_model_is_printed_not_its_place(tmp_path):
+    teacher = averaged_sigmoids()
+    assert teacher.head == 'probabilities'
+    pixels = np.random.default_rng(0).uniform(0, 1, (16, 8, 8, 3)).astype(np.float32)
+    path = tmp_path / 'a.tflite'
+    path.write_bytes(calibration.convert(teacher, [pixels]))
+    result = examine(teacher, path, NoiseSource(teacher.input_spec, batch_size=16), None)
+    text = code(teacher, result)
+    assert 'print(scores)' in text and 'argmax' not in text
 
 
 def made(folder, channels, raw=False, head='softmax', **options):

@@ -14,6 +14,7 @@ from tests.conftest import randomize
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
 from zscgan_tf.generators import build_generator
+from zscgan_tf.report.examine import examine
 from zscgan_tf.report.page import write_page
 from zscgan_tf.report.summary import summary_rows
 from zscgan_tf.sources.files import FileSource
@@ -153,6 +154,21 @@ def test_without_anything(folder, teacher, tmp_path):
     assert 'No real images were passed' in page.text and 'No workdir was passed' in page.text
     assert 'Training of the' not in page.text and 'a row a class' not in page.text
     assert "model = Interpreter('tiny.tflite')" in page.code
+
+
+def test_noise_beside_real_images(folder, teacher, tmp_path):
+    """Fewer images than a page looks at are counted once."""
+    np.savez(tmp_path / 'five.npz', images=pixels(5))
+    real = FileSource(tmp_path / 'five.npz', teacher.input_spec)
+    noise = NoiseSource(teacher.input_spec, batch_size=8)
+    write_page(tmp_path / 'noise.html', teacher, folder / 'tiny.tflite', noise, real=real)
+    text = Page(tmp_path / 'noise.html').text
+    assert 'The layers were compared on noise.' in text and 'neither a generator' not in text
+    write_page(tmp_path / 'real.html', teacher, folder / 'tiny.tflite', real=real)
+    page = Page(tmp_path / 'real.html')
+    assert ' 5 images' in page.text and ' 32 ' not in page.text
+    found = examine(teacher, folder / 'tiny.tflite', real, None)
+    assert found.fresh['images'] == 5
 
 
 def test_a_file_whose_layers_were_rescaled(folder, teacher, tmp_path):

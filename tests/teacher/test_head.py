@@ -190,6 +190,49 @@ def test_what_makes_no_probabilities_is_refused(body):
         loaded(body)
 
 
+def several(units, activation):
+    """Dense layers beside each other."""
+
+    def body(x):
+        x = layers.Flatten()(x)
+        return layers.Concatenate()([layers.Dense(units, activation)(x) for _ in range(3)])
+
+    return body
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        several(1, 'sigmoid'),
+        several(2, 'softmax'),
+        several(1, 'hard_sigmoid'),
+        lambda x: layers.Dense(5, activation='hard_sigmoid')(layers.Flatten()(x)),
+        lambda x: layers.GlobalAveragePooling2D()(layers.Conv2D(5, 1, activation='sigmoid')(x)),
+    ],
+)
+def test_outputs_of_zero_to_one_are_no_logits(body):
+    words = r'outputs lie in \[0, 1\] whatever the image, .*: pass a model that ends in its logits'
+    with pytest.raises(UserError, match=words):
+        loaded(body)
+
+
+@pytest.mark.parametrize('activation', ['relu', 'tanh', 'softplus'])
+def test_outputs_behind_another_function_are_logits(activation):
+    teacher, model = loaded(lambda x: layers.Dense(5, activation)(layers.Flatten()(x)))
+    assert teacher.head == 'logits'
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(logits, outputs, atol=1e-6)
+
+
+def test_one_hard_sigmoid_unit_is_two_classes():
+    """tf_keras' own hard sigmoid, clip(0.2 x + 0.5, 0, 1)."""
+    teacher, model = loaded(lambda x: layers.Dense(1, 'hard_sigmoid')(layers.Flatten()(x)))
+    assert (teacher.head, teacher.num_classes) == ('probabilities', 2)
+    logits, outputs = answers(teacher, model)
+    np.testing.assert_allclose(softmax(logits)[:, 1:], outputs, atol=1e-5)
+    assert np.ptp(outputs) > 0.05
+
+
 def test_a_dense_layer_behind_a_hidden_sigmoid_gives_logits():
     def body(x):
         return layers.Dense(5)(layers.Dense(4, activation='sigmoid')(layers.Flatten()(x)))

@@ -46,11 +46,11 @@ Rows = collections.abc.Iterator[tuple[str, str]]
 
 
 def _found(teacher: 'Teacher') -> Rows:
-    from zscgan_tf.teacher.description import classes, layer_counts
+    from zscgan_tf.teacher.description import classes, layer_counts, parameter_count
     from zscgan_tf.teacher.tap import batch_norm_inputs
 
     counts = layer_counts(teacher)
-    yield 'model', f'{FLAGS.teacher}: {teacher.model.count_params():,} parameters'
+    yield 'model', f'{FLAGS.teacher}: {parameter_count(teacher):,} parameters'
     layers = ', '.join(f'{count} {name}' for name, count in counts.items())
     yield 'layers', f'{sum(counts.values())}: {layers}'
     yield 'images', teacher.input_spec.describe()

@@ -31,8 +31,9 @@ def examine(
     count = images_to_look_at(teacher)
     fresh = found = None
     if source is not None:
-        images = ((pixels, None) for pixels, _ in take(source.batches(), count))
-        fresh = evaluation.evaluate(tflite, teacher, images, total=count)
+        fresh_count = min(count, getattr(source, 'image_count', count))
+        images = ((pixels, None) for pixels, _ in take(source.batches(), fresh_count))
+        fresh = evaluation.evaluate(tflite, teacher, images, total=fresh_count)
     if real is not None:
         count = min(count, real.image_count)
         found = evaluation.evaluate(tflite, teacher, take(real.batches(), count), total=count)

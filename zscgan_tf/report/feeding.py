@@ -3,6 +3,7 @@
 Both are told from the file and from the preprocessing that its model was trained with.
 """
 
+import math
 import os
 
 import numpy as np
@@ -107,6 +108,6 @@ def _scores(end: EndTensor):
 
 def _answer(teacher):
     """What is printed: the best class and its score, or all scores where classes do not compete."""
-    if teacher.has_labels or teacher.head == 'sigmoid':
+    if teacher.has_labels or math.prod(teacher.model.output_shape[1:]) == 1:
         return 'scores'
     return 'scores.argmax(), scores.max()'

@@ -55,7 +55,8 @@ class Differences:
 
 
 def sample(source: Source, count: int) -> np.ndarray:
-    """The first images of a source, [N, H, W, C]."""
+    """The first images of a source, [N, H, W, C]; all of a source that has fewer."""
+    count = min(count, getattr(source, 'image_count', count))
     return np.concatenate([np.asarray(pixels) for pixels, _ in take(source.batches(), count)])
 
 

@@ -3,6 +3,7 @@
 import collections
 
 from zscgan_tf.teacher.graphs import nodes
+from zscgan_tf.teacher.layers import SelectChannels
 from zscgan_tf.teacher.tap import batch_norm_inputs
 from zscgan_tf.teacher.teacher import Teacher
 
@@ -29,6 +30,14 @@ def layer_counts(teacher: Teacher) -> dict[str, int]:
     """How often a teacher calls layers of each class, the most frequent class first."""
     counts = collections.Counter(type(node.layer).__name__ for node in nodes(teacher.model))
     return dict(counts.most_common())
+
+
+def parameter_count(teacher: Teacher) -> int:
+    """The number of a teacher's weights, without the constants that stand for its slices."""
+    constant = sum(
+        layer.count_params() for layer in teacher.model.layers if isinstance(layer, SelectChannels)
+    )
+    return teacher.model.count_params() - constant
 
 
 def classes(teacher: Teacher) -> str:

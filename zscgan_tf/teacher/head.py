@@ -38,7 +38,7 @@ def split_head(
 
     Where the model does not end in a softmax or sigmoid, its answers to random images tell whether
     they are probabilities: not negative and of the sum 1, or those of a single unit in [0, 1]
-    whatever the image.
+    whatever the image. Several outputs that stay in [0, 1] without this sum are no logits either.
 
     Args:
         model: a flat model (`flatten`), inputs -> what the user's model returned.
@@ -50,7 +50,8 @@ def split_head(
 
     Raises:
         UserError: the output is not one value a class, or something stands behind the softmax or
-            sigmoid so that it gives no probabilities.
+            sigmoid so that it gives no probabilities, or the outputs are neither logits nor the
+            probabilities of one function.
     """
     sides = model.output_shape[1:]
     classes = math.prod(sides)
@@ -75,6 +76,11 @@ def split_head(
         raise UserError(
             f"{name}: layer '{end.name}' behind the softmax or sigmoid makes the outputs something "
             f'else than probabilities: pass the model without it.'
+        )
+    elif classes > 1 and not _is_linear(end) and _stay_in_unit_interval(model, input_spec):
+        raise UserError(
+            f'{name}: its outputs lie in [0, 1] whatever the image, and do not add up to 1: pass a '
+            f'model that ends in its logits, or in one sigmoid layer of all labels.'
         )
     else:
         logits, head = _vector(model.output), 'logits' if classes > 1 else 'sigmoid'
@@ -125,19 +131,38 @@ def _gives_probabilities(model, end, input_spec):
     """Whether the outputs are probabilities, by what the model says to random images."""
     # The logit of a dense layer may lie in [0, 1] by chance, unless it adds up probabilities.
     single = math.prod(model.output_shape[1:]) == 1
-    if single and isinstance(end, _WEIGHTED):
+    if single and _is_linear(end):
         if not _all_come_from_probabilities(model, (*_ELEMENTWISE, *_WEIGHTED)):
             return False
-    images = _random_images(input_spec, seed=0)
-    for scale in _PROBED_SCALES:
-        outputs = _outputs(model, images * np.float32(scale))
-        outputs = outputs[np.all(np.isfinite(outputs), axis=1)]
+    for outputs in _probed(model, input_spec):
         totals = outputs.sum(axis=1)
         if np.any(outputs < -_SAME_PROBABILITY) or np.any(totals > 1 + _SAME_PROBABILITY):
             return False
         if not single and np.any(totals < 1 - _SAME_PROBABILITY):
             return False
     return True
+
+
+def _stay_in_unit_interval(model, input_spec):
+    """Whether each output lies in [0, 1], by what the model says to random images."""
+    return all(
+        np.all((outputs > -_SAME_PROBABILITY) & (outputs < 1 + _SAME_PROBABILITY))
+        for outputs in _probed(model, input_spec)
+    )
+
+
+def _probed(model, input_spec):
+    """The finite outputs, [N, K], for random images within the legal range and far beyond it."""
+    images = _random_images(input_spec, seed=0)
+    for scale in _PROBED_SCALES:
+        outputs = _outputs(model, images * np.float32(scale))
+        yield outputs[np.all(np.isfinite(outputs), axis=1)]
+
+
+def _is_linear(layer):
+    """Whether a layer has weights and no activation."""
+    linear = tf_keras.activations.linear
+    return isinstance(layer, _WEIGHTED) and getattr(layer, 'activation', linear) is linear
 
 
 def _random_images(input_spec, seed):

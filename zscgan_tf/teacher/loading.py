@@ -56,8 +56,8 @@ def load_teacher(
         input_spec: an `InputSpec`; or a dict of its fields as flags give them, of `image_size`,
             `channels`, `mean`, `std`, `bgr`, `preprocessing`; missing ones come from the JSON
             beside the file (`model.json` for `model.h5`), from the model's input shape, or from
-            a Rescaling that the model starts with. The JSON may have the names of the classes too,
-            a list `labels`.
+            the layers that the model starts with, such as a Rescaling or a Normalization. The JSON
+            may have the names of the classes too, a list `labels`.
         allow_code: lets the source bring Python code: Lambda layers, or the function named.
         output_layer: the name of the output that classifies, of a model with several outputs.
 

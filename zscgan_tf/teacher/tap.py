@@ -31,9 +31,8 @@ class StoredMoments:
 
 
 def is_batch_norm(layer: tf_keras.layers.Layer) -> bool:
-    """Whether the layer is a batch norm, the synchronized variants included."""
-    synchronized = tf_keras.layers.experimental.SyncBatchNormalization
-    return isinstance(layer, (tf_keras.layers.BatchNormalization, synchronized))
+    """Whether the layer is a batch norm, as those of TensorFlow 1 and the synchronized ones are."""
+    return isinstance(layer, tf_keras.layers.BatchNormalization.__base__)
 
 
 def batch_norm_inputs(model: tf_keras.Model) -> list[tuple[tf_keras.layers.Layer, tf.Tensor]]:

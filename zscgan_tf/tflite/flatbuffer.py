@@ -24,7 +24,7 @@ class EndTensor:
     """The model's input or output.
 
     Attributes:
-        type: 'int8', 'uint8' or 'float32'.
+        type: 'int8', 'uint8', 'int16' or 'float32'.
         shape: with -1 for the open batch.
         scale, zero_point: of the quantized values; of a float tensor those behind its QUANTIZE or
             before its DEQUANTIZE. None where there are none.

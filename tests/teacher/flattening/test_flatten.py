@@ -7,8 +7,10 @@ import tf_keras
 
 from tests.conftest import randomize
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.description import parameter_count
 from zscgan_tf.teacher.flattening.flatten import flatten
 from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.teacher.tap import batch_norm_inputs
 
 layers = tf_keras.layers
 
@@ -42,6 +44,33 @@ def assert_same(model, flat, low=-1.0, high=1.0):
 
 def names(flat):
     return [type(layer).__name__ for layer in flat.layers]
+
+
+def test_batch_norms_of_tensorflow_1():
+    """A file of that time names them BatchNormalizationV1."""
+
+    def body(x):
+        config = {'name': 'old', 'axis': [3], 'epsilon': 0.01}
+        norm = layers.deserialize({'class_name': 'BatchNormalizationV1', 'config': config})
+        return end(layers.ReLU()(norm(layers.Conv2D(4, 3)(x))))
+
+    model = make(body)
+    flat = flatten(model)
+    assert_same(model, flat)
+    assert 'BatchNormalization' in names(flat)
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    assert [layer.name for layer, _ in batch_norm_inputs(teacher.model)] == ['old']
+
+
+def test_constants_that_stand_for_slices_are_no_parameters():
+    def body(x):
+        x = layers.BatchNormalization()(layers.Conv2D(12, 3)(x))
+        one, two = tf.split(x, 2, axis=-1)
+        return end(tf.concat([layers.Conv2D(6, 1)(one), two], -1))
+
+    model = make(body)
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    assert parameter_count(teacher) == model.count_params() < teacher.model.count_params()
 
 
 def test_functional_with_batch_norms_in_all_places():

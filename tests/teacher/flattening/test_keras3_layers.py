@@ -140,6 +140,7 @@ LAYERS = {
     'batch_norm': lambda: layers.BatchNormalization(epsilon=0.01),
     'batch_norm_axis': lambda: layers.BatchNormalization(axis=3),
     'batch_norm_plain': lambda: layers.BatchNormalization(scale=False, center=False),
+    'batch_norm_renorm': lambda: layers.BatchNormalization(renorm=True),
     'batch_norm_synchronized': lambda: layers.BatchNormalization(synchronized=True),
     'layer_norm': lambda: layers.LayerNormalization(epsilon=1e-3),
     'layer_norm_axes': lambda: layers.LayerNormalization(axis=(1, 2, 3), center=False),

@@ -11,6 +11,7 @@ import tf_keras
 
 from tests.conftest import randomize
 from tests.teacher.flattening.test_flatten import assert_same, end, make, names
+from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.flattening.flatten import flatten
 
 layers = tf_keras.layers
@@ -82,6 +83,21 @@ def test_composite_layers_in_a_functional_model():
     flat = flatten(model)
     assert_same(model, flat)
     assert names(flat).count('BatchNormalization') == 1
+
+
+@pytest.mark.parametrize('error', [AssertionError, KeyError, IndexError, NotImplementedError])
+def test_whatever_a_layer_raises_is_told_in_one_line(error):
+    class Strict(layers.Layer):
+        def call(self, x):
+            if x.shape[0] is None:
+                raise error('a batch of unknown size')
+            return x + 1.0
+
+    images = tf_keras.Input((8, 8, 3), batch_size=4)
+    x = Strict(name='strict')(layers.BatchNormalization()(layers.Conv2D(4, 3)(images)))
+    model = tf_keras.Model(images, end(x))
+    with pytest.raises(UserError, match="'strict' of class Strict cannot be followed layer by la"):
+        flatten(model)
 
 
 def test_training_that_is_passed_on_by_position():

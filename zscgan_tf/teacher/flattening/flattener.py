@@ -184,7 +184,7 @@ class Flattener:
                 call.arguments['training'] = False
             outputs = function(*call.args, **call.kwargs)
         # Whatever the user's own code raises where it cannot take symbolic tensors.
-        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except Exception as error:
             raise UserError(
                 f"{self.model_name}: '{layer.name}' of class {type(layer).__name__} cannot be "
                 f'followed layer by layer ({first_line(error)}): {self.advice}.'
@@ -265,7 +265,7 @@ def _with_training_by_name(layer, args, kwargs):
 def _fresh(layer, name, linear):
     """A frozen, uncalled copy of a built-in layer; `linear` leaves its activation off."""
     layer_class = _implementation(layer)
-    # The synchronized variants differ in training only.
+    # The synchronized variants and that of TensorFlow 1 differ in training only.
     if is_batch_norm(layer):
         layer_class = tf_keras.layers.BatchNormalization
     if layer_class is tf_keras.layers.Reshape:
@@ -278,8 +278,6 @@ def _fresh(layer, name, linear):
             config[key] = 'zeros'
     config.pop('batch_input_shape', None)
     config.update(name=name, dtype='float32', trainable=False)
-    if 'synchronized' in config:
-        config['synchronized'] = False
     if linear:
         config['activation'] = 'linear'
     return layer_class.from_config(config)

@@ -25,6 +25,10 @@ SAME_FORMULA = {'silu': 'swish'} | {
 }
 
 
+# Weights that a batch norm with renorm has beside its own, and reads in training only.
+_UNUSED_AFTER_TRAINING = {'moving_stddev', 'renorm_mean', 'renorm_stddev'}
+
+
 def built_in_class(layer: object) -> type | None:
     """The Keras 3 layer class that computes what a layer does; None for a class of the user's.
 
@@ -137,6 +141,8 @@ def _copy_weights(layer, copy):
     """Copies a Keras 3 layer's weights, by their names within the layer."""
     targets = {_short_name(weight): weight for weight in copy.weights}
     values = {_short_name(weight): constant(weight) for weight in layer.weights if targets}
+    for name in _UNUSED_AFTER_TRAINING & values.keys() - targets.keys():
+        del values[name]
     if 'depthwise_kernel' in targets and 'depthwise_kernel' not in values:
         values['depthwise_kernel'] = values.pop('kernel', None)
     expected = {name: tuple(weight.shape) for name, weight in targets.items()}
