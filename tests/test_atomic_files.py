@@ -186,3 +186,10 @@ def test_a_killed_writer_leaves_what_the_next_one_removes(tmp_path):
     assert len(os.listdir(tmp_path)) == 1 and not path.exists()
     atomic_files.write_atomically(path, b'two')
     assert os.listdir(tmp_path) == ['a.tflite']
+
+
+def test_a_link_is_checked_where_it_points(tmp_path):
+    link = tmp_path / 'link'
+    link.symlink_to(tmp_path / 'missing' / 'target')
+    with pytest.raises(UserError, match='missing does not exist: make it, or pass another'):
+        atomic_files.check_output(link, overwrite=True)

@@ -79,11 +79,14 @@ def test_other_models_of_the_process_change_nothing(teacher, make, head):
         ('model_12', 'model'),
         ('model_b', 'model_b'),
         ('resnet_50', 'resnet_50'),
+        ('equalized_net', 'net'),
     ],
 )
 def test_any_name_of_a_teacher_will_do(teacher, name, wanted):
     model = converter.prepared(teacher.model, name)
     assert model.name == wanted
+    equalized = converter.prepared(teacher.model, name, equalized=True)
+    assert equalized.name == f'equalized_{wanted}'
     # TensorFlow takes it for a scope.
     tf.function(model).get_concrete_function(tf.TensorSpec([1, 6, 6, 1]))
 

@@ -46,7 +46,8 @@ def check_output(path: PathLike, overwrite: bool = False) -> None:
     """
     check_local(path)
     path = os.fspath(path)
-    folder = os.path.dirname(path) or '.'
+    # What a link points to is written.
+    folder = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path) or '.'
     if os.path.isdir(path) or not os.path.basename(path):
         raise UserError(f'{path}: is a folder: pass the name of a file.')
     if not os.path.isdir(folder):

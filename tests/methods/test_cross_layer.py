@@ -203,6 +203,25 @@ def test_clips_leave_the_function_and_scale():
     assert np.abs(found - exact).max() <= 1 and np.mean(found == exact) > 0.99
 
 
+def test_nothing_is_absorbed_through_an_odd_number_of_negations():
+    """Behind 2 - x, a lower x is a higher one; a clip is two negations more."""
+    images = layers.Input((8, 8, 3))
+    x = block(images, layers.Conv2D(8, 3, use_bias=False), 6.0)
+    x = block(layers.Rescaling(-1.0, 2.0)(x), layers.Conv2D(6, 1))
+    model = randomize(tf_keras.Model(images, layers.GlobalAveragePooling2D()(x)))
+    for norm in batch_norms(model):
+        norm.beta.assign(norm.beta + 5)
+    with_true_moments(model, wider=0.01)
+    expected = outputs(model)
+    twin, norms = fold_with_norms(flatten(model))
+    twin, _ = cross_layer.with_clips(twin)
+    pairs = cross_layer.find_pairs(twin)
+    assert [len(pair.clips) for pair in pairs] == [3]
+    _, count = cross_layer.absorb_biases(twin, norms, pairs, False)
+    assert count == 0
+    assert_same(twin, expected, 1e-3)
+
+
 def test_clips_and_absorption():
     """Clips are lowered by what a channel is lowered by."""
     model = mobile_net(high=6.0, padding='valid')

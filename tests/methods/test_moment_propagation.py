@@ -104,6 +104,19 @@ def test_two_branches(merge, combine):
     assert_moments(found, np.float64(combine(np.maximum(normal(), 0), normal(1, shift=1.0))))
 
 
+@pytest.mark.parametrize('merge, combine', [(layers.Add, np.add), (layers.Multiply, np.multiply)])
+def test_a_tensor_and_itself(merge, combine):
+    def body(norm):
+        x = norm()
+        return merge()([x, x])
+
+    folded, norms = model_of(body)
+    found = propagate(folded, norms, (0.0, 1.0))[folded.layers[-1].name]
+    samples = np.float64(normal())
+    assert_moments(found, combine(samples, samples))
+    assert found.known and np.all(found.high >= combine(samples, samples).max(0) - 1e-4)
+
+
 def test_a_clip_at_a_value_of_each_channel():
     folded, norms = model_of(lambda norm: layers.Conv2D(2, 1)(layers.ReLU(6.0)(norm())))
     twin, (name,) = with_clips(folded)

@@ -20,7 +20,7 @@ from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.raw_pixels import raw_pixels
 from zscgan_tf.tflite import calibration, student_export
 from zscgan_tf.tflite.counterparts import is_equalized
-from zscgan_tf.tflite.flatbuffer import read_model
+from zscgan_tf.tflite.flatbuffer import op_name, read_model
 from zscgan_tf.tflite.layer_errors import layer_errors
 
 layers = tf_keras.layers
@@ -298,6 +298,25 @@ def test_a_file_of_a_larger_batch(net):
     assert len(single.rows) == len(several.rows)
     for one, other in zip(single.rows, several.rows, strict=True):
         assert (one.alone, one.cumulative) == pytest.approx((other.alone, other.cumulative))
+
+
+def test_a_student_whose_branches_are_requantized():
+    """Integers of two scales are joined: LiteRT brings one of them to the other's by QUANTIZE."""
+    images = x = layers.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(6, 3)(x)))
+    wide = layers.ReLU()(layers.BatchNormalization(name='wide')(layers.Conv2D(4, 1)(x)))
+    x = layers.Concatenate(name='joined')([x, wide])
+    x = layers.MaxPooling2D(2)(layers.ReLU(6.0)(x))
+    x = layers.Dense(5)(layers.GlobalAveragePooling2D()(layers.Conv2D(8, 1, name='last')(x)))
+    model = randomize(tf_keras.Model(images, x))
+    model.get_layer('wide').gamma.assign(np.full(4, 20.0))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    data = student_export.convert(small_student(teacher, weight_bits=6, activation_bits=6))
+    file = read_model(data)
+    assert 'QUANTIZE' in [op_name(file, op) for op in file.subgraphs[0].operators]
+    errors = layer_errors(data, teacher, PIXELS[:4])
+    assert {'joined', 'last'} & rows(errors).keys()
+    assert all(row.alone > 10 for row in errors.rows)
 
 
 @pytest.mark.parametrize('relu6', ['clipped', 'replaced'])

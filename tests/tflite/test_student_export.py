@@ -8,8 +8,10 @@ import tf_keras
 from tests.conftest import randomize
 from tests.student.test_student import PIXELS, convolved, ending, make, own_teacher, wrappers
 from zscgan_tf import evaluation
+from zscgan_tf.errors import UserError
+from zscgan_tf.student.calibration import ranges
 from zscgan_tf.teacher.loading import load_teacher
-from zscgan_tf.tflite import calibration, flatbuffer, student_export
+from zscgan_tf.tflite import calibration, flatbuffer, interpreter, student_export
 
 layers = tf_keras.layers
 
@@ -147,3 +149,33 @@ def test_logits_have_one_shape_whatever_the_method(head):
         assert read.subgraphs[0].tensors[output].shape == [1, units]
         error = evaluation.TfliteModel(data).outputs(PIXELS) - expected
         assert np.abs(error).max() < 0.05 * np.ptp(expected)
+
+
+@pytest.mark.parametrize('granularity', ['channel', 'tensor'])
+def test_a_large_bias_beside_small_weights(granularity, monkeypatch):
+    """In steps of its own weights it would not fit into int32, and the converter clips it."""
+
+    def build(x):
+        x = layers.ReLU(6.0)(layers.BatchNormalization()(layers.Conv2D(6, 3)(x)))
+        x = layers.Conv2D(4, 1, name='odd')(x)
+        return layers.Dense(4)(layers.GlobalAveragePooling2D()(x))
+
+    teacher = own_teacher(build)
+    layer = teacher.model.get_layer('odd')
+    kernel = layer.kernel.numpy()
+    kernel *= 0.5 / np.abs(kernel).max()
+    kernel[..., 1] *= 5.1e-6 / np.abs(kernel[..., 1]).max()
+    layer.set_weights([kernel, np.float32([0.1, 6.0, -0.2, 0.3])])
+    inputs = teacher.input_spec.to_inputs(PIXELS).numpy()
+
+    def exported():
+        student = make(teacher, weight_bits=8, activation_bits=8, weight_granularity=granularity)
+        data, _, _ = student_export.export(student, [inputs])
+        return student.logits(PIXELS).numpy(), interpreter.TfliteModel(data).outputs(inputs)
+
+    expected, found = exported()
+    assert np.abs(found - expected).max() < 0.02 * np.ptp(expected)
+    monkeypatch.setattr(ranges, 'BIAS_RANGE_FLOOR', 0.0)
+    if granularity == 'channel':
+        with pytest.raises(UserError, match="CONV_2D at layer 'own.quant_odd.* is too large for int32 beside"):
+            exported()

@@ -239,7 +239,7 @@ def absorb_biases(
         norm = norms.get(pair.first.name)
         if norm is None or not pair.is_rectified or (pair.is_padded and not absorb_padded):
             continue
-        if len(pair.clips) == 1:  # turned around, less becomes more
+        if len(pair.clips) % 2:  # turned around, less becomes more
             continue
         moved = np.maximum(0, norm.mean - ABSORBED_BELOW * norm.deviation)
         for clip in pair.clips:  # both at the same value

@@ -64,7 +64,10 @@ class Dfq:
     corrected: int
 
     def unquantized(self) -> Student | None:
-        """The float twin in the place of a `Student`; None where it is the teacher's function."""
+        """The float twin in the place of a `Student`, to measure what its changes cost.
+
+        None where it has the teacher's function, up to clips that `limit_clips` lowered.
+        """
         replaced = self.relu6 and self.student.options.relu6 == 'replaced'
         if not replaced and not self.absorbed:
             return None

@@ -192,6 +192,10 @@ def _behind(layer, inputs):
         return Moments(*joined, known)
     if len(others) == 1:
         (y,) = others
+        if y is x and isinstance(layer, layers.Add):
+            return gaussian(2 * x.mean, 4 * x.variance, known)
+        if y is x and isinstance(layer, layers.Multiply):
+            return _of_function(x, tf.square)
         if isinstance(layer, layers.Add):
             return gaussian(x.mean + y.mean, x.variance + y.variance, known)
         if isinstance(layer, layers.Subtract):

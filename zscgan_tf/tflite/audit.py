@@ -71,8 +71,8 @@ def audit(
         advice: what the message of a refusal says that can be done instead of rebuilding.
 
     Raises:
-        UserError: not a TFLite model, an op that is not integer (named with its layer), or a
-            scale vector that does not fit its axis.
+        UserError: not a TFLite model, an op that is not integer (named with its layer), a scale
+            vector that does not fit its axis, or a bias that was clipped to int32.
     """
     return audit_model(read_model(model_bytes), len(model_bytes), allow_float_ops, advice)
 
@@ -99,6 +99,12 @@ def audit_model(
                 (float_ops if 'float32' in wrong else problems).append((name, where))
     if problems:
         raise UserError(f'The .tflite is not integer: {_first(problems)}.')
+    if clipped := _clipped_biases(model):
+        raise UserError(
+            f'The .tflite would be wrong: a bias of {clipped[0]} is too large for int32 beside the '
+            f'small weights of its channel: pass one scale a kernel, --weight_granularity=tensor, '
+            f"or with TFLite's own calibration --noper_channel."
+        )
     if float_ops and not allow_float_ops:
         raise UserError(
             f'The .tflite is not integer: {_first(float_ops)}: rebuild this layer of ops that '
@@ -162,6 +168,23 @@ def _scale_problems(graph):
                 problem = f'{where} has {len(scales)} scales for {entries} entries of axis {axis}'
                 problems.append(('', problem))
     return problems
+
+
+def _clipped_biases(model):
+    """The layers one of whose biases is at an end of int32, where the converter clips it."""
+    found = []
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            if op_name(model, op) not in KERNEL_OPS:
+                continue
+            for tensor in (graph.tensors[index] for index in op.inputs if index >= 0):
+                data = model.buffers[tensor.buffer].data
+                if type_name(tensor) != 'int32' or data is None or not len(data):
+                    continue
+                values = np.asarray(data, np.uint8).view(np.int32)
+                if np.any(np.abs(values.astype(np.int64)) >= np.iinfo(np.int32).max):
+                    found.append(f"{op_name(model, op)} at layer '{layer_name(graph, op)}'")
+    return found
 
 
 def _weights(model):

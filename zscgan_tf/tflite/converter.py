@@ -21,7 +21,13 @@ _OPS = {
 }
 
 
-def prepared(model: tf_keras.Model, name: str, batch: int = 0) -> tf_keras.Model:
+# Stands before the model's name in a file whose layers have other scales than the teacher's.
+EQUALIZED = 'equalized_'
+
+
+def prepared(
+    model: tf_keras.Model, name: str, batch: int = 0, equalized: bool = False
+) -> tf_keras.Model:
     """The model under its teacher's name, with the batch size of its file.
 
     The file's tensors take their names from the model's. Keras numbers models without a name by
@@ -32,9 +38,13 @@ def prepared(model: tf_keras.Model, name: str, batch: int = 0) -> tf_keras.Model
         name: the teacher's; numbers that Keras gave it are left off.
         batch: images that the file takes at once. Where it is fixed, the file needs no arithmetic
             on shapes (SHAPE, STRIDED_SLICE and PACK in front of a RESHAPE). 0 leaves it open.
+        equalized: whether its layers have other scales than the teacher's. The name says so, and no
+            other name does.
     """
     name = re.sub(r'^(model|sequential|functional)_\d+$', r'\1', name)
+    name = re.sub(rf'^({EQUALIZED})+', '', name)
     name = re.sub(r'[^A-Za-z0-9_.-]+', '_', name).lstrip('_.-') or 'teacher'
+    name = f'{EQUALIZED}{name}' if equalized else name
     if not batch:
         return tf_keras.Model(model.input, model.output, name=name)
     images = tf_keras.Input(

@@ -18,6 +18,7 @@ from zscgan_tf.teacher.graphs import nodes
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.tap import is_batch_norm
 from zscgan_tf.teacher.teacher import Teacher
+from zscgan_tf.tflite.converter import EQUALIZED
 from zscgan_tf.tflite.flatbuffer import ends_in_probabilities, op_name, text
 
 # They hand values on as they are, so they round nothing of their own.
@@ -26,8 +27,6 @@ MOVING_OPS = frozenset(
     'RESIZE_NEAREST_NEIGHBOR REDUCE_MAX QUANTIZE DEQUANTIZE SHAPE PACK'.split()
 )
 INPUT = 'input'
-# Stands before the model's name in a file whose layers have other scales than the teacher's.
-EQUALIZED = 'equalized_'
 
 
 @dataclasses.dataclass(frozen=True)

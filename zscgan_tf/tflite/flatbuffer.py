@@ -1,7 +1,9 @@
 """A `.tflite` read from its flatbuffer: its operations, tensors, scales, input and output."""
 
 import dataclasses
+import math
 import struct
+from collections.abc import Iterable
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -120,6 +122,13 @@ def layer_name(graph: schema.SubGraphT, op: schema.OperatorT) -> str:
 def type_name(tensor: schema.TensorT) -> str:
     """A tensor's type, `int8`."""
     return _TYPE_NAMES.get(tensor.type, f'type {tensor.type}')
+
+
+def int4_values(data: np.ndarray, shape: Iterable[int]) -> np.ndarray:
+    """The integers of an int4 constant, int8, flat; `data` are the bytes of its buffer."""
+    # Two values a byte, the low four bits first, in two's complement.
+    nibbles = np.stack([data & 15, data >> 4], axis=1).reshape(-1)[: math.prod(shape)]
+    return (nibbles ^ 8).astype(np.int8) - np.int8(8)
 
 
 def scales_of(tensor: schema.TensorT) -> np.ndarray:

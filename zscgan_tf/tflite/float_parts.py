@@ -11,7 +11,13 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from zscgan_tf.tflite.flatbuffer import plain_interpreter, scales_of, type_name
+from zscgan_tf.tflite.flatbuffer import (
+    int4_values,
+    op_name,
+    plain_interpreter,
+    scales_of,
+    type_name,
+)
 
 _NUMPY_TYPES = {'int8': np.int8, 'uint8': np.uint8, 'int16': np.int16, 'int32': np.int32}
 _NUMPY_TYPES |= {'int64': np.int64, 'float32': np.float32, 'float16': np.float16}
@@ -77,9 +83,7 @@ def real_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | No
         return None
     data, kind = np.asarray(data, np.uint8), type_name(tensor)
     if kind == 'int4':
-        # Two values a byte, the low four bits first, in two's complement.
-        nibbles = np.stack([data & 15, data >> 4], axis=1).reshape(-1)
-        integers = ((nibbles ^ 8).astype(np.int8) - 8)[: int(np.prod(tensor.shape))]
+        integers = int4_values(data, tensor.shape)
     elif kind in _NUMPY_TYPES:
         integers = data.view(_NUMPY_TYPES[kind])
     else:
@@ -98,7 +102,10 @@ def real_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | No
 
 
 def _float_model(model, ops, inputs, target):
-    """The bytes of a model of these ops whose quantized tensors are float32."""
+    """The bytes of a model of these ops whose quantized tensors are float32.
+
+    QUANTIZE and DEQUANTIZE are left out: floats have no scales.
+    """
     graph = model.subgraphs[0]
     part, empty = schema.SubGraphT(), schema.BufferT()
     new = schema.ModelT()
@@ -114,6 +121,9 @@ def _float_model(model, ops, inputs, target):
 
     for number in ops:
         op = copy.copy(graph.operators[number])
+        if op_name(model, op) in ('QUANTIZE', 'DEQUANTIZE'):
+            numbers[int(op.outputs[0])] = number_of(op.inputs[0])
+            continue
         op.inputs = [number_of(index) for index in op.inputs]
         op.outputs = [number_of(index) for index in op.outputs]
         op.intermediates = None

@@ -19,6 +19,7 @@ from zscgan_tf.teacher.layer_types import LAYER_TYPES
 from zscgan_tf.tflite.flatbuffer import (
     KERNEL_OPS,
     channel_axis,
+    int4_values,
     layer_name,
     op_name,
     plain_interpreter,
@@ -124,10 +125,7 @@ def kernel_integers(model: schema.ModelT, op: schema.OperatorT) -> np.ndarray | 
         return None
     data = np.asarray(data, np.uint8)
     if type_name(tensor) == 'int4':
-        # Two values a byte, the low four bits first, in two's complement.
-        nibbles = np.stack([data & 15, data >> 4], axis=1).reshape(-1)
-        nibbles = nibbles[: int(np.prod(tensor.shape))]
-        integers = ((nibbles ^ 8).astype(np.int8) - 8).astype(np.int8)
+        integers = int4_values(data, tensor.shape)
     elif type_name(tensor) == 'int8':
         integers = data.view(np.int8)
     else:

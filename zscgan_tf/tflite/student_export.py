@@ -10,7 +10,6 @@ from zscgan_tf.student.student import Student, export_model, with_head
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.tflite import audit, levels
 from zscgan_tf.tflite.converter import make_integer_converter, prepared, run_converter
-from zscgan_tf.tflite.counterparts import EQUALIZED
 from zscgan_tf.tflite.options import FileOptions
 
 
@@ -59,7 +58,6 @@ def convert(student: Student, **options: object) -> bytes:
         model = with_head(student.model, head)
     else:
         model = export_model(student, head)
-    name = f'{EQUALIZED}{student.name}' if student.equalized else student.name
-    model = prepared(model, name, resolved.file_batch)
+    model = prepared(model, student.name, resolved.file_batch, student.equalized)
     converter = make_integer_converter(model, resolved)
     return run_converter(converter, f'the student of {student.teacher.name}')

@@ -18,6 +18,17 @@ def batches():
     return [PIXELS[:48], PIXELS[48:]]  # of different sizes: all images count alike
 
 
+def test_any_names_of_layers_will_do():
+    def build(x):
+        for name in ('a', 'a_error', 'a_error_'):
+            x = layers.ReLU()(layers.Conv2D(4, 1, name=name)(x))
+        return layers.Dense(4)(layers.GlobalAveragePooling2D()(x))
+
+    student = student_of(own_teacher(build))
+    set_ranges(student, batches)
+    correct_biases(student, batches)
+
+
 @pytest.mark.parametrize('compensated', [False, True])
 def test_channels_keep_their_means(compensated):
     def build(x):

@@ -13,6 +13,7 @@ import tf_keras
 
 from zscgan_tf.student.calibration.observing import observe
 from zscgan_tf.student.folding import kernel_name
+from zscgan_tf.student.graph import unused_name
 from zscgan_tf.student.student import Student
 
 
@@ -31,11 +32,12 @@ def correct_biases(
     kernels = student.kernels()
     if not kernels:
         return
-    shifts = []
+    shifts, names = [], {layer.name for layer in student.twin.layers}
     for kernel in kernels:
         layer = student.twin.get_layer(kernel.layer.name)
         error = kernel.rounded() - tf.convert_to_tensor(getattr(layer, kernel_name(layer)))
-        shifts.append(tf.reduce_mean(_with_kernel(layer, error)(layer.input), [0, 1, 2]))
+        linear = _with_kernel(layer, error, unused_name(f'{layer.name}_error', names))
+        shifts.append(tf.reduce_mean(linear(layer.input), [0, 1, 2]))
     model = tf_keras.Model(student.twin.input, shifts)
 
     def count_and_shifts(pixels):
@@ -49,9 +51,9 @@ def correct_biases(
         kernel.layer.bias.assign_sub(shift / count)
 
 
-def _with_kernel(layer, kernel):
+def _with_kernel(layer, kernel, name):
     """A linear layer like another, with a kernel of its own and no bias."""
-    config = {**layer.get_config(), 'name': f'{layer.name}_error', 'activation': 'linear'}
+    config = {**layer.get_config(), 'name': name, 'activation': 'linear'}
     copy = type(layer).from_config(config)
     copy.build(layer.input_shape)
     getattr(copy, kernel_name(layer)).assign(kernel)

@@ -3,7 +3,7 @@
 Pure NumPy on kernels and on histograms of activations. Grids are those of TensorFlow's fused
 fake-quantization: narrow and symmetric for weights, nudged so that zero is exact for activations.
 
-Usage: limits = weight_ranges(kernel, 4, 'mse', axis=3)
+Usage: limits = weight_ranges(kernel, 4, 'mse')
        low, high = activation_range(histogram, 4, 'mse', nonnegative=True)
 """
 
@@ -30,24 +30,22 @@ MARGIN = 1.1
 COUNTED_VALUES = 2**22
 
 
-def weight_ranges(kernel: np.ndarray, bits: int, estimator: str, axis: int) -> np.ndarray:
+def weight_ranges(kernel: np.ndarray, bits: int, estimator: str) -> np.ndarray:
     """The largest absolute weight m that each output channel's grid represents.
 
     The grid is symmetric and narrow: step m / (2^(bits-1) - 1), as many levels on either side of
     zero; at 2 bits -m, 0, m.
 
     Args:
-        kernel: float array of any shape.
+        kernel: float array, [..., channels]; a depthwise kernel [h, w, c, m] as [h, w, c * m].
         bits: 2 to 8.
         estimator: 'minmax' (the largest |w|), or 'mse', the m with the smallest squared error of
             the channel.
-        axis: of the output channels: 3 of a convolution's [h, w, in, out]. A depthwise kernel
-            [h, w, c, m] is passed as [h, w, c * m].
 
     Returns:
         float32, [channels]; 0 where a channel is all zero.
     """
-    kernel = np.moveaxis(np.asarray(kernel, np.float32), axis, -1)
+    kernel = np.asarray(kernel, np.float32)
     weights = kernel.reshape(-1, kernel.shape[-1])  # [N, channels]
     magnitudes = np.abs(weights)
     largest = magnitudes.max(axis=0)

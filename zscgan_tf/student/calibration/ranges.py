@@ -14,6 +14,8 @@ from zscgan_tf.student.student import Student
 
 # Of the largest range of a kernel's channels: see `_weight_ranges`.
 WEIGHT_RANGE_FLOOR = 1e-5
+# Of a channel's bias: then it fits into int32 where inputs have steps of 0.0006 or more.
+BIAS_RANGE_FLOOR = 1e-4
 
 
 def set_ranges(
@@ -91,14 +93,17 @@ def _weight_ranges(kernel: Kernel, estimator):
     """The ranges of a kernel's channels, [C]; all are equal of granularity 'tensor'.
 
     A bias is stored in steps of its channel's weights. The steps of a channel of zeros, or nearly
-    so, would be too small for its bias. Such a channel gets the largest range of the kernel's.
+    so, would be too small for its bias. Such a channel gets the largest range of the kernel's, and
+    one of a large bias a larger range than its weights need.
     """
     values = tf.convert_to_tensor(kernel.by_channel(kernel.variable)).numpy()
     if kernel.granularity == 'tensor':
-        (whole,) = estimators.weight_ranges(values[..., None], kernel.bits, estimator, values.ndim)
+        (whole,) = estimators.weight_ranges(values[..., None], kernel.bits, estimator)
         channels = np.full(values.shape[-1], whole)
     else:
-        channels = estimators.weight_ranges(values, kernel.bits, estimator, axis=values.ndim - 1)
+        channels = estimators.weight_ranges(values, kernel.bits, estimator)
     largest = channels.max(initial=0)
     floor = max(WEIGHT_RANGE_FLOOR * largest, SMALLEST_RANGE)
-    return np.where(channels > floor, channels, largest if largest > 0 else 1.0)
+    channels = np.where(channels > floor, channels, largest if largest > 0 else 1.0)
+    channels = np.maximum(channels, BIAS_RANGE_FLOOR * np.abs(kernel.layer.bias.numpy()))
+    return np.full_like(channels, channels.max()) if kernel.granularity == 'tensor' else channels
