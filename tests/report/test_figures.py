@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.report import figures
+from zscgan_tf.report import figures, tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -31,8 +31,8 @@ def texts(axes):
 
 def test_the_standard_error_is_that_of_repeated_draws():
     shares = np.random.default_rng(0).binomial(500, 0.7, 20_000) / 500
-    assert math.isclose(figures.standard_error(70, 500), 100 * shares.std(), rel_tol=0.02)
-    assert figures.standard_error(100, 500) == 0
+    assert math.isclose(tables.standard_error(70, 500), 100 * shares.std(), rel_tol=0.02)
+    assert tables.standard_error(100, 500) == 0
 
 
 def test_the_chart_shows_means_over_seeds(tmp_path):
@@ -58,13 +58,13 @@ def draw(folder):
 )
 def test_a_damaged_result_file_is_named(tmp_path, change):
     write_results(tmp_path, **change)
-    with pytest.raises(UserError, match='ptq_mse.json: missing or damaged') as error:
+    with pytest.raises(UserError, match='ptq_mse.json: damaged') as error:
         figures.draw_chart(tmp_path)
     assert '\\n' not in str(error.value)
 
 
 def test_a_missing_result_file_is_named(tmp_path):
-    with pytest.raises(UserError, match='ptq_mse.json: missing or damaged'):
+    with pytest.raises(UserError, match='ptq_mse.json: there is no such file'):
         figures.draw_chart(tmp_path)
 
 
@@ -105,4 +105,4 @@ def test_pictures_are_written(tmp_path, monkeypatch):
     assert figures.main() is None
     assert {path.name for path in tmp_path.iterdir()} == {'path.png', 'chart.png'}
     monkeypatch.setattr(figures, 'ROOT', tmp_path)
-    assert 'missing or damaged' in figures.main()
+    assert 'there is no such file' in figures.main()

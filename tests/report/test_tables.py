@@ -134,7 +134,7 @@ def test_the_tables_of_the_readme(tmp_path):
     assert len(headlines) == 2 + len(tables.HEADLINES)
     assert '| 50.0 ± 0.5 % | 88.5 % | 99.0 ± 0.1 % |' in headlines[2]  # of 10,000
     (tmp_path / tables.MOBILENET / 'ptq_mse_real.json').unlink()
-    with pytest.raises(UserError, match='ptq_mse_real.json: damaged'):
+    with pytest.raises(UserError, match='ptq_mse_real.json: there is no such file'):
         tables.point_table(tmp_path)
 
 

@@ -177,5 +177,7 @@ def test_a_large_bias_beside_small_weights(granularity, monkeypatch):
     assert np.abs(found - expected).max() < 0.02 * np.ptp(expected)
     monkeypatch.setattr(ranges, 'BIAS_RANGE_FLOOR', 0.0)
     if granularity == 'channel':
-        with pytest.raises(UserError, match="CONV_2D at layer 'own.quant_odd.* is too large for int32 beside"):
+        with pytest.raises(
+            UserError, match="CONV_2D at layer 'own.quant_odd.* is too large for int32 beside"
+        ):
             exported()

@@ -4,8 +4,6 @@ python -m zscgan_tf.report.figures           writes path.png and chart.png into 
 """
 
 import io
-import json
-import math
 import pathlib
 import statistics
 import sys
@@ -17,21 +15,13 @@ from matplotlib.patches import FancyBboxPatch, Patch
 
 from zscgan_tf.atomic_files import PathLike, write_atomically
 from zscgan_tf.errors import UserError
+from zscgan_tf.report.tables import POINT, TEACHERS, read_result, standard_error
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 IMAGES = ROOT / 'docs' / 'images'
 
-# The teachers of the chart: title, and number of real images that the results were measured on.
-TEACHERS = {
-    'resnet20_cifar10_jpeg': ('ResNet-20, CIFAR-10', 10_000),
-    'mobilenet_v1_075_imagenet': ('MobileNetV1 0.75, ImageNet', 1_000),
-}
 # The recipes of the chart, and what their images are called.
-RECIPES = {
-    'ptq_mse': 'generated images',
-    'ptq_mse_real': 'real images',
-    'ptq_mse_noise': 'uniform noise',
-}
+RECIPES = {name: words.removesuffix(' (no data)') for name, words in POINT.items()}
 _BLUE, _GREEN, _ORANGE, _GREY = '#2f6db5', '#2a7f4f', '#b5561a', '#5d6878'
 # Has the same contrast on a white page and on a dark one.
 _LINE = '#757e8b'
@@ -108,9 +98,8 @@ def draw_chart(flags_folder: PathLike, recipes: Mapping[str, str] = RECIPES) -> 
     figure = _figure(800, 330)
     all_axes = figure.subplots(1, len(TEACHERS), sharey=True, squeeze=False)[0]
     names = ['float model', *recipes.values()]
-    for axes, (teacher, (title, count)) in zip(all_axes, TEACHERS.items(), strict=True):
-        paths = [pathlib.Path(flags_folder, teacher, f'{recipe}.json') for recipe in recipes]
-        rows = [_measured(path) for path in paths]
+    for axes, (teacher, (name, data, count)) in zip(all_axes, TEACHERS.items(), strict=True):
+        rows = [_measured(flags_folder, f'{teacher}/{recipe}') for recipe in recipes]
         _bar(axes, 0, rows[0][0], count, _BLUE)
         for position, (_, accuracy, agreement) in enumerate(rows, 1):
             _bar(axes, position - 0.2, accuracy, count, _BLUE)
@@ -120,6 +109,7 @@ def draw_chart(flags_folder: PathLike, recipes: Mapping[str, str] = RECIPES) -> 
         axes.set_xticks(range(0, 101, 25))
         axes.tick_params(length=0)
         axes.tick_params(axis='x', labelsize=_points(12), labelcolor=_INK)
+        title = f'{name}, {data}'
         axes.set_title(title, fontsize=_points(15), color=_INK, weight='bold', loc='left', pad=20)
         text = f'per cent of {count:,} real images'
         axes.text(0, 1.03, text, transform=axes.transAxes, size=_points(12.5), color=_INK)
@@ -149,12 +139,6 @@ def draw_chart(flags_folder: PathLike, recipes: Mapping[str, str] = RECIPES) -> 
     return figure
 
 
-def standard_error(percentage: float, count: int) -> float:
-    """One standard error of a share of `count` images, both in per cent (binomial)."""
-    share = percentage / 100
-    return 100 * math.sqrt(share * (1 - share) / count)
-
-
 def write(path: PathLike, figure: Figure) -> None:
     """Writes a figure as a PNG file; an older one of that name is replaced."""
     file = io.BytesIO()
@@ -162,14 +146,11 @@ def write(path: PathLike, figure: Figure) -> None:
     write_atomically(path, file.getvalue(), overwrite=True)
 
 
-def _measured(path):
+def _measured(flags_folder, recipe):
     """Accuracy of the float model, accuracy and agreement of the file, of a result file."""
-    try:
-        result = json.loads(path.read_text(encoding='utf-8'))
-        means = [statistics.fmean(result['metrics'][name]) for name in ('accuracy', 'agreement')]
-        return float(result['float_accuracy']), *means
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: missing or damaged ({error!r}): restore it from git.') from error
+    result = read_result(flags_folder, recipe)
+    means = [statistics.fmean(result['metrics'][name]) for name in ('accuracy', 'agreement')]
+    return float(result['float_accuracy']), *means
 
 
 def _figure(width, height):

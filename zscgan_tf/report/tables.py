@@ -10,6 +10,7 @@ import pathlib
 import re
 import statistics
 import sys
+from typing import Any, NamedTuple
 
 from zscgan_tf.atomic_files import PathLike
 from zscgan_tf.errors import UserError
@@ -19,8 +20,20 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCUMENTS = ('README.md', 'docs/results.md', 'docs/paper.md')
 
 RESNET20, MOBILENET = 'resnet20_cifar10_jpeg', 'mobilenet_v1_075_imagenet'
-# What a teacher is called, and how many test images its results are measured on.
-TEACHERS = {RESNET20: ('ResNet-20', 10_000), MOBILENET: ('MobileNetV1 0.75', 1_000)}
+
+
+class Measured(NamedTuple):
+    """What a teacher and its data are called, and the number of its test images."""
+
+    name: str
+    data: str
+    images: int
+
+
+TEACHERS = {
+    RESNET20: Measured('ResNet-20', 'CIFAR-10', 10_000),
+    MOBILENET: Measured('MobileNetV1 0.75', 'ImageNet', 1_000),
+}
 
 # What a row is called, in the order of the rows.
 ROWS = {
@@ -139,7 +152,8 @@ def _row(path, result):
     minutes, name = result['minutes'], path.stem
     training = f'{statistics.fmean(minutes):.1f} min, {result["steps"]:,} steps'
     metrics = result['metrics']
-    errors = [_error(metrics[key], path.parent.name) for key in _SHARES]
+    images = TEACHERS[path.parent.name].images
+    errors = [standard_error(statistics.fmean(metrics[key]), images) for key in _SHARES]
     raw = result.get('options', {}).get('raw_pixels')
     label = f'{ROWS.get(name, name)}{"" if raw else " (normalized inputs)"}'
     return (
@@ -150,14 +164,15 @@ def _row(path, result):
     )
 
 
-def _error(values, teacher):
-    """The binomial standard error of a share in per cent, measured on the teacher's test images."""
-    share = statistics.fmean(values) / 100
-    return 100 * math.sqrt(share * (1 - share) / TEACHERS[teacher][1])
+def standard_error(percentage: float, count: int) -> float:
+    """One standard error of a share of `count` images, both in per cent (binomial)."""
+    share = percentage / 100
+    return 100 * math.sqrt(share * (1 - share) / count)
 
 
 def _with_error(values, teacher):
-    return f'{statistics.fmean(values):.1f} ± {_error(values, teacher):.1f}'
+    mean = statistics.fmean(values)
+    return f'{mean:.1f} ± {standard_error(mean, TEACHERS[teacher].images):.1f}'
 
 
 def point_table(flags_folder: PathLike) -> list[str]:
@@ -168,7 +183,7 @@ def point_table(flags_folder: PathLike) -> list[str]:
     """
     lines = ['| ranges set with | accuracy | agreement |', '| --- | --- | --- |']
     for name, words in POINT.items():
-        result = _result(flags_folder, f'{MOBILENET}/{name}')
+        result = read_result(flags_folder, f'{MOBILENET}/{name}')
         if len(lines) == 2:
             lines.append(
                 f'| float model | {_with_error([result["float_accuracy"]], MOBILENET)} % | |'
@@ -187,17 +202,21 @@ def headline_table(flags_folder: PathLike) -> list[str]:
     lines = ['| model | file | accuracy | float | agreement |', '| --- | --- | --- | --- | --- |']
     for recipe, words in HEADLINES.items():
         teacher = recipe.split('/')[0]
-        result = _result(flags_folder, recipe)
+        result = read_result(flags_folder, recipe)
         accuracy, agreement = (_with_error(result['metrics'][key], teacher) for key in _SHARES)
         lines.append(
-            f'| {TEACHERS[teacher][0]} | {words} | {accuracy} % '
+            f'| {TEACHERS[teacher].name} | {words} | {accuracy} % '
             f'| {result["float_accuracy"]:.1f} % | {agreement} % |'
         )
     return lines
 
 
-def _result(flags_folder, recipe, needed=True):
-    """The result file of a recipe; None if there is none and none is needed."""
+def read_result(flags_folder: PathLike, recipe: str, needed: bool = True) -> dict[str, Any] | None:
+    """The result file of a recipe, `<teacher>/<recipe>`; None if there is none and none is needed.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     path = pathlib.Path(flags_folder) / f'{recipe}.json'
     if not needed and not path.exists():
         return None
@@ -236,6 +255,8 @@ def _whole(path):
     """Names the file whose content is not as it was written."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise UserError(f'{path}: there is no such file: restore it from git.') from error
     except KeyError as error:
         raise UserError(f'{path}: damaged: it has no {error}; restore it from git.') from error
     except (OSError, AttributeError, TypeError, ValueError) as error:
@@ -261,7 +282,7 @@ def render(document: str, flags_folder: PathLike) -> str:
         elif name.startswith('paper/'):
             lines = paper_tables.table(
                 name.removeprefix('paper/'),
-                lambda recipe: _result(flags_folder, recipe, needed=False),
+                lambda recipe: read_result(flags_folder, recipe, needed=False),
             )
         else:
             lines = result_table(flags_folder / name.split('/')[0], *name.split('/')[1:])
