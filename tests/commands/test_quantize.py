@@ -296,7 +296,7 @@ def test_ctrl_c_while_the_page_is_written(programs):
         during=interrupt_in('zscgan_tf.report.page', 'write_page'),
     )  # fmt: skip
     assert result.status == 130 and 'ranges       ' in result.stdout, result
-    assert f'{output} is written, and its page is not: bin/report.py makes' in result.stderr
+    assert f'{output} is written, and its page is not: zscgan-report makes' in result.stderr
     assert 'Traceback' not in result.stderr and 'no output was written' not in result.stderr
     assert output.exists() and not output.with_suffix('.html').exists()
 

@@ -169,7 +169,7 @@ def _tell(teacher, result, evaluate_on, source=None, folder=None, student_folder
             problem = error
         except KeyboardInterrupt:
             problem = KeyboardInterrupt(
-                f'interrupted: {result.output} is written, and its page is not: bin/report.py '
+                f'interrupted: {result.output} is written, and its page is not: zscgan-report '
                 f'makes one.'
             )
     elif FLAGS.page:

@@ -51,7 +51,7 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
 
 _NOT_MEASURED = (
     'not measured, for lack of images: pass --evaluation_images or --evaluation_split, or run '
-    'bin/evaluate.py'
+    'zscgan-evaluate'
 )
 
 
