@@ -1,7 +1,9 @@
 """Evaluation against NumPy, and against LiteRT run by hand."""
 
 import dataclasses
+import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -336,3 +338,12 @@ def test_sizes_and_latency(teacher, files):
         'tflite_file_bytes': len(files['int8']),
     }
     assert 0 < latency(file, repeats=5) < 1000
+
+
+@pytest.mark.parametrize('batch', [1, 4])
+def test_latency_is_of_one_image_in_milliseconds(teacher, monkeypatch, batch):
+    """By a clock on which every call of the file takes a second."""
+    data = calibration.convert(teacher, [pixels(8)], file_batch=batch)
+    clock = itertools.count()
+    monkeypatch.setattr(interpreter, 'time', SimpleNamespace(perf_counter=clock.__next__))
+    assert latency(TfliteModel(data), repeats=3) == 1000 / batch

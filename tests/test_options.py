@@ -159,7 +159,7 @@ def test_a_small_distillation_is_shorter_and_keeps_the_generator():
 
 def test_fewer_bits_learn_faster():
     rates = [distillation(weight_bits=b, activation_bits=b)['learning_rate'] for b in range(2, 9)]
-    assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1]
+    assert rates == [3e-4, 2e-4, 1e-4, 5e-5, 3e-5, 2e-5, 1e-5]  # docs/choices.md has the reasons
     fewer = distillation(weight_bits=8, activation_bits=4)['learning_rate']
     assert fewer == distillation(weight_bits=4, activation_bits=8)['learning_rate'] == rates[2]
     assert distillation(weight_bits=4, learning_rate=0.5)['learning_rate'] == 0.5

@@ -1,6 +1,8 @@
 """Which way `quantize` takes: through the student, or by TFLite's own calibration."""
 
+import dataclasses
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -40,6 +42,17 @@ def test_the_default_is_the_student(tmp_path):
     )
     assert other.levels is None and other.options.calibration_images == 32
     assert "ranges       TFLite's own calibration, 32 images" in summary(teacher, other)
+
+
+@pytest.mark.parametrize(
+    'classes, head, threshold', [(10, 'softmax', 55), (2, 'sigmoid', 75), (3, 'labels', 75)]
+)
+def test_a_file_of_no_use_agrees_in_less_than_half_of_what_chance_leaves(classes, head, threshold):
+    """Chance is 10 % of ten classes, and 50 % of two or of independent labels."""
+    teacher = dataclasses.replace(tiny_teacher(), num_classes=classes, head=head)
+    for agreement, wanted in ((threshold - 0.1, True), (threshold + 0.1, False)):
+        result = types.SimpleNamespace(measured={'agreement': agreement})
+        assert pipeline.Quantized.disagrees(result, teacher) == wanted
 
 
 def test_too_few_images_are_refused(tmp_path):

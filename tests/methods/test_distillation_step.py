@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.methods.test_zscgan import Recorder
 from tests.students import student_of
 from zscgan_tf.methods import augmentation, distillation
 from zscgan_tf.student.calibration.ranges import set_ranges
+from zscgan_tf.training.strategy import fold_seed
 
 RNG = np.random.default_rng(0)
 
@@ -73,7 +75,17 @@ def test_the_papers_optimizer():
         np.testing.assert_allclose(variable, expected, rtol=1e-5)
 
 
-def make_step(teacher, pixels, generator_update=None, **options):
+def test_the_default_optimizer_is_adam_with_a_cosine():
+    options = distillation.DistillationOptions.resolve('small', {'learning_rate': 0.1, 'steps': 4})
+    variable = tf.Variable([1.0, -2.0])
+    optimizer = distillation.make_optimizer(options, [variable])
+    rates = [float(optimizer._learning_rate(step)) for step in (0, 2, 4)]
+    assert rates == pytest.approx([0.1, 0.05, 0], abs=1e-8)
+    optimizer.apply_gradients([(tf.constant([3.0, -0.2]), variable)])
+    np.testing.assert_allclose(variable, [0.9, -1.9], atol=1e-5)  # Adam's first step is the rate
+
+
+def make_step(teacher, pixels, generator_update=None, optimizer=None, **options):
     """A student whose ranges are set, and its step without features and without variation."""
     options = distillation.DistillationOptions.resolve(
         'small',
@@ -81,7 +93,7 @@ def make_step(teacher, pixels, generator_update=None, **options):
     )
     student = student_of(teacher)
     set_ranges(student, lambda: [pixels])
-    optimizer = distillation.make_optimizer(options, student.trainable_variables())
+    optimizer = optimizer or distillation.make_optimizer(options, student.trainable_variables())
     return student, distillation.make_step(
         student, optimizer, options, generator_update=generator_update
     )
@@ -98,6 +110,39 @@ def test_a_step_has_the_weight_and_temperature_of_its_options(teacher):
     assert float(found['distillation_loss']) == pytest.approx(
         np.mean(0.3 * 4 * soft + 0.7 * hard), rel=1e-3
     )
+
+
+def test_a_step_is_of_varied_images(teacher):
+    pixels = RNG.uniform(size=(6, 8, 8, 3)).astype(np.float32)
+    student, step = make_step(teacher, pixels, augment=True, mix=True)
+    draws = augmentation.draw_integers([6, 4], fold_seed(0, 0, 2))
+    varied = augmentation.augment(tf.constant(pixels), draws)
+    varied = augmentation.mix(varied, draws[:, 3])
+
+    def loss(x):
+        wanted, given = teacher.logits(x).numpy(), student.logits(x).numpy()
+        return -np.mean(np.sum(softmax(wanted) * np.log(softmax(given)), axis=1))
+
+    expected, unvaried = loss(varied), loss(pixels)
+    found = float(step(tf.constant(0, tf.int64), tf.constant(pixels))['distillation_loss'])
+    assert found == pytest.approx(expected, rel=1e-4) != pytest.approx(unvaried, rel=1e-3)
+
+
+def test_features_count_by_their_weight(teacher):
+    """The gradient is linear in the weight."""
+    pixels = RNG.uniform(size=(6, 8, 8, 3)).astype(np.float32)
+    gradients = []
+    for weight in (0.0, 1.0, 3.0):
+        recorder = Recorder()
+        _, step = make_step(
+            teacher, pixels, optimizer=recorder, feature_loss_weight=weight, weight_bits=4
+        )
+        step(tf.constant(0, tf.int64), tf.constant(pixels))
+        gradients.append(np.concatenate([np.ravel(g) for g in recorder.gradients[0]]))
+    none, one, three = gradients
+    size = np.abs(one - none).max()
+    assert size > 0
+    np.testing.assert_allclose(three - none, 3 * (one - none), atol=1e-3 * size)
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])

@@ -187,3 +187,19 @@ def test_measuring_runs_steps_and_writes_nothing(tmp_path, monkeypatch):
     first, each = loop.measure(walk.step, tf.distribute.get_strategy(), seconds=0.1)
     assert each > 0 and first > each  # the first one is traced
     assert np.any(walk.weights.numpy() != before) and not list(tmp_path.iterdir())
+
+
+def test_the_clock_asks_for_calls_of_a_second():
+    """A slow step is a call of its own, so that Ctrl-C need not wait."""
+    clock = loop._Clock(1000, 8, 'walk', 0)
+    assert clock.tick(1, 1, 9.0) is None and clock.seconds_left(1) is None  # it compiled
+    clock.tick(1, 2, loop.SECONDS_PER_CALL / 10)
+    assert clock.steps_per_call == 10
+    assert clock.seconds_left(500) == pytest.approx(500 * loop.SECONDS_PER_CALL / 10)
+    assert clock.rates()['images_per_second'] == pytest.approx(80 / loop.SECONDS_PER_CALL)
+    for done in range(3, 60):
+        clock.tick(1, done, 100.0)
+    assert clock.steps_per_call == 1
+    for done in range(60, 400):
+        clock.tick(1, done, 0.0)
+    assert clock.steps_per_call == loop.MAX_STEPS_PER_CALL

@@ -87,7 +87,7 @@ import pathlib, sys, time
 from tests.training.test_loop import Walk
 
 walk = Walk()
-wait = lambda done: time.sleep(0.05) or {}
+wait = lambda done: time.sleep(0.05 if done < 12 else 1) or {}
 walk.run(pathlib.Path(sys.argv[1]), write_images=wait, images_every=1)
 """
 

@@ -92,7 +92,7 @@ def test_broken_configurations(tmp_path, text, words):
 
 def test_no_run(tmp_path):
     for folder in (tmp_path, tmp_path / 'missing'):
-        with pytest.raises(UserError, match='holds no run .no config.json.: train a generator'):
+        with pytest.raises(UserError, match='holds no run .no config.json.: pass the folder of'):
             workdir.read(folder)
 
 
