@@ -275,8 +275,17 @@ def test_a_generator_without_classes_has_entropies_instead_of_the_class_loss():
     assert resolve('small', teacher(32), given)['entropy_loss_weight'] == 5
     with pytest.raises(UserError, match='weight=0.5 is for a generator of classes, and --uncond'):
         resolve('small', teacher(32), {'unconditional': True, 'class_loss_weight': 0.5})
+    with pytest.raises(
+        UserError, match='--bns_loss_weight=0 leaves too little to train with --unc'
+    ):
+        resolve('small', teacher(32), {'unconditional': True, 'bns_loss_weight': 0})
     labels = types.SimpleNamespace(**{**vars(teacher(32)), 'has_labels': True, 'name': 'net'})
     assert resolve('small', labels, {'unconditional': True})['entropy_loss_weight'] == 0
+
+
+def test_a_list_of_channels_has_no_more_scales_than_fit():
+    with pytest.raises(UserError, match='--generator_channels has 7 numbers, .* at most 5 scales'):
+        resolve('small', teacher(32), {'generator_channels': [8] * 7})
 
 
 def test_options_of_the_generator_of_14():

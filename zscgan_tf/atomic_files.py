@@ -46,10 +46,23 @@ def check_output(path: PathLike, overwrite: bool = False) -> None:
     """
     check_local(path)
     path = os.fspath(path)
-    # What a link points to is written.
-    folder = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path) or '.'
     if os.path.isdir(path) or not os.path.basename(path):
         raise UserError(f'{path}: is a folder: pass the name of a file.')
+    check_parent(path)
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f'{path}: exists already: pass --overwrite or another name.')
+    target = os.path.realpath(path)
+    remove_leftovers(os.path.dirname(target), os.path.basename(target))
+
+
+def check_parent(path: str) -> None:
+    """Refuses a file or folder whose own folder is missing or cannot be written.
+
+    Raises:
+        UserError: with both.
+    """
+    # What a link points to is written.
+    folder = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path) or '.'
     if not os.path.isdir(folder):
         raise UserError(f'{path}: the folder {folder} does not exist: make it, or pass another.')
     try:
@@ -60,10 +73,6 @@ def check_output(path: PathLike, overwrite: bool = False) -> None:
         raise UserError(
             f'{path}: the folder {folder} cannot be written ({error.strerror}): pass another.'
         ) from error
-    if os.path.lexists(path) and not overwrite:
-        raise UserError(f'{path}: exists already: pass --overwrite or another name.')
-    target = os.path.realpath(path)
-    remove_leftovers(os.path.dirname(target), os.path.basename(target))
 
 
 def partial_name(target: PathLike) -> str:
@@ -144,6 +153,6 @@ def open_atomically(path: PathLike, overwrite: bool = False) -> Iterator[IO[byte
                 os.remove(temporary)
     except OSError as error:
         raise UserError(
-            f'{os.fspath(path)}: could not be written ({error.strerror}); what was there before '
-            f'is unchanged: make room or pass another name.'
+            f'{os.fspath(path)}: could not be written ({error.strerror or error}); what was there '
+            f'before is unchanged: make room or pass another name.'
         ) from error

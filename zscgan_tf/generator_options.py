@@ -155,6 +155,11 @@ class GeneratorOptions(Options):
                 f'--entropy_loss_weight={values["entropy_loss_weight"]} is for classes, and '
                 f'{teacher.name} gives independent labels: leave it out.'
             )
+        if values['unconditional'] and not values['bns_loss_weight']:
+            raise UserError(
+                '--bns_loss_weight=0 leaves too little to train with --unconditional: leave one of '
+                'them out.'
+            )
         if not values['class_loss_weight'] and not values['bns_loss_weight']:
             raise UserError(
                 '--class_loss_weight=0 and --bns_loss_weight=0 leave nothing to train: keep one.'
@@ -229,6 +234,11 @@ def _fit_to_scales(values, given, image_size):
     if 'generator_scales' not in given:
         if 'generator_channels' in given and len(channels) > 1:
             scales = len(channels)
+            if scales > most_scales(working_size):
+                raise UserError(
+                    f'--generator_channels has {scales} numbers, one a scale, and images of this '
+                    f'size have at most {most_scales(working_size)} scales: pass fewer.'
+                )
         elif scales is None:
             scales = default_scales(working_size)
         else:  # the paper's five, as far as they fit

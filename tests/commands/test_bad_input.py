@@ -112,7 +112,10 @@ PIXELS = ['--mean=0.5', '--std=0.5']
             [TINY, OUTPUT, '--dataset=nine_classes', '--data_dir=tfds', '--evaluation_split=test'],
             ['Label 8 is not a class of the teacher tiny'],
         ),
-        ([TINY, OUTPUT, '--generator_channels=a,b'], ['--generator_channels=a,b: not numbers']),
+        (
+            [TINY, OUTPUT, '--generator_channels=a,b'],
+            ['channels=a,b: not whole numbers'],
+        ),
         ([TINY, OUTPUT, '--generator_scales=9'], ['--generator_scales=9', 'pass at most 3']),
         ([TINY, OUTPUT, '--calibration_images=0'], ['--calibration_images=0']),
         ([TINY, OUTPUT, '--mean=0.5,0.5', '--std=1'], ['--mean has 2 values', '3 channels']),

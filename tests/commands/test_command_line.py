@@ -121,6 +121,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp('early')
     for name in ('model.h5', 'there.tflite', 'a_file', 'images.npz'):
         (path / name).write_text('not read')
+    (path / 'no_text').write_bytes(b'\x89HDF\r\n\xff')
     (path / 'run').mkdir()
     (path / 'run' / 'config.json').write_text('{}')
     return path
@@ -139,7 +140,8 @@ def folder(tmp_path_factory):
         ('quantize model.h5 --output=a.tflite --batch_size=0', '--batch_size=0 must be a whole'),
         ('quantize model.h5 --output=a.tflite --mean=a --std=1', '--mean=a: not numbers'),
         ('quantize model.h5 --output=a.tflite --image_size=1,2,3', 'pass height,width in pixels'),
-        ('quantize model.h5 --output=a.tflite --generator_channels=a', 'channels=a: not numbers'),
+        ('quantize model.h5 --output=a.tflite --generator_channels=a', '=a: not whole numbers'),
+        ('quantize --flagfile=no_text', '--flagfile names a file that is no text'),
         ('quantize model.h5 --output=a.tflite --preprocessing=tf --mean=0', 'either it, or --mean'),
         ('quantize model.h5 --output=a.tflite --workdir=a_file/run', 'a_file is a file'),
         ('quantize model.h5 --output=a.tflite --evaluation_images=none', 'none: no such file or'),

@@ -72,7 +72,7 @@ REFUSED = {
     '--range_training=learned': '--range_training is not for --method=dfq',
     '--range_decay=0.9': '--range_decay is not for --method=dfq',
     '--student=tfmot': '--student=tfmot must be folded',
-    '--dataset=cifar10': '--dataset is for --evaluation_split: pass both',
+    '--dataset=cifar10': '--dataset is for --evaluation_split: pass that too',
     '--activation_bits=16': "--activation_bits=16 is for TFLite's own calibration",
     '--method=ptq --absorb_padded': '--absorb_padded is for --method=dfq',
     '--method=qat --noabsorb_padded': '--absorb_padded is for --method=dfq',

@@ -105,4 +105,4 @@ def test_a_full_disk(finished, programs):
 def test_a_loss_that_is_not_finite(programs):
     result = train(programs, 'diverged', '--learning_rate=1e30')
     assert 'generator stopped: ' in result.error and 'is nan at step ' in result.error
-    assert 'Try a lower learning_rate in another folder' in result.error
+    assert 'Try a lower --learning_rate in another --workdir' in result.error

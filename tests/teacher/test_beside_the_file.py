@@ -93,6 +93,9 @@ def test_the_json_beside_the_file(tmp_path):
         assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 1.0))
         for wrong, words in (
             ('{"preprocessing": ["tf"]}', '"preprocessing" must be a text'),
+            ('{"channels": "3"}', '.json: "channels" must be of whole numbers'),
+            ('{"image_size": [8, "8"]}', '.json: "image_size" must be of whole numbers'),
+            ('{"preprocessing": "tf", "std": 1}', '.json: has "preprocessing" and a "mean"'),
             ('{"mean": 0.5, "std": 1, "bgr": "false"}', '"bgr" must be true or false'),
             ('[' * 100_000, 'not a readable JSON input specification'),
         ):

@@ -86,7 +86,7 @@ def test_explicit_fields_come_before_stored_ones():
         'preprocessing': 'tf',
     }
     assert merge_fields({'mean': 0.1, 'std': 1}, {'preprocessing': 'tf'}) == {'mean': 0.1, 'std': 1}
-    with pytest.raises(UserError, match='both a preprocessing and'):
+    with pytest.raises(UserError, match='both a preprocessing and a mean or std: pass either'):
         merge_fields({'preprocessing': 'tf', 'mean': 0.1}, {})
 
 

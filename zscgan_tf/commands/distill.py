@@ -40,11 +40,13 @@ def main() -> None:
     _check_generator(teacher, folder)
     own = common_flags.student_folder(folder, options)
     common_flags.distill(quantized, source, own)
-    last = loop.last_metrics(own)
-    print(
-        f'{own}: distilled (loss {last["distillation_loss"]:.4g}, agreement with the teacher '
-        f'{100 * last["agreement"]:.2f} % in the last step)'
-    )
+    words, last = f'{own}: distilled', loop.last_metrics(own)
+    if last:
+        words += (
+            f' (loss {last["distillation_loss"]:.4g}, agreement with the teacher '
+            f'{100 * last["agreement"]:.2f} % in the last step)'
+        )
+    print(words)
 
 
 def _check_generator(teacher, folder):
@@ -67,6 +69,8 @@ def check() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
     early.check_inputs()
     early.check_workdir(holds_run=True)
+    name = 'student_workdir' if FLAGS.student_workdir else 'workdir'
+    early.check_folder(name, common_flags.with_seed(getattr(FLAGS, name)))
     DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
 
 

@@ -42,14 +42,15 @@ def check_workdir(holds_run: bool = False) -> None:
     """Refuses a --workdir that is missing or cannot be made.
 
     Args:
-        holds_run: whether a run has to be in it already.
+        holds_run: whether a run has to be in it already; then it is only read.
     """
     folder = common_flags.workdir_path()
     if holds_run and not os.path.exists(os.path.join(folder, 'config.json')):
         raise UserError(
             f'--workdir={folder} holds no run (no config.json): train a generator there first.'
         )
-    check_folder('workdir', folder)
+    if not holds_run:
+        check_folder('workdir', folder)
 
 
 def check_folder(name: str, folder: str) -> None:

@@ -1,9 +1,9 @@
 r"""Measures how well a .tflite, or the float model itself, answers.
 
 Says the accuracy, and how often both agree. On real images (--dataset and --split, or --images), or
-without any on fresh images of a trained generator (--workdir). A generator of another kind than the
-one that a file was made with tells more than its own: one of the class loss alone
-(--bns_loss_weight=0), say, and --blend.
+without any on fresh images of a trained generator (--workdir). Another generator than the one that
+a file was made with tells more than its own. So train one of another loss, by
+bin/train_generator.py with --bns_loss_weight=0, and pass its --workdir and --blend.
 
   bin/evaluate.py model.keras --model=model.tflite --images=photos
   bin/evaluate.py model.keras --images=photos --bns

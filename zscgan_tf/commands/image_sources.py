@@ -67,7 +67,7 @@ def check() -> None:
         readers = '--evaluation_split'
         if FLAGS.method != 'dfq':
             readers = f'--source=dataset or {readers}'
-        raise UserError(f'--dataset is for {readers}: pass both, or leave --dataset out.')
+        raise UserError(f'--dataset is for {readers}: pass that too, or leave --dataset out.')
     if FLAGS.calibration_split and name != 'dataset':
         raise UserError(
             '--calibration_split is for --source=dataset: pass both, or leave both out.'

@@ -85,7 +85,8 @@ def parse_numbers(name: str, kind: type = int) -> list:
     try:
         return [kind(text) for text in getattr(FLAGS, name)]
     except ValueError as error:
+        numbers = 'whole numbers' if kind is int else 'numbers'
         raise UserError(
-            f'--{name}={",".join(getattr(FLAGS, name))}: not numbers: pass numbers, separated by '
-            f'commas.'
+            f'--{name}={",".join(getattr(FLAGS, name))}: not {numbers}: pass {numbers}, separated '
+            f'by commas.'
         ) from error

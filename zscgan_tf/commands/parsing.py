@@ -54,6 +54,8 @@ def parse(arguments: list[str]) -> None:
         rest = FLAGS(arguments)[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown(error.flagname)) from error
+    except UnicodeDecodeError as error:
+        raise UserError('--flagfile names a file that is no text: pass a file of flags.') from error
     except (flags.Error, ValueError, OSError) as error:
         raise UserError(_explained(str(error))) from error
     for flag in shown_flags():

@@ -277,7 +277,7 @@ def distill(
         checkpoint_every=checkpoint_every,
         batches=None if resolved.update_generator else batches,
         name='student',
-        advice='a lower learning_rate of the distillation in another folder',
+        advice='a lower --distillation_learning_rate in another --student_workdir',
     )
     return student
 

@@ -33,8 +33,7 @@ class DistillationOptions(CalibrationOptions):
     steps: int = option(
         Kind(
             is_count,
-            'a whole number, at least 1; --method=ptq --range_estimator=mse sets ranges without '
-            'training',
+            'a whole number, at least 1; --method=ptq of quantize sets ranges without training',
             int,
         ),
         'Steps of the student.',

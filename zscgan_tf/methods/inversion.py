@@ -229,7 +229,7 @@ def optimize(
         write_images=lambda done: write(done // options.iterations - 1),
         images_every=options.iterations,
         name=name,
-        advice='a lower image_learning_rate in another folder',
+        advice='a lower --image_learning_rate in another --workdir',
     )
 
 

@@ -328,10 +328,10 @@ def load_generator(
             f'config.json, {config.get("input_spec")}.'
         )
     if workdirs.kind_of(config) != 'generator':
-        raise UserError(
-            f'{name} holds {workdirs.held(config)}, not a generator: pass the folder of the '
-            f'generator.'
-        )
+        advice = 'pass the folder of the generator'
+        if workdirs.kind_of(config) == 'images':
+            advice = f'pass --images={pathlib.Path(workdir) / "images.npz"} in place of the workdir'
+        raise UserError(f'{name} holds {workdirs.held(config)}, not a generator: {advice}.')
     try:
         options, first_seed = GeneratorOptions.from_record(config), config['seed']
     except KeyError as error:
@@ -378,4 +378,4 @@ def _update_of(generator, teacher, options, steps, seed, make):
 def _advice(options):
     """What to try where a loss is not finite."""
     float32 = ', or float32 as the compute_dtype,' if options.compute_dtype != 'float32' else ''
-    return f'a lower learning_rate{float32} in another folder'
+    return f'a lower --learning_rate{float32} in another --workdir'

@@ -135,5 +135,7 @@ def read(path: PathLike) -> dict[str, Any]:
         result = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
         result['metrics'], result['seeds'], result['minutes']
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: not a result file ({error}).') from error
+        raise UserError(
+            f'{path}: not a result file of quantize ({error!r}): pass another --result_json.'
+        ) from error
     return result

@@ -92,6 +92,8 @@ def _warnings(teacher, result):
         return warnings
     images = _BETTER_IMAGES.get(result.source_kind, 'take other images (--source)')
     advice = [_more_exact(result)]
+    if result.options is None:  # of a file that was made before
+        images = 'measure on other images (--workdir, --images or --dataset)'
     if isinstance(result.options, DfqOptions):
         images = 'evaluate on other images'
     else:

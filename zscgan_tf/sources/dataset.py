@@ -178,9 +178,10 @@ def _shards(name, split, info):
     try:
         shards = info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
+        sizes = ', '.join(f'{n} of {each.num_examples:,}' for n, each in info.splits.items())
         raise UserError(
-            f'dataset {name} has no split {split}, but {", ".join(info.splits)} '
-            f'(a part of one is written as `{next(iter(info.splits), "train")}[:1000]`).'
+            f'dataset {name} has no images {split}; its splits are {sizes} images (a part of one '
+            f'is written as `{next(iter(info.splits), "train")}[:1000]`).'
         ) from error
     if not shards:
         raise UserError(f'dataset {name}: there are no images in its split {split}.')

@@ -74,7 +74,13 @@ def _is_image(entry):
 
 
 def _images_in(folder):
-    return sorted(entry.path for entry in os.scandir(folder) if _is_image(entry))
+    try:
+        return sorted(entry.path for entry in os.scandir(folder) if _is_image(entry))
+    except OSError as error:
+        raise UserError(
+            f'{folder.path}: not a readable folder ({error.strerror}): make it readable, or move '
+            f'it elsewhere.'
+        ) from error
 
 
 def _warn_of_numbers(folder, names):

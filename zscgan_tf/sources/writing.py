@@ -18,6 +18,7 @@ from zscgan_tf.atomic_files import (
     PathLike,
     check_local,
     check_output,
+    check_parent,
     leftovers,
     partial_name,
     write_atomically,
@@ -49,8 +50,7 @@ def check_folder(folder: PathLike, overwrite: bool = False) -> None:
     check_local(folder)
     folder = os.path.abspath(folder)
     parent = os.path.dirname(folder)
-    if not os.path.isdir(parent):
-        raise UserError(f'{folder}: the folder {parent} does not exist: make it, or pass another.')
+    check_parent(folder)
     # In a container this process may have the number of the one that was killed.
     name = os.path.basename(folder)
     replaced = [entry.path for entry in leftovers(parent, name, 'old')]
@@ -63,7 +63,6 @@ def check_folder(folder: PathLike, overwrite: bool = False) -> None:
     for leftover in {*unfinished, partial_name(folder)}:
         if _foreign_entry(leftover) is None:
             shutil.rmtree(leftover, ignore_errors=True)
-    check_output(partial_name(folder))  # a file there could be written
     if not os.path.lexists(folder):
         return
     if not overwrite:

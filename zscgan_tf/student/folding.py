@@ -133,7 +133,7 @@ class _Graph:
             f'student',
             'rebuild that layer of Conv2D, DepthwiseConv2D, Dense, BatchNormalization, ReLU, '
             'sigmoid, Add, Multiply, Concatenate and pooling, or pass --range_estimator=tflite '
-            "with --method=ptq, for TFLite's own calibration.",
+            "with --method=ptq, for TFLite's own calibration, and no options of a student.",
         )
 
     def add(self, layer_class, x, owner, suffix='', **config):

@@ -108,8 +108,8 @@ def split_end(teacher: Teacher) -> tuple[tf_keras.Model, str | None]:
         raise UnsupportedError(
             f'{teacher.name} computes something behind its softmax or sigmoid, so no model ends in '
             f'its logits',
-            'pass the model without it, or pass --range_estimator=tflite with --method=ptq and '
-            '--output_head=logits.',
+            'pass the model without it, or --range_estimator=tflite with --method=ptq, and leave '
+            '--output_head=logits out.',
         )
     model = teacher.model
     reshaping, (end,) = trace_back(model.output, _RESHAPING)

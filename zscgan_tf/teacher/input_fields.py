@@ -21,12 +21,22 @@ def read_fields(path: str | os.PathLike) -> dict[str, object]:
     """The fields of an input specification's JSON file; other keys are ignored.
 
     Raises:
-        UserError: the file is not a JSON object, or a field has another type.
+        UserError: the file is not a JSON object, a field has another type, or there is a
+            preprocessing and a mean or deviation too.
     """
     fields = _read(path)
     for name, kind, words in (('preprocessing', str, 'a text'), ('bgr', bool, 'true or false')):
         if not isinstance(fields.get(name), (kind, type(None))):
             raise UserError(f'{path}: "{name}" must be {words}: correct it, or remove it.')
+    for name in ('image_size', 'channels'):
+        values = fields.get(name)
+        values = values if isinstance(values, list) else [values]
+        if not all(isinstance(value, (int, type(None))) for value in values):
+            raise UserError(f'{path}: "{name}" must be of whole numbers: correct it, or remove it.')
+    if fields.get('preprocessing') and (fields.get('mean') or fields.get('std')):
+        raise UserError(
+            f'{path}: has "preprocessing" and a "mean" or "std" too: remove one of them.'
+        )
     return {name: fields[name] for name in FIELDS if fields.get(name) is not None}
 
 
@@ -62,14 +72,13 @@ def merge_fields(explicit: Mapping[str, object], stored: Mapping[str, object]) -
     """Fields of an input specification, explicit ones before those of a JSON file.
 
     Raises:
-        UserError: one source gives a preprocessing and a mean or deviation too.
+        UserError: the explicit ones have a preprocessing and a mean or deviation too.
     """
-    for fields in (explicit, stored):
-        if 'preprocessing' in fields and ('mean' in fields or 'std' in fields):
-            raise UserError(
-                'The input specification has both a preprocessing and a mean or std: pass either '
-                '--preprocessing, or --mean and --std.'
-            )
+    if 'preprocessing' in explicit and ('mean' in explicit or 'std' in explicit):
+        raise UserError(
+            'The input specification has both a preprocessing and a mean or std: pass either '
+            '--preprocessing, or --mean and --std.'
+        )
     merged = dict(stored)
     # A preprocessing is mean, deviation and channel order in one: the two forms do not mix.
     if 'preprocessing' in explicit:

@@ -190,7 +190,8 @@ def _with_one_output(model, output_layer, label):
             return model
         wrong = f'has {len(outputs)} outputs: pass the one that classifies as --output_layer'
     elif output_layer not in names:
-        wrong = f'has no output {output_layer!r}: pass another --output_layer, or leave it out'
+        wrong = f'has no output {output_layer!r}: pass another --output_layer'
+        wrong += ', or leave it out' if len(outputs) < 2 else ''
     elif len(outputs) == 1:
         return model
     else:

@@ -101,9 +101,9 @@ def audit_model(
         raise UserError(f'The .tflite is not integer: {_first(problems)}.')
     if clipped := _clipped_biases(model):
         raise UserError(
-            f'The .tflite would be wrong: a bias of {clipped[0]} is too large for int32 beside the '
-            f'small weights of its channel: pass one scale a kernel, --weight_granularity=tensor, '
-            f"or with TFLite's own calibration --noper_channel."
+            f'The .tflite is wrong: a bias of {clipped[0]} is too large for int32 beside the '
+            f'small weights of its channel: make it with one scale a kernel, '
+            f"--weight_granularity=tensor, or with TFLite's own calibration --noper_channel."
         )
     if float_ops and not allow_float_ops:
         raise UserError(

@@ -68,11 +68,13 @@ def convert(
 
 
 def check_input(teacher: Teacher, options: TfliteCalibrationOptions) -> None:
-    """Refuses a teacher whose input the file could not have; called before any work.
+    """Refuses a teacher whose input or end the file could not have; called before any work.
 
     Raises:
-        UserError: raw pixels are bytes, and the activations have 16 bits.
+        UserError: raw pixels are bytes, and the activations have 16 bits; see `split_end`.
     """
+    if options.output_head == 'logits':
+        split_end(teacher)
     if options.activation_bits == 16 and takes_raw_pixels(teacher.model):
         raise UserError(
             '--activation_bits=16 makes an input of int16, and --raw_pixels one of bytes: leave '

@@ -55,7 +55,7 @@ def check_batch_size(batch_size: int, replicas: int, multiple: int = 1) -> None:
     if batch_size % (replicas * multiple):
         raise UserError(
             f'{batch_size} images a batch cannot be shared by {replicas} replicas: pass a '
-            f'batch size that is a multiple of {replicas * multiple}.'
+            f'batch size that is a multiple of {replicas * multiple}, or --strategy=default.'
         )
 
 

@@ -131,7 +131,12 @@ def read(workdir: PathLike) -> dict[str, object]:
         raise UserError(
             f'{name_of(workdir)} holds no run (no config.json): pass the folder of one.'
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(
+            f'{path} cannot be read ({error.strerror}): make it readable, or pass '
+            f'{other_than(workdir)}.'
+        ) from error
+    except ValueError as error:
         raise UserError(
             f'{path} cannot be read ({error}): delete the folder, or pass {other_than(workdir)}.'
         ) from error
