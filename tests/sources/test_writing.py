@@ -148,16 +148,16 @@ def test_a_folder_whose_replacement_was_killed(tmp_path):
     folder = tmp_path / 'images'
     write_folder(folder, batches(), 4)
     for pid in (process.pid, os.getpid()):
-        folder.rename(tmp_path / f'images.{pid}.old')
+        folder.rename(tmp_path / f'images.{pid}.replaced')
         with pytest.raises(UserError, match='exists already'):
             write_folder(folder, batches(), 8)
         assert len(read_back(folder)[1]) == 4
         write_folder(folder, batches(), 4, overwrite=True)
-        write_folder(tmp_path / f'images.{pid}.old', batches(), 8)
-        (tmp_path / f'images.{pid}.old' / '.zscgan-images').unlink()  # is removed first
+        write_folder(tmp_path / f'images.{pid}.replaced', batches(), 8)
+        (tmp_path / f'images.{pid}.replaced' / '.zscgan-images').unlink()  # is removed first
         write_folder(folder, batches(), 4, overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ['images']
-    other = tmp_path / f'images.{process.pid}.old'
+    other = tmp_path / f'images.{process.pid}.replaced'
     other.mkdir()
     (other / 'precious.txt').write_text('not written here')
     write_folder(folder, batches(), 4, overwrite=True)

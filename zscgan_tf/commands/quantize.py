@@ -305,7 +305,7 @@ def _evaluation_source(teacher):
         source = real_images.in_path(FLAGS.evaluation_images, teacher)
     elif FLAGS.evaluation_split:
         source = real_images.of_split(FLAGS.evaluation_split, teacher)
-    if source and source.has_labels and source.num_classes:
+    if source is not None and source.has_labels and source.num_classes:
         check_classes(source.num_classes, teacher)
     return source
 

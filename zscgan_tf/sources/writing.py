@@ -53,7 +53,7 @@ def check_folder(folder: PathLike, overwrite: bool = False) -> None:
     check_parent(folder)
     # In a container this process may have the number of the one that was killed.
     name = os.path.basename(folder)
-    replaced = [entry.path for entry in leftovers(parent, name, 'old')]
+    replaced = [entry.path for entry in leftovers(parent, name, 'replaced')]
     for old in {*replaced, _old_name(folder)}:
         if not os.path.lexists(folder) and _foreign_entry(old) is None:
             os.rename(old, folder)  # the process was killed before the new one had its place
@@ -228,7 +228,7 @@ def _other_entry(folder):
 
 def _old_name(folder):
     """Where this process puts a folder that it replaces."""
-    return f'{folder}.{os.getpid()}.old'
+    return f'{folder}.{os.getpid()}.replaced'
 
 
 def _move_into_place(temporary, folder):
