@@ -66,7 +66,8 @@ def two_devices():
     from zscgan_tf.training.strategy import make_strategy
 
     strategy = make_strategy('mirrored')
-    assert strategy.num_replicas_in_sync == 2
+    if strategy.num_replicas_in_sync != 2:
+        pytest.skip(f'{strategy.num_replicas_in_sync} GPUs: the test is of two replicas')
     return strategy
 
 

@@ -12,7 +12,7 @@ from tests.methods.matched import assert_slopes, matched_teacher
 from tests.small_mobile_nets import one_class
 from zscgan_tf.errors import UserError
 from zscgan_tf.generators import standard_normal
-from zscgan_tf.methods import deep_inversion
+from zscgan_tf.methods import deep_inversion, inversion
 from zscgan_tf.methods.deep_inversion import SETTINGS
 from zscgan_tf.methods.inversion_options import DeepInversionOptions
 from zscgan_tf.teacher.loading import load_teacher
@@ -170,6 +170,7 @@ def test_a_step(teacher, setting):
     )
     labels = np.int32([list(range(5)) * 2])
     optimization = deep_inversion.build_optimization(teacher, options, 3, labels)
+    assert optimization.group._betas == SETTINGS[setting].betas
     losses = optimization.step(tf.constant(0, tf.int64))
     start = standard_normal((10, 8, 8, 3), fold_seed(3, 0, 0))
     x = deep_inversion.jittered(start, SETTINGS[setting], fold_seed(3, 0, 1)).numpy()
@@ -193,6 +194,21 @@ def test_a_step(teacher, setting):
         low, high = teacher.input_spec.input_range
         assert optimization.group.images.numpy().min() == pytest.approx(low[0])
         assert optimization.group.images.numpy().max() == pytest.approx(high[0])
+
+
+@pytest.mark.parametrize('setting', ['cifar10', 'imagenet_2k'])
+def test_steps_have_the_rates_of_their_setting(teacher, setting, monkeypatch):
+    rates = []
+    monkeypatch.setattr(
+        inversion.Group, 'descend', lambda self, gradient, iteration, rate: rates.append(rate)
+    )
+    options = {'images': 10, 'group_size': 10, 'iterations': 4, 'setting': setting}
+    options = DeepInversionOptions.resolve('small', options, teacher)
+    step = deep_inversion.build_optimization(teacher, options, 3).step
+    for index in range(4):
+        step(tf.constant(index, tf.int64))
+    assert (len(set(map(float, rates))) == 1) == (setting == 'cifar10')
+    assert max(map(float, rates)) <= options.learning_rate * 1.0001
 
 
 class FixedStudent:
