@@ -14,7 +14,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.methods import dfq
 from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.options import COUNT, Options, check
-from zscgan_tf.sources import Source, StoredSource, description_of, take
+from zscgan_tf.sources import Source, StoredSource, at_most, description_of, take
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import build, calibrate_student, check_enough
 from zscgan_tf.student.options import CalibrationOptions
@@ -261,7 +261,7 @@ def quantize_student(
     )
     tflite = evaluation.TfliteModel(data)
     measures = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
-    count = min(check_images, getattr(source, 'image_count', check_images))
+    count = at_most(source, check_images)
     own = _agreement(tflite, student, source, used_images, count)
     atomic_files.write_atomically(output, data, overwrite)
     return Quantized(
@@ -347,7 +347,7 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
     )
     seen = None
     if not fresh and not real:
-        seen = _agreement(tflite, teacher, source, 0, min(check_images, source.image_count))
+        seen = _agreement(tflite, teacher, source, 0, at_most(source, check_images))
     kind = description_of(source)['kind']
     measured = {'fresh': fresh, 'seen': seen, 'real': real, 'source_kind': kind}
     return measured | _of_file(teacher, tflite)

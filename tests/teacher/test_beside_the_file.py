@@ -95,6 +95,7 @@ def test_the_json_beside_the_file(tmp_path):
             ('{"preprocessing": ["tf"]}', '"preprocessing" must be a text'),
             ('{"channels": "3"}', '.json: "channels" must be of whole numbers'),
             ('{"image_size": [8, "8"]}', '.json: "image_size" must be of whole numbers'),
+            ('{"preprocessing": "tf", "mean": 0}', '.json: has "preprocessing" and a "mean"'),
             ('{"preprocessing": "tf", "std": 1}', '.json: has "preprocessing" and a "mean"'),
             ('{"mean": 0.5, "std": 1, "bgr": "false"}', '"bgr" must be true or false'),
             ('[' * 100_000, 'not a readable JSON input specification'),

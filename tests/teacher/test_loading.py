@@ -1,7 +1,6 @@
 """Every format gives the original's answers; what is no classifier is refused in one line."""
 
 import errno
-import pathlib
 import sys
 
 import keras
@@ -24,7 +23,6 @@ from tests.teacher.classifiers import (
 from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 # Formats

@@ -28,12 +28,13 @@ def page() -> str:
         '',
         'This page is made from the code by `python -m zscgan_tf.commands.flags_page`. It shows '
         'every flag of `quantize` in the groups of `--helpfull`, with its value under either '
-        '`--preset`, and then what other programs have beside these. The reasons for `small` are '
-        'in [choices.md](choices.md), those for `paper` in [paper.md](paper.md). Numbers in '
-        'brackets, as [14], are references that [paper.md](paper.md) explains.',
+        '`--preset`, and then what other programs have beside these.',
         '',
-        'An installed program is called `zscgan-quantize`, `zscgan-train-generator`, and so on. In '
-        'a clone, the programs are `bin/quantize.py`, `bin/train_generator.py`, and so on.',
+        '- The reasons for `small` are in [choices.md](choices.md), those for `paper` in '
+        '[paper.md](paper.md).',
+        '- Numbers in brackets, as [14], are references that [paper.md](paper.md) explains.',
+        '- An installed program is called `zscgan-quantize`, `zscgan-train-generator`, and so on.',
+        '- In a clone, the programs are `bin/quantize.py`, `bin/train_generator.py`, and so on.',
     ]
     for group in dict.fromkeys(row['group'] for row in found[first]):
         rows = [row for row in found[first] if row['group'] == group]

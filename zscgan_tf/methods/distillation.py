@@ -340,19 +340,8 @@ def check_source(teacher: Teacher, source: Source, options: DistillationOptions)
         UserError: see `calibrate.check_images`; λ < 1 without labels; no generator to update.
     """
     check_images(teacher, source, options)
-    if options.soft_target_weight < 1 and not source.has_labels:
-        raise UserError(
-            f'--soft_target_weight={options.soft_target_weight:g} needs labels, which this source '
-            f'does not have: pass 1 (eq. 4), or a source with labels.'
-        )
-    if options.soft_target_weight < 1 and source.num_classes:
-        check_classes(source.num_classes, teacher)
-    kind = description_of(source)['kind']
-    if options.soft_target_weight < 1 and teacher.has_labels and kind in ('files', 'dataset'):
-        raise UserError(
-            f'--soft_target_weight={options.soft_target_weight:g} needs labels as {teacher.name} '
-            f'gives them, and these images have one class each: pass 1 (eq. 4).'
-        )
+    if options.soft_target_weight < 1:
+        _check_labels(teacher, source, f'--soft_target_weight={options.soft_target_weight:g}')
     if options.update_generator and not hasattr(source, 'generator'):
         raise UserError(
             '--update_generator, the default of --preset=paper, has no generator to update: pass '
@@ -363,4 +352,20 @@ def check_source(teacher: Teacher, source: Source, options: DistillationOptions)
             f'update_generator goes on with the {source.options["batch_size"]} images a batch of '
             f'the generator, and the source has {source.batch_size}: load the generator with '
             f'batch_size={source.options["batch_size"]}.'
+        )
+
+
+def _check_labels(teacher, source, flag):
+    """Refuses labels that no student of this teacher can learn from."""
+    if not source.has_labels:
+        raise UserError(
+            f'{flag} needs labels, which this source does not have: pass 1 (eq. 4), or a source '
+            f'with labels.'
+        )
+    if source.num_classes:
+        check_classes(source.num_classes, teacher)
+    if teacher.has_labels and description_of(source)['kind'] in ('files', 'dataset'):
+        raise UserError(
+            f'{flag} needs labels as {teacher.name} gives them, and these images have one class '
+            f'each: pass 1 (eq. 4).'
         )

@@ -6,7 +6,7 @@ from zscgan_tf import evaluation
 from zscgan_tf.atomic_files import PathLike
 from zscgan_tf.pipeline import Quantized
 from zscgan_tf.report.page_images import images_to_look_at
-from zscgan_tf.sources import Source, StoredSource, description_of, take
+from zscgan_tf.sources import Source, StoredSource, at_most, description_of, take
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
 
@@ -31,12 +31,12 @@ def examine(
     count = images_to_look_at(teacher)
     fresh = found = None
     if source is not None:
-        fresh_count = min(count, getattr(source, 'image_count', count))
-        images = ((pixels, None) for pixels, _ in take(source.batches(), fresh_count))
-        fresh = evaluation.evaluate(tflite, teacher, images, total=fresh_count)
+        total = at_most(source, count)
+        images = ((pixels, None) for pixels, _ in take(source.batches(), total))
+        fresh = evaluation.evaluate(tflite, teacher, images, total=total)
     if real is not None:
-        count = min(count, real.image_count)
-        found = evaluation.evaluate(tflite, teacher, take(real.batches(), count), total=count)
+        total = at_most(real, count)
+        found = evaluation.evaluate(tflite, teacher, take(real.batches(), total), total=total)
     return Quantized(
         output=os.fspath(path),
         report=report,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from zscgan_tf.evaluation import TfliteModel, top_class
-from zscgan_tf.sources import Source, StoredSource, take
+from zscgan_tf.sources import Source, StoredSource, at_most, take
 from zscgan_tf.sources.generator import GeneratorSource, class_grid
 from zscgan_tf.sources.writing import to_bytes
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
@@ -56,8 +56,8 @@ class Differences:
 
 def sample(source: Source, count: int) -> np.ndarray:
     """The first images of a source, [N, H, W, C]; all of a source that has fewer."""
-    count = min(count, getattr(source, 'image_count', count))
-    return np.concatenate([np.asarray(pixels) for pixels, _ in take(source.batches(), count)])
+    batches = take(source.batches(), at_most(source, count))
+    return np.concatenate([np.asarray(pixels) for pixels, _ in batches])
 
 
 def images_to_look_at(teacher: Teacher) -> int:

@@ -5,7 +5,15 @@ from typing import Any, Protocol
 
 from zscgan_tf.sources.batches import Batch, take, with_progress
 
-__all__ = ['Batch', 'Source', 'StoredSource', 'description_of', 'take', 'with_progress']
+__all__ = [
+    'Batch',
+    'Source',
+    'StoredSource',
+    'at_most',
+    'description_of',
+    'take',
+    'with_progress',
+]
 
 
 class Source(Protocol):
@@ -45,6 +53,11 @@ class StoredSource(Source, Protocol):
 
     def one_pass(self) -> Iterator[Batch]:
         """Every image once, in stored order; the last batch may be short."""
+
+
+def at_most(source: Source, count: int) -> int:
+    """`count` images, or all of a source that has fewer: behind its last image it begins again."""
+    return min(count, getattr(source, 'image_count', count))
 
 
 def description_of(source: Source) -> dict[str, Any]:

@@ -33,11 +33,12 @@ def read_fields(path: str | os.PathLike) -> dict[str, object]:
         values = values if isinstance(values, list) else [values]
         if not all(isinstance(value, (int, type(None))) for value in values):
             raise UserError(f'{path}: "{name}" must be of whole numbers: correct it, or remove it.')
-    if fields.get('preprocessing') and (fields.get('mean') or fields.get('std')):
+    found = {name: fields[name] for name in FIELDS if fields.get(name) is not None}
+    if _is_twofold(found):
         raise UserError(
             f'{path}: has "preprocessing" and a "mean" or "std" too: remove one of them.'
         )
-    return {name: fields[name] for name in FIELDS if fields.get(name) is not None}
+    return found
 
 
 def read_labels(path: str | os.PathLike) -> list[str] | None:
@@ -74,7 +75,7 @@ def merge_fields(explicit: Mapping[str, object], stored: Mapping[str, object]) -
     Raises:
         UserError: the explicit ones have a preprocessing and a mean or deviation too.
     """
-    if 'preprocessing' in explicit and ('mean' in explicit or 'std' in explicit):
+    if _is_twofold(explicit):
         raise UserError(
             'The input specification has both a preprocessing and a mean or std: pass either '
             '--preprocessing, or --mean and --std.'
@@ -124,6 +125,11 @@ def resolve_image_shape(
     if shape[2] is None:
         raise UserError(f'{name} has no fixed number of channels: pass --channels.')
     return shape
+
+
+def _is_twofold(fields):
+    """Whether fields give a preprocessing, and a mean or deviation beside it."""
+    return 'preprocessing' in fields and ('mean' in fields or 'std' in fields)
 
 
 def _is_count(value):

@@ -18,6 +18,7 @@ from zscgan_tf.tflite.flatbuffer import (
     KERNEL_OPS,
     EndTensor,
     channel_axis,
+    constant_bytes,
     input_tensor,
     layer_name,
     op_name,
@@ -99,9 +100,9 @@ def audit_model(
                 (float_ops if 'float32' in wrong else problems).append((name, where))
     if problems:
         raise UserError(f'The .tflite is not integer: {_first(problems)}.')
-    if clipped := _clipped_biases(model):
+    if clipped := next(_clipped_biases(model), None):
         raise UserError(
-            f'The .tflite is wrong: a bias of {clipped[0]} is too large for int32 beside the '
+            f'The .tflite is wrong: a bias of {clipped} is too large for int32 beside the '
             f'small weights of its channel: make it with one scale a kernel, '
             f"--weight_granularity=tensor, or with TFLite's own calibration --noper_channel."
         )
@@ -172,19 +173,14 @@ def _scale_problems(graph):
 
 def _clipped_biases(model):
     """The layers one of whose biases is at an end of int32, where the converter clips it."""
-    found = []
     for graph in model.subgraphs:
         for op in graph.operators:
             if op_name(model, op) not in KERNEL_OPS:
                 continue
             for tensor in (graph.tensors[index] for index in op.inputs if index >= 0):
-                data = model.buffers[tensor.buffer].data
-                if type_name(tensor) != 'int32' or data is None or not len(data):
-                    continue
-                values = np.asarray(data, np.uint8).view(np.int32)
-                if np.any(np.abs(values.astype(np.int64)) >= np.iinfo(np.int32).max):
-                    found.append(f"{op_name(model, op)} at layer '{layer_name(graph, op)}'")
-    return found
+                data = constant_bytes(model, tensor) if type_name(tensor) == 'int32' else None
+                if data is not None and np.abs(np.int64(data.view(np.int32))).max() >= 2**31 - 1:
+                    yield f"{op_name(model, op)} at layer '{layer_name(graph, op)}'"
 
 
 def _weights(model):

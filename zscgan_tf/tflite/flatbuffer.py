@@ -124,6 +124,12 @@ def type_name(tensor: schema.TensorT) -> str:
     return _TYPE_NAMES.get(tensor.type, f'type {tensor.type}')
 
 
+def constant_bytes(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
+    """The bytes of a constant, uint8; None of a tensor that is computed or given."""
+    data = model.buffers[tensor.buffer].data
+    return np.asarray(data, np.uint8) if data is not None and len(data) else None
+
+
 def int4_values(data: np.ndarray, shape: Iterable[int]) -> np.ndarray:
     """The integers of an int4 constant, int8, flat; `data` are the bytes of its buffer."""
     # Two values a byte, the low four bits first, in two's complement.

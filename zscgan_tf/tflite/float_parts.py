@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from zscgan_tf.tflite.flatbuffer import (
+    constant_bytes,
     int4_values,
     op_name,
     plain_interpreter,
@@ -78,10 +79,9 @@ def real_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | No
     Returns:
         None where the tensor is no constant, or not of numbers that are read here.
     """
-    data = model.buffers[tensor.buffer].data
-    if data is None or not len(data):
+    data, kind = constant_bytes(model, tensor), type_name(tensor)
+    if data is None:
         return None
-    data, kind = np.asarray(data, np.uint8), type_name(tensor)
     if kind == 'int4':
         integers = int4_values(data, tensor.shape)
     elif kind in _NUMPY_TYPES:
@@ -142,12 +142,12 @@ def _float_tensor(model, tensor, buffers):
     quantized = len(scales_of(tensor)) > 0
     if quantized:
         new.type = schema.TensorType.FLOAT32
-    data = model.buffers[tensor.buffer].data
-    if data is not None and len(data):
+    data = constant_bytes(model, tensor)
+    if data is not None:
         buffer = schema.BufferT()
         values = real_values(model, tensor) if quantized else None
         data = data if values is None else np.frombuffer(values.tobytes(), np.uint8)
-        buffer.data = np.asarray(data, np.uint8)
+        buffer.data = data
         buffers.append(buffer)
         new.buffer = len(buffers) - 1
     return new

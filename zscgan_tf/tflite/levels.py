@@ -19,6 +19,7 @@ from zscgan_tf.teacher.layer_types import LAYER_TYPES
 from zscgan_tf.tflite.flatbuffer import (
     KERNEL_OPS,
     channel_axis,
+    constant_bytes,
     int4_values,
     layer_name,
     op_name,
@@ -120,10 +121,9 @@ def kernel_integers(model: schema.ModelT, op: schema.OperatorT) -> np.ndarray | 
     """
     graph = model.subgraphs[0]
     tensor = graph.tensors[op.inputs[1]]
-    data = model.buffers[tensor.buffer].data
-    if data is None or not len(data):
+    data = constant_bytes(model, tensor)
+    if data is None:
         return None
-    data = np.asarray(data, np.uint8)
     if type_name(tensor) == 'int4':
         integers = int4_values(data, tensor.shape)
     elif type_name(tensor) == 'int8':

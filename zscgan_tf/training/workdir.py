@@ -129,7 +129,7 @@ def read(workdir: PathLike) -> dict[str, object]:
         config = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise UserError(
-            f'{name_of(workdir)} holds no run (no config.json): pass the folder of one.'
+            f'{name_of(workdir)} holds no run (no config.json): pass the folder of a run.'
         ) from error
     except OSError as error:
         raise UserError(

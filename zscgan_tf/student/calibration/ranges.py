@@ -97,13 +97,11 @@ def _weight_ranges(kernel: Kernel, estimator):
     one of a large bias a larger range than its weights need.
     """
     values = tf.convert_to_tensor(kernel.by_channel(kernel.variable)).numpy()
-    if kernel.granularity == 'tensor':
-        (whole,) = estimators.weight_ranges(values[..., None], kernel.bits, estimator)
-        channels = np.full(values.shape[-1], whole)
-    else:
-        channels = estimators.weight_ranges(values, kernel.bits, estimator)
-    largest = channels.max(initial=0)
+    count, biases = values.shape[-1], np.abs(kernel.layer.bias.numpy())
+    if kernel.granularity == 'tensor':  # as one channel
+        values, biases = values[..., None], biases.max()
+    found = estimators.weight_ranges(values, kernel.bits, estimator)
+    largest = found.max(initial=0)
     floor = max(WEIGHT_RANGE_FLOOR * largest, SMALLEST_RANGE)
-    channels = np.where(channels > floor, channels, largest if largest > 0 else 1.0)
-    channels = np.maximum(channels, BIAS_RANGE_FLOOR * np.abs(kernel.layer.bias.numpy()))
-    return np.full_like(channels, channels.max()) if kernel.granularity == 'tensor' else channels
+    found = np.where(found > floor, found, largest if largest > 0 else 1.0)
+    return np.broadcast_to(np.maximum(found, BIAS_RANGE_FLOOR * biases), count)
