@@ -118,7 +118,7 @@ def test_activations_are_leaky():
 def test_images_of_any_size_can_be_made(preset, size):
     """Down to one pixel, and each depends on its label."""
     teacher = types.SimpleNamespace(
-        input_spec=InputSpec(size, 3, 0.5, 0.5), num_classes=2, has_labels=False
+        input_spec=InputSpec(size, 3, 0.5, 0.5), num_classes=2, has_independent_labels=False
     )
     options = GeneratorOptions.resolve(preset, {'generator_channels': 4}, teacher)
     generator = build_generator(

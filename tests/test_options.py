@@ -20,7 +20,9 @@ from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
 def teacher(size, num_classes=10):
     spec = InputSpec((size, size), 3, (0.5,), (0.5,))
-    return types.SimpleNamespace(input_spec=spec, num_classes=num_classes, has_labels=False)
+    return types.SimpleNamespace(
+        input_spec=spec, num_classes=num_classes, has_independent_labels=False
+    )
 
 
 def resolve(preset, teacher, overrides):
@@ -257,7 +259,9 @@ def test_default_scales(size, scales):
 
 
 def test_independent_labels_have_no_entropy_loss():
-    labels = types.SimpleNamespace(**{**vars(teacher(32, 500)), 'has_labels': True, 'name': 'net'})
+    labels = types.SimpleNamespace(
+        **{**vars(teacher(32, 500)), 'has_independent_labels': True, 'name': 'net'}
+    )
     assert resolve('small', teacher(32, 500), {})['entropy_loss_weight'] == 30
     assert resolve('small', labels, {})['entropy_loss_weight'] == 0
     with pytest.raises(
@@ -279,7 +283,9 @@ def test_a_generator_without_classes_has_entropies_instead_of_the_class_loss():
         UserError, match='--bns_loss_weight=0 leaves too little to train with --unc'
     ):
         resolve('small', teacher(32), {'unconditional': True, 'bns_loss_weight': 0})
-    labels = types.SimpleNamespace(**{**vars(teacher(32)), 'has_labels': True, 'name': 'net'})
+    labels = types.SimpleNamespace(
+        **{**vars(teacher(32)), 'has_independent_labels': True, 'name': 'net'}
+    )
     assert resolve('small', labels, {'unconditional': True})['entropy_loss_weight'] == 0
 
 

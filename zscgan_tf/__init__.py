@@ -13,7 +13,7 @@ import importlib
 
 from zscgan_tf import quiet
 
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'
 
 # The public names, and the module that each comes from.
 _HOMES = {

@@ -71,7 +71,7 @@ def evaluate(
     answers = _answers(candidate, teacher, batches, in_probabilities)
     for scores, teacher_logits, labels in with_progress(answers, total, 'evaluating'):
         images += len(scores)
-        if teacher.has_labels:
+        if teacher.has_independent_labels:
             found_classes |= np.any(teacher_logits > 0, axis=0)
             values = _compare_labels(scores, teacher_logits, in_probabilities)
         else:
@@ -81,7 +81,9 @@ def evaluate(
             labelled += len(labels)
             values |= _accuracies(scores, teacher_logits, labels, with_top5)
         if not in_probabilities:
-            values['divergence'] = divergences(teacher_logits, scores, teacher.has_labels)
+            values['divergence'] = divergences(
+                teacher_logits, scores, teacher.has_independent_labels
+            )
         sums.update({name: np.sum(of_images) for name, of_images in values.items()})
     if not images:
         raise UserError('There are no images to evaluate on: pass at least one.')
@@ -111,24 +113,24 @@ def label_agreements(says_yes: np.ndarray, teacher_logits: np.ndarray) -> np.nda
 
 
 def divergences(
-    teacher_logits: np.ndarray, logits: np.ndarray, has_labels: bool = False
+    teacher_logits: np.ndarray, logits: np.ndarray, independent: bool = False
 ) -> np.ndarray:
     """KL(teacher || candidate), Kullback and Leibler's divergence, of each image in nats.
 
     Args:
         teacher_logits: [B, K].
         logits: the candidate's, [B, K].
-        has_labels: whether these are of K independent labels, whose divergences add up.
+        independent: whether these are of K independent labels, whose divergences add up.
 
     Returns:
         float64, [B].
     """
     own, other = np.float64(teacher_logits), np.float64(logits)
-    if has_labels:  # yes and no of each label: [B, K, 2]
+    if independent:  # yes and no of each label: [B, K, 2]
         own, other = (np.stack([np.zeros_like(x), x], axis=-1) for x in (own, other))
     own, other = (tf.nn.log_softmax(x).numpy() for x in (own, other))
     kl = np.sum(np.exp(own) * (own - other), axis=-1)
-    return np.sum(kl, axis=1) if has_labels else kl
+    return np.sum(kl, axis=1) if independent else kl
 
 
 def top_class(scores: np.ndarray) -> np.ndarray:
@@ -174,7 +176,7 @@ def check_classes(num_classes: int, teacher: Teacher) -> None:
     Raises:
         UserError: the images have more classes.
     """
-    if num_classes > teacher.num_classes and not teacher.has_labels:
+    if num_classes > teacher.num_classes and not teacher.has_independent_labels:
         raise _no_class(num_classes - 1, teacher)
 
 
@@ -191,7 +193,7 @@ def _answers(candidate, teacher, batches, in_probabilities):
                 f'{_name(candidate)} has {scores.shape[1]} classes, but the teacher '
                 f'{teacher.name} has {teacher.num_classes}.'
             )
-        if labels is None or teacher.has_labels:
+        if labels is None or teacher.has_independent_labels:
             yield scores, teacher_logits, None
         else:
             yield scores, teacher_logits, _checked_labels(labels, len(scores), teacher)

@@ -49,7 +49,9 @@ def _by_size(value, large):
 
 def _entropy_loss_weight(teacher):
     # At 30 the BNS loss falls as fast as at 10, and the answers become sure instead of unsure.
-    return 30.0 if teacher.num_classes >= MANY_CLASSES and not teacher.has_labels else 0.0
+    return (
+        30.0 if teacher.num_classes >= MANY_CLASSES and not teacher.has_independent_labels else 0.0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,7 @@ class GeneratorOptions(Options):
     )
     learning_rate: float = option(
         POSITIVE,
-        "Adam's first rate; a cosine to 0.",
+        "First rate of the generator's Adam; a cosine to 0.",
         paper=1e-3,
         small=_by_size(1e-3, 2e-3),  # few steps: both losses fall faster than at 1e-3
     )
@@ -150,7 +152,7 @@ class GeneratorOptions(Options):
     def _completed(cls, values, given, preset, teacher) -> dict:
         if values['unconditional']:
             values = values | _without_classes(given, teacher)
-        if values['entropy_loss_weight'] and teacher.has_labels:
+        if values['entropy_loss_weight'] and teacher.has_independent_labels:
             raise UserError(
                 f'--entropy_loss_weight={values["entropy_loss_weight"]} is for classes, and '
                 f'{teacher.name} gives independent labels: leave it out.'
@@ -184,7 +186,9 @@ def _without_classes(given, teacher):
             f'--unconditional has none: leave one of them out.'
         )
     # Independent labels have no entropy of classes.
-    entropy_loss_weight = given.get('entropy_loss_weight', 0.0 if teacher.has_labels else 1.0)
+    entropy_loss_weight = given.get(
+        'entropy_loss_weight', 0.0 if teacher.has_independent_labels else 1.0
+    )
     return {'class_loss_weight': 0.0, 'entropy_loss_weight': entropy_loss_weight}
 
 

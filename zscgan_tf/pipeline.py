@@ -86,7 +86,7 @@ class Quantized:
         """Whether the file agrees with its teacher in less than half of what chance leaves open."""
         if not self.measured:
             return False
-        chance = 50 if teacher.has_labels else 100 / teacher.num_classes
+        chance = 50 if teacher.has_independent_labels else 100 / teacher.num_classes
         return (self.measured['agreement'] - chance) / (100 - chance) < 0.5
 
 
@@ -206,7 +206,7 @@ def quantize(
     plan = plan or make_plan(teacher, preset, options)
     arguments = {'check_images': check_images, 'evaluate_on': evaluate_on, 'overwrite': overwrite}
     if isinstance(plan.options, CalibrationOptions):
-        student = calibrate_student(teacher, source, resolved=plan.options)
+        student = calibrate_student(teacher, source, **plan.options.values())
         return quantize_student(student, source, output, **arguments, **plan.file.values())
     resolved = plan.options
     check_enough(source, 'calibration_images', resolved.calibration_images)

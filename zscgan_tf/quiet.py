@@ -69,11 +69,15 @@ def hidden_output() -> Iterator[Hidden]:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow, unless it is there already, without its greetings from C++."""
+    """Imports TensorFlow, unless it is there already, without its greetings from C++.
+
+    It imports Keras 3, which is told here to run on it.
+    """
     if 'tensorflow' in sys.modules:
         return
     # Read at the import: what is below an error is TensorFlow's own affair.
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    os.environ['KERAS_BACKEND'] = 'tensorflow'  # wins over keras.json
     with hidden_output():
         import tensorflow as tf
 

@@ -121,6 +121,15 @@ def _patch(action, module, name, call):
     setattr(owner, name, patched)
 
 
+def replace_in(module, name, other):
+    """Another function in the place of a module's."""
+    return functools.partial(_replace, module, name, other)
+
+
+def _replace(module, name, other):
+    setattr(importlib.import_module(module), name, other)
+
+
 def interrupt_in(module, name, call=1):
     """Ctrl-C in a function."""
     return functools.partial(_patch, _interrupt, module, name, call)

@@ -64,6 +64,51 @@ def test_help_into_a_pipe_that_is_closed():
     assert result.stdout.startswith('usage: ') and result.stderr == ''
 
 
+PRINTS = """
+import sys
+from zscgan_tf.commands import app
+
+def main():
+    for number in range(50_000):
+        print(number, flush=True)
+    print('to the end', file=sys.stderr)
+
+app.run('__main__', main)
+"""
+
+
+def test_output_into_a_pipe_that_is_closed(tmp_path):
+    (tmp_path / 'prints.py').write_text(PRINTS)
+    command = f'{sys.executable} prints.py | head -n 1; exit ${{PIPESTATUS[0]}}'
+    result = subprocess.run(
+        ['bash', '-c', f'PYTHONPATH={ROOT} {command}'],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.stdout == '0\n' and result.stderr == '' and result.returncode == 141
+
+
+HIDES = r"""
+import pathlib
+from zscgan_tf.commands import app
+from zscgan_tf.quiet import hidden_output
+
+app._make_printable()
+with hidden_output() as hidden:
+    print('caf\udce9')  # such is a file's name that is no UTF-8
+    pathlib.Path('hidden').write_text(hidden.text())
+print('end')
+"""
+
+
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '>&- 2>&-'])
+def test_streams_that_are_closed(tmp_path, closed):
+    (tmp_path / 'hides.py').write_text(HIDES)
+    command = f'PYTHONIOENCODING=utf-8 PYTHONPATH={ROOT} {sys.executable} hides.py {closed}'
+    result = subprocess.run(['bash', '-c', command], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result
+    assert (tmp_path / 'hidden').read_text() == 'caf\\udce9\n'
+
+
 def test_every_flag_has_a_group():
     text = flags_page.page()
     assert f'## {groups.OTHER}' not in text
@@ -155,6 +200,12 @@ def folder(tmp_path_factory):
         ('quantize model.h5 --output=a.tflite --method=qat --range_decay=0.9', 'moving averages'),
         ('train_generator model.h5', '--workdir is missing: pass the folder of the run'),
         ('train_generator model.h5 --workdir=a_file', 'a_file is a file'),
+        (
+            'quantize model.h5 --output=a.tflite --method=qat --workdir=run --student_workdir=run',
+            '--student_workdir and --workdir are the same file',
+        ),
+        ('quantize model.h5 --output=~/there.tflite', 'early/there.tflite: exists already'),
+        ('train_generator model.h5 --workdir=~/a_file', '/a_file is a file'),
         ('distill model.h5 --workdir=none', 'holds no run (no config.json)'),
         ('synthesize model.h5 --workdir=run', '--output is missing'),
         ('synthesize model.h5 --workdir=run --output=run', 'run: exists already'),
@@ -164,7 +215,8 @@ def folder(tmp_path_factory):
         ('evaluate model.h5 --images=images.npz --result_json=no/a', 'the folder no does not'),
     ],
 )
-def test_refused_before_tensorflow_is_imported(folder, command, words):
+def test_refused_before_tensorflow_is_imported(folder, monkeypatch, command, words):
+    monkeypatch.setenv('HOME', str(folder))
     before = sorted(folder.rglob('*'))
     assert words in refusal(*command.split(), cwd=folder)
     assert sorted(folder.rglob('*')) == before

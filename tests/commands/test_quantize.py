@@ -9,7 +9,13 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from tests.commands.conftest import TRAINING
-from tests.commands.programs import full_disk_from, interrupt_in, interrupt_soon_after
+from tests.commands.programs import (
+    full_disk_from,
+    interrupt_in,
+    interrupt_soon_after,
+    replace_in,
+)
+from zscgan_tf.errors import UserError
 from zscgan_tf.tflite import audit
 
 NOISE = [
@@ -44,7 +50,7 @@ def test_the_summary(finished):
         '% on 30 fresh images of the source',
         '% on 20 real images',
         '(float: 100.00 %)',
-        'ms an image',
+        'ms per image',
         'run2/classes.png',
     ):
         assert words in text
@@ -98,6 +104,8 @@ def test_the_result_file(finished):
         (['--input_type=uint8'], 'input_type "int8", not "uint8"'),
         (['--calibration_images=10'], 'images 20, not 10'),
         (['--output_type=float32'], 'output_type "int8", not "float32"'),
+        (['--check_images=99'], 'check_images 30, not 99'),
+        (['--check_images=30', '--evaluation_images=real.npz'], 'content "'),
     ],
 )
 def test_a_result_of_another_configuration_is_refused_before_any_work(
@@ -159,6 +167,14 @@ def test_result_files_collect_seeds(programs):
     assert (programs.folder / 'noise0.tflite').exists() and not list(
         programs.folder.glob('noise*.workdir')
     )
+
+
+def refuse(*args, **kwargs):
+    raise UserError('no room')
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError('no page')
 
 
 OWN_SOURCE = """
@@ -299,6 +315,26 @@ def test_ctrl_c_while_the_page_is_written(programs):
     assert f'{output} is written, and its page is not: zscgan-report makes' in result.stderr
     assert 'Traceback' not in result.stderr and 'no output was written' not in result.stderr
     assert output.exists() and not output.with_suffix('.html').exists()
+
+
+def test_a_result_that_cannot_be_added_still_leaves_a_summary_and_a_page(programs):
+    output = programs.folder / 'no_result.tflite'
+    result = programs.run(
+        'quantize', *NOISE, f'--output={output}', '--page', '--result_json=lost.json',
+        during=replace_in('zscgan_tf.report.results', 'add', refuse),
+    )  # fmt: skip
+    assert result.error == 'error: no room' and 'ranges       ' in result.stdout
+    assert output.exists() and output.with_suffix('.html').exists()
+
+
+def test_a_page_that_fails_leaves_the_summary(programs):
+    output = programs.folder / 'failed_page.tflite'
+    result = programs.run(
+        'quantize', *NOISE, f'--output={output}', '--page',
+        during=replace_in('zscgan_tf.report.page', 'write_page', fail),
+    )  # fmt: skip
+    assert result.status == 1 and 'ranges       ' in result.stdout and output.exists()
+    assert 'RuntimeError: no page' in result.stderr  # a fault of ours is not hidden
 
 
 def test_a_full_disk_leaves_the_old_file(programs):

@@ -76,7 +76,7 @@ def test_the_file_is_integer_and_holds_six_bits(quantized, programs):
 
 def test_the_summary_and_the_result(quantized, programs):
     text = quantized.stdout
-    found = re.search(r'levels +at most (\d+) a channel of weights, (\d+) of what', text)
+    found = re.search(r'levels +at most (\d+) per channel of weights, (\d+) per tensor', text)
     assert 2 < int(found[1]) <= 63 and 2 < int(found[2]) <= 64
     assert re.search(r'student +agrees with its file on \d+\.\d\d % of the images', text)
     assert '% on 40 fresh images' in text and '% on 20 real images' in text

@@ -244,7 +244,7 @@ def test_a_distillation_plays_by_its_options(teacher, unconditional):
         ),
         (
             {'update_generator': True, 'adversarial_weight': 1.0},
-            '--update_generator, .* has no generator to update',
+            '--update_generator .* has no generator to update',
         ),
         ({'adversarial_weight': -1.0}, 'adversarial_weight=-1.0 must be 0'),
         ({'generator_every': 0}, 'generator_every=0 must be a whole number'),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from PIL import Image
 
 from tests.students import student_of
 from tests.tiny import tiny_teacher
@@ -15,6 +16,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator
 from zscgan_tf.methods import distillation
+from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.sources.files import FileSource
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
@@ -26,7 +28,7 @@ from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import levels
 from zscgan_tf.training import loop
-from zscgan_tf.training.strategy import check_batch_size, make_strategy
+from zscgan_tf.training.strategy import make_strategy
 
 SMALL = {'range_images': 16, 'weight_bits': 4, 'activation_bits': 4, 'learning_rate': 3e-3}
 
@@ -136,7 +138,7 @@ def test_the_generator_is_updated_only_if_asked_for(tmp_path, not_exported):
         ({'soft_target_weight': 1.5}, 'soft_target_weight=1.5 must be between 0 and 1'),
         ({'soft_target_weight': 0.5}, 'needs labels'),
         ({'soft_target_weight': 0.5, 'mix': True}, 'a blend of two images has none'),
-        ({'update_generator': True}, '--update_generator, .* has no generator to update'),
+        ({'update_generator': True}, '--update_generator .* has no generator to update'),
         ({'weight_bits': 9}, 'weight_bits=9 must be 2 to 8'),
         ({'range_training': 'wild'}, 'range_training=wild must be one of'),
     ],
@@ -226,10 +228,47 @@ def test_a_student_of_other_images_is_not_reused(tmp_path, not_exported, monkeyp
 
 
 def test_pairs_to_blend_are_of_one_replica():
-    check_batch_size(6, 2)
-    check_batch_size(8, 2, multiple=2)
-    with pytest.raises(UserError, match='6 images .* 2 replicas: .*batch size .* multiple of 4'):
-        check_batch_size(6, 2, multiple=2)
+    blended, plain = (DistillationOptions.resolve('small', {'mix': mix}) for mix in (True, False))
+    distillation.check_replicas(plain, 6, 2)
+    distillation.check_replicas(blended, 8, 2)
+    distillation.check_replicas(blended, 7, 1)
+    with pytest.raises(UserError, match='6 images .* 2 replicas in pairs.* --nomix, .* of 4'):
+        distillation.check_replicas(blended, 6, 2)
+    for options, multiple in ((plain, 2), (blended, 4)):
+        with pytest.raises(UserError, match=f'7 images .* 2 replicas: .* multiple of {multiple}'):
+            distillation.check_replicas(options, 7, 2)
+
+
+def test_a_generator_of_another_strategy_is_not_updated(tmp_path, two_devices):
+    teacher = tiny_teacher()
+    options = GeneratorOptions.resolve('small', {'batch_size': 8}, teacher)
+    generator = build_generator(teacher.input_spec.image_shape, 7, scales=1, channels=4)
+    source = GeneratorSource(generator, 7, 8, options=options.record())
+    with pytest.raises(UserError, match=r'load_generator within strategy.scope\(\)'):
+        distill(tmp_path, teacher, source, 1, update_generator=True, strategy=two_devices)
+
+
+def test_a_folder_is_free_again_where_the_images_cannot_set_ranges(tmp_path):
+    """The message tells to remove the image, and that makes it another set of images."""
+    teacher = tiny_teacher()
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype(np.uint8)
+    (tmp_path / 'photos').mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / 'photos' / f'{number:02d}.png')
+    (tmp_path / 'photos' / '99.png').write_bytes(b'no image')
+
+    def run():
+        source = FileSource(tmp_path / 'photos', teacher.input_spec, 17)
+        return distill(tmp_path / 'run', teacher, source, 1, range_images=16)
+
+    with pytest.raises(UserError, match='99.png: not a readable image .*: remove it'):
+        run()
+    (tmp_path / 'photos' / '99.png').unlink()
+    run()
+    (tmp_path / 'photos' / '98.png').write_bytes(b'no image')
+    with pytest.raises(UserError, match='another configuration'):
+        run()
+    assert (tmp_path / 'run' / 'config.json').exists()
 
 
 def test_all_learned_ranges_are_trained_and_no_constant_kernel():

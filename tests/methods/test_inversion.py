@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -135,6 +136,22 @@ def test_killed_while_joining(teacher, finished, tmp_path, monkeypatch):
     damaged.unlink()  # and the groups are gone
     with pytest.raises(UserError, match='00000.npy cannot be read .*: delete .*, and run the same'):
         make_zeroq_images(teacher, tmp_path, **RUN)
+
+
+def test_images_that_another_process_joined_meanwhile_are_taken(
+    teacher, finished, tmp_path, monkeypatch
+):
+    folder, source = finished['zeroq']
+    shutil.copytree(folder, tmp_path / 'run')
+    images = (tmp_path / 'run' / 'images.npz').read_bytes()
+    (tmp_path / 'run' / 'images.npz').unlink()
+
+    def join_first(*args):
+        (tmp_path / 'run' / 'images.npz').write_bytes(images)
+        raise UserError('groups/00000.npy cannot be read')
+
+    monkeypatch.setattr(inversion, 'join', join_first)
+    assert make_zeroq_images(teacher, tmp_path / 'run', **RUN).image_count == source.image_count
 
 
 def test_the_source(teacher, finished):

@@ -307,7 +307,7 @@ def test_a_finished_run_is_reused(trained, teacher):
         np.testing.assert_array_equal(one, three)
 
 
-def test_a_workdir_belongs_to_one_teacher_and_configuration(trained, teacher):
+def test_a_workdir_belongs_to_one_teacher_and_configuration(trained, teacher, tmp_path):
     workdir, _ = trained
     with pytest.raises(UserError, match='belongs to another teacher .tiny_softmax.'):
         zscgan.train_generator(tiny_teacher(5, seed=1), workdir, steps=40, seed=3, **TINY_OPTIONS)
@@ -318,6 +318,12 @@ def test_a_workdir_belongs_to_one_teacher_and_configuration(trained, teacher):
     )
     with pytest.raises(UserError, match='made with another preprocessing: pass the one of its'):
         zscgan.load_generator(other, workdir)
+    held = json.loads((workdir / 'config.json').read_text()) | {'source_kind': 'zscgan'}
+    student = tmp_path / 'student'
+    student.mkdir()
+    (student / 'config.json').write_text(json.dumps(held))
+    with pytest.raises(UserError, match='holds a student, not a generator: pass the folder of'):
+        zscgan.load_generator(other, student)  # as of a student of raw pixels
     with pytest.raises(UserError, match=r'batch_size 16, not 8; seed 3, not 4\)'):
         zscgan.train_generator(
             teacher, workdir, steps=40, seed=4, **{**TINY_OPTIONS, 'batch_size': 8}

@@ -86,6 +86,23 @@ def test_a_file_without_options_takes_them_over(tmp_path):
         add(path, 2, 82, options={**OPTIONS, 'per_channel': False})
 
 
+def test_a_seed_that_is_measured_on_other_images_is_refused(tmp_path):
+    path = tmp_path / 'ptq.json'
+    images = {'kind': 'files', 'content': 'abc', 'check_images': 1000}
+    add(path, 0, 80)  # of an earlier version: on which images is not known
+    results.check(path, evaluation=images)
+    add(path, 1, 81, evaluation=images)
+    for other in ({**images, 'content': 'def'}, {'check_images': 1000}):
+        words = r'configuration \(content "abc", not ("def"|null)\)'
+        for refused in (
+            lambda other=other: results.check(path, evaluation=other),
+            lambda other=other: add(path, 2, 82, evaluation=other),
+        ):
+            with pytest.raises(UserError, match=words):
+                refused()
+    assert results.read(path)['seeds'] == [0, 1]
+
+
 def test_a_seed_without_real_images_does_not_join_those_with(tmp_path):
     path = tmp_path / 'ptq.json'
     add(path, 0, 80)

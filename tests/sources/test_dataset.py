@@ -104,6 +104,22 @@ def test_batches_are_seeded_and_balanced(data_dir):
     assert not np.array_equal(collect(other.batches(), 9)[0], pixels)
 
 
+def test_a_description_is_of_the_images_not_of_their_place(data_dir, tmp_path):
+    import tensorflow_datasets as tfds
+
+    def description(folder, split='train', seed=0):
+        return DatasetSource('tiny', split, folder, SPEC, 8, seed).description
+
+    copy = shutil.copytree(data_dir, tmp_path / 'copy')
+    assert description(copy) == description(data_dir) != description(data_dir, 'train[:10]')
+    features = DatasetSource('tiny', 'train', data_dir, SPEC, 8)._image_feature
+    label = tfds.features.ClassLabel(num_classes=4)
+    features = tfds.features.FeaturesDict({'image': features, 'label': label})
+    other = {'train': examples(IMAGES // 64 * 64, LABELS)}  # PNG makes less of them
+    store(tmp_path / 'other', 'tiny', features, other)
+    assert description(tmp_path / 'other') != description(data_dir)
+
+
 def test_without_labels(data_dir):
     source = DatasetSource('unlabelled', 'train', data_dir, SPEC, 8)
     assert not source.has_labels and source.num_classes is None
@@ -126,6 +142,7 @@ def versions(data_dir, tmp_path):
         )  # fmt: skip
     (tmp_path / 'many' / '3.0.0').rename(tmp_path / 'many' / 'incomplete.XYZ_3.0.0')
     shutil.copytree(tmp_path / 'many' / '1.2.0', tmp_path / 'sets' / 'small' / '1.2.0')
+    shutil.copytree(tmp_path / 'many' / '2.0.0', tmp_path / 'many' / '9.0.0_old')
     (tmp_path / 'sets' / '.config').mkdir()
     (tmp_path / 'sets' / '.config' / 'metadata.json').write_text('{"default_config_name": "small"}')
     return tmp_path

@@ -10,6 +10,7 @@ from PIL import Image
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources.files import FileSource
+from zscgan_tf.sources.image_folder import decode
 from zscgan_tf.teacher.input_spec import InputSpec
 
 SPEC = InputSpec((8, 8), 3, 0.5, 0.5)
@@ -175,6 +176,25 @@ def test_class_folders(tmp_path, caplog, names, classes, surprising):
         assert all(f'{n} is class {c}' in told[0] for n, c in zip(names, classes, strict=True))
 
 
+def test_folders_below_a_class_hold_its_images(tmp_path):
+    images = write_classes(tmp_path, ['cat', 'dog/part1', 'dog/part2', 'fox/images/deep'])
+    by_keras = tf_keras.utils.image_dataset_from_directory(
+        tmp_path, batch_size=None, image_size=(8, 8), shuffle=False
+    )
+    (tmp_path / 'dog' / '.hidden').mkdir()
+    Image.fromarray(images[0]).save(tmp_path / 'dog' / '.hidden' / 'a.png')
+    pixels, labels = collect(FileSource(tmp_path, SPEC, 5).one_pass())
+    np.testing.assert_array_equal(labels, [label for _, label in by_keras])
+    np.testing.assert_allclose(pixels, [image / 255 for image, _ in by_keras], atol=1e-6)
+    assert labels.tolist() == [0] * 4 + [1] * 8 + [2] * 4
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    write_classes(tmp_path, ['cat', 'dog'])
+    (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+    assert 'loop: cannot be read (Too many levels' in message(tmp_path)
+
+
 def test_a_folder_without_images_is_a_class(tmp_path):
     write_classes(tmp_path, ['cat', 'fox'])
     for name in ('dog', '.ipynb_checkpoints'):
@@ -192,12 +212,12 @@ def test_many_classes_are_told_in_one_line(tmp_path, caplog):
     assert len(record.getMessage()) < 600 and record.getMessage().endswith(', ...')
 
 
-@pytest.mark.parametrize('header', ['', 'filename,label\n'])
+@pytest.mark.parametrize('header', ['', 'filename,label\n', '"filename","label"\n'])
 def test_label_file(tmp_path, header):
     images = random_images(3)
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f'{i}.png')
-    (tmp_path / 'labels.csv').write_text(f'{header}2.png,7\n0.png,5\n\n')
+    (tmp_path / 'labels.csv').write_text(f'{header}2.png,7\n"0.png","5"\n\n')
     pixels, labels = collect(FileSource(tmp_path, SPEC, 4).one_pass())
     assert labels.tolist() == [7, 5]
     np.testing.assert_allclose(pixels, images[[2, 0]] / 255, atol=1e-6)
@@ -218,6 +238,13 @@ def test_flat_folder_and_modes(tmp_path):
     )
     gray, _ = collect(FileSource(tmp_path, GRAY, 4).one_pass())
     np.testing.assert_allclose(gray[0], gray[2])
+
+
+def test_a_turned_tiff_is_not_scrambled(tmp_path):
+    Image.fromarray(random_images(1, (12, 8, 3))[0]).save(tmp_path / 'a.tif', tiffinfo={274: 6})
+    found = decode(str(tmp_path / 'a.tif'), 3)
+    with Image.open(tmp_path / 'a.tif') as image:
+        np.testing.assert_array_equal(found, np.asarray(image.convert('RGB')))
 
 
 def test_large_images_are_resized(tmp_path):
@@ -302,6 +329,14 @@ def test_damaged_npz(tmp_path):
         assert 'not a readable .npz file' in message(bad)
 
 
+def test_a_header_of_npz_that_is_damaged(tmp_path):
+    np.savez(tmp_path / 'bad.npz', images=random_images(3))
+    data = (tmp_path / 'bad.npz').read_bytes()
+    assert b'), }' in data
+    (tmp_path / 'bad.npz').write_bytes(data.replace(b'), }', b' , }'))
+    assert 'not a readable .npz file' in message(tmp_path / 'bad.npz')
+
+
 def write_header(path, shape, data_bytes, compression, version=1):
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + '\n'
     length = struct.pack('<H' if version == 1 else '<I', len(header))
@@ -367,6 +402,7 @@ def test_paths_that_are_no_images(tmp_path):
         ('missing.png,1', "line 1: there is no image 'missing.png'"),
         ('a.png,1\na.png', 'line 2: not `filename,label`'),
         ('a.png,fox', 'line 1: not `filename,label`'),
+        ('cat\ndog', 'give the file another name if it lists no images'),
         ('../a.png,1', 'outside of the folder'),
         ('a.png,99999999999', 'class numbers'),
         ('', 'lists no images'),

@@ -167,6 +167,8 @@ PARTS = {
     'hard-swish': lambda y: HardSwish()(convolved(y)),
     'swish': lambda y: layers.Activation('swish')(convolved(y)),
     'leaky ReLU': lambda y: layers.LeakyReLU(0.1)(convolved(y)),
+    'tanh, pooled': lambda y: layers.MaxPooling2D()(layers.Activation('tanh')(convolved(y))),
+    'sigmoid, padded': lambda y: layers.ZeroPadding2D()(layers.Activation('sigmoid')(convolved(y))),
     'sigmoid that is read': lambda y: layers.Activation('sigmoid')(convolved(y)),
     'sum of three': lambda y: layers.Add()([y, convolved(y), layers.Conv2D(6, 1)(y)]),
     'average of three': lambda y: layers.Average()([y, convolved(y), layers.Conv2D(6, 1)(y)]),
@@ -188,6 +190,44 @@ def test_the_file_computes_what_the_student_does_with_every_kind_of_layer(part, 
     error = evaluation.TfliteModel(data).scores(inputs) - expected
     # Of the logits' own deviation: steps of int8, and few levels of which one may flip.
     assert np.sqrt(np.mean(error**2)) < (0.08 if widths[0] == 8 else 0.3) * expected.std()
+
+
+@pytest.mark.parametrize('scope', ['all', 'all_but_input'])
+def test_functions_of_a_fixed_range_keep_8_bits_in_every_scope(scope):
+    def build(x):
+        x = convolved(layers.Activation('tanh')(convolved(x)))
+        return ending(layers.MaxPooling2D()(layers.Activation('sigmoid')(x)))
+
+    student = make(own_teacher(build), weight_bits=4, activation_bits=4, activation_scope=scope)
+    inputs = student.input_spec.to_inputs(PIXELS).numpy()
+    _, _, found = student_export.export(student, [inputs])
+    assert found.activation_levels <= 16
+
+
+FRONTS = {
+    'rescaling': lambda x: layers.Rescaling(1 / 0.45, -1.0, name='front')(x),
+    'average of a negative': lambda x: layers.AveragePooling2D(2, name='front')(
+        layers.Rescaling(-2.0)(x)
+    ),
+    'padded, then shifted': lambda x: layers.Rescaling(1.0, 3.0, name='front')(
+        layers.ZeroPadding2D()(x)
+    ),
+    'three times': lambda x: layers.Concatenate(name='front')([x, x, x]),
+}
+
+
+@pytest.mark.parametrize('front', FRONTS)
+@pytest.mark.parametrize('options', [{}, {'activation_bits': 4, 'activation_scope': 'all'}])
+def test_no_image_is_clipped_before_the_first_layer(front, options):
+    """Whatever images set the ranges: black and white ones are handed on as they are."""
+    student = student_of(own_teacher(lambda x: ending(convolved(FRONTS[front](x)))), **options)
+    grey = 0.45 + 0.1 * PIXELS
+    set_ranges(student, lambda: [grey])
+    images = student.input_spec.to_inputs(np.stack([np.zeros_like(PIXELS[0]), PIXELS[0] * 0 + 1]))
+    expected = tf_keras.Model(student.twin.input, student.twin.get_layer('front').output)(images)
+    found = tf_keras.Model(student.model.input, student.output_of('front'))(images)
+    step = np.ptp(np.append(expected, 0)) / (15 if options else 255)
+    assert np.abs(found - expected).max() < 1.6 * step  # the input has been rounded before
 
 
 def test_constants_are_not_what_a_width_applies_to():

@@ -80,6 +80,22 @@ def test_every_range_is_that_of_its_float_tensor():
     )
 
 
+def test_a_shared_layer_has_the_range_of_all_its_uses():
+    def build(x):
+        relu = layers.ReLU(name='relu')
+        x = relu(layers.BatchNormalization()(layers.Conv2D(5, 3)(x)))
+        x = relu(layers.Add()([x, x]))
+        return layers.Dense(4)(layers.GlobalAveragePooling2D()(x))
+
+    student = make(own_teacher(build), 'minmax')
+    relu = student.twin.get_layer('relu')
+    uses = [relu.get_output_at(0), relu.get_output_at(1)]
+    first, second = tf_keras.Model(student.twin.input, uses)(student.input_spec.to_inputs(PIXELS))
+    assert np.max(second) == pytest.approx(2 * np.max(first))
+    (largest,) = (v for v in student.model.variables if v.name == 'quant_relu/output_max:0')
+    assert largest.numpy() == pytest.approx(np.max(second), rel=1e-3)
+
+
 def test_training_leaves_batch_norms_alone(tmp_path):
     teacher = tiny_teacher()
     before = teacher.model.get_weights()

@@ -1,5 +1,7 @@
 """Logits are found behind every kind of head, and the model still ends as it did."""
 
+import importlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -261,9 +263,36 @@ def test_one_linear_unit_is_two_classes():
     np.testing.assert_allclose(logits[:, 1:], outputs, atol=1e-6)
 
 
+@pytest.mark.parametrize('name', ['two_classes', 'log_probabilities', 'logits_vector'])
+def test_layers_may_be_called_as_those_that_are_added(name):
+    """A unit, a probability behind something, and an image of 1x1: each has a layer added."""
+
+    def unit(x):
+        return layers.Dense(1, activation='sigmoid', name=name)(layers.Flatten()(x))
+
+    def behind(x):
+        return layers.Reshape((1, 1, 1))(layers.Rescaling(0.5)(unit(x)))
+
+    for body in (unit, behind):
+        teacher, model = loaded(body)
+        logits, outputs = answers(teacher, model)
+        expected = 1 / (1 + np.exp(logits[:, :1] - logits[:, 1:]))
+        np.testing.assert_allclose(expected, outputs.reshape(-1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize('library', ['tf_keras', 'keras'])
+def test_a_softmax_of_one_unit_is_refused(library):
+    library = importlib.import_module(library)
+    x = inputs = library.layers.Input((4, 4, 3))
+    x = library.layers.BatchNormalization()(library.layers.Conv2D(3, 3)(x))
+    x = library.layers.Dense(1, activation='softmax')(library.layers.Flatten()(x))
+    with pytest.raises(UserError, match='a softmax of one unit, which gives 1 whatever'):
+        load_teacher(library.Model(inputs, x), input_spec={'preprocessing': 'unit'})
+
+
 def test_several_sigmoid_units():
     teacher, model = loaded(lambda x: layers.Dense(3, activation='sigmoid')(layers.Flatten()(x)))
-    assert (teacher.head, teacher.num_classes) == ('labels', 3) and teacher.has_labels
+    assert (teacher.head, teacher.num_classes) == ('labels', 3) and teacher.has_independent_labels
     logits, outputs = answers(teacher, model)
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), outputs, atol=1e-6)
 

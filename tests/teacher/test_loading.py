@@ -1,6 +1,8 @@
 """Every format gives the original's answers; what is no classifier is refused in one line."""
 
 import errno
+import os
+import subprocess
 import sys
 
 import keras
@@ -20,6 +22,7 @@ from tests.teacher.classifiers import (
     pooled,
     refusal,
 )
+from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.loading import load_teacher
 
 layers = tf_keras.layers
@@ -153,6 +156,37 @@ def test_refusals():
     refusal(broken, "'bad'", 'not finite')
     broken.get_layer('bad').moving_variance.assign([1.0, -0.5, 1.0])
     refusal(broken, "'bad'", 'negative moving_variance')
+
+
+def test_settings_of_keras_that_models_would_inherit_are_refused(monkeypatch):
+    backend = tf_keras.backend
+    for name, value in (('image_data_format', 'channels_first'), ('floatx', 'float64')):
+        old = getattr(backend, name)()
+        getattr(backend, f'set_{name}')(value)
+        try:
+            refusal(functional(pooled), 'tf_keras', value, 'keras.json')
+        finally:
+            getattr(backend, f'set_{name}')(old)
+    monkeypatch.setattr(keras.backend, 'backend', lambda: 'jax')
+    refusal(functional(pooled), 'Keras 3 is set to jax', 'KERAS_BACKEND=tensorflow')
+
+
+def test_programs_run_keras_3_on_tensorflow_whatever_is_set(tmp_path):
+    (tmp_path / 'keras.json').write_text('{"backend": "torch"}')
+    code = (
+        'from zscgan_tf.quiet import import_tensorflow as i; i(); import keras; keras.Input((1,))'
+    )
+    environment = {**os.environ, 'KERAS_BACKEND': 'torch', 'KERAS_HOME': str(tmp_path)}
+    subprocess.run([sys.executable, '-c', code], env=environment, check=True)
+
+
+def test_a_file_in_a_folder_that_cannot_be_entered(monkeypatch):
+    def denied(path):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    monkeypatch.setattr(os, 'stat', denied)
+    with pytest.raises(UserError, match='/closed/model.h5: no such file'):
+        load_teacher('/closed/model.h5')
 
 
 @pytest.mark.parametrize('library', [tf_keras, keras], ids=['tf_keras', 'keras'])

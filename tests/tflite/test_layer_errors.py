@@ -223,6 +223,18 @@ def test_students(teacher):
     assert all(a.alone > b.alone + 5 for a, b in zip(kernels, coarse, strict=True))
 
 
+def test_a_student_of_layers_that_are_called_like_its_own():
+    inputs = layers.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, name='quant_conv')(inputs)))
+    x = layers.Dense(5)(layers.GlobalAveragePooling2D()(x))
+    model = randomize(tf_keras.Model(inputs, x))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    errors = layer_errors(student_export.convert(small_student(teacher)), teacher, pixels(6))
+    assert errors.left_out == () and 'quant_conv' in {row.title for row in errors.rows}
+    errors = layer_errors(calibration.convert(teacher, [pixels(6)]), teacher, pixels(6))
+    assert 'quant_conv' in {row.title for row in errors.rows}
+
+
 @pytest.mark.slow
 def test_the_stock_student(teacher):
     student = small_student(teacher, student='tfmot')

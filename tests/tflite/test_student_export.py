@@ -9,7 +9,7 @@ from tests.conftest import randomize
 from tests.student.test_student import PIXELS, convolved, ending, make, own_teacher, wrappers
 from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
-from zscgan_tf.student.calibration import ranges
+from zscgan_tf.student import grids
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import calibration, flatbuffer, interpreter, student_export
 
@@ -83,6 +83,8 @@ HANDING_THE_INPUT_ON = {
     'padding': layers.ZeroPadding2D(1),
     'nearest': layers.UpSampling2D(2),
     'permute': layers.Permute((2, 1, 3)),
+    'three times': lambda x: layers.Concatenate()([x, x, x]),
+    'scaled, three times': lambda x: layers.Rescaling(2.0)(layers.Concatenate()([x, x, x])),
 }
 
 
@@ -151,9 +153,8 @@ def test_logits_have_one_shape_whatever_the_method(head):
         assert np.abs(error).max() < 0.05 * np.ptp(expected)
 
 
-@pytest.mark.parametrize('granularity', ['channel', 'tensor'])
-def test_a_large_bias_beside_small_weights(granularity, monkeypatch):
-    """In steps of its own weights it would not fit into int32, and the converter clips it."""
+def teacher_of_a_large_bias():
+    """A channel of the layer `odd` has a large bias beside small weights."""
 
     def build(x):
         x = layers.ReLU(6.0)(layers.BatchNormalization()(layers.Conv2D(6, 3)(x)))
@@ -166,6 +167,41 @@ def test_a_large_bias_beside_small_weights(granularity, monkeypatch):
     kernel *= 0.5 / np.abs(kernel).max()
     kernel[..., 1] *= 5.1e-6 / np.abs(kernel[..., 1]).max()
     layer.set_weights([kernel, np.float32([0.1, 6.0, -0.2, 0.3])])
+    return teacher
+
+
+@pytest.mark.parametrize('granularity', ['channel', 'tensor'])
+def test_moving_averages_leave_room_for_a_large_bias(granularity):
+    """A step of training makes the largest weights of the moment the ranges."""
+    options = {'range_training': 'moving_average', 'weight_granularity': granularity}
+    student = make(teacher_of_a_large_bias(), **options)
+    inputs = student.input_spec.to_inputs(PIXELS).numpy()
+    student.model(inputs, training=True)
+    least = min(kernel.maximum.numpy().min() for kernel in student.kernels())
+    assert granularity == 'tensor' or least < 6e-6
+    data, _, _ = student_export.export(student, [inputs])
+    expected, found = student.logits(PIXELS).numpy(), interpreter.TfliteModel(data).outputs(inputs)
+    assert np.abs(found - expected).max() < 0.02 * np.ptp(expected)
+
+
+def test_a_shared_last_layer():
+    """Its kernel stands in the file once, under one of the student's two names."""
+
+    def build(x):
+        x, top = convolved(x), layers.Dense(4, name='top')
+        pools = layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)
+        return layers.Average()([top(values) for values in pools])
+
+    student = make(own_teacher(build))
+    inputs = student.input_spec.to_inputs(PIXELS).numpy()
+    _, report, _ = student_export.export(student, [inputs])
+    assert not report.float_ops
+
+
+@pytest.mark.parametrize('granularity', ['channel', 'tensor'])
+def test_a_large_bias_beside_small_weights(granularity, monkeypatch):
+    """In steps of its own weights it would not fit into int32, and the converter clips it."""
+    teacher = teacher_of_a_large_bias()
     inputs = teacher.input_spec.to_inputs(PIXELS).numpy()
 
     def exported():
@@ -175,7 +211,7 @@ def test_a_large_bias_beside_small_weights(granularity, monkeypatch):
 
     expected, found = exported()
     assert np.abs(found - expected).max() < 0.02 * np.ptp(expected)
-    monkeypatch.setattr(ranges, 'BIAS_RANGE_FLOOR', 0.0)
+    monkeypatch.setattr(grids, 'BIAS_RANGE_FLOOR', 0.0)
     if granularity == 'channel':
         with pytest.raises(
             UserError, match="CONV_2D at layer 'own.quant_odd.* is too large for int32 beside"

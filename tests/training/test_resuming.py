@@ -17,6 +17,7 @@ import tensorflow as tf
 from tests.training.test_loop import ROOT, Walk, check_log, read_metrics, saved_steps
 from zscgan_tf.errors import UserError
 from zscgan_tf.training import loop
+from zscgan_tf.training.workdir import NamedFolder
 
 # Runs that are interrupted.
 
@@ -38,7 +39,7 @@ def test_a_signal_saves_and_the_same_call_resumes(uninterrupted, tmp_path, capfd
         Walk().run(tmp_path, **interrupt_at(step, number))
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert saved_steps(tmp_path)[-1] == step
-    assert 'once more to stop at once' in capfd.readouterr().err
+    assert 'press Ctrl-C once more to stop' in capfd.readouterr().err
     walk = Walk()
     walk.run(tmp_path)
     np.testing.assert_array_equal(walk.weights, uninterrupted)
@@ -108,6 +109,21 @@ def test_a_killed_process_resumes_to_the_bit(uninterrupted, tmp_path):
     walk = Walk()
     walk.run(tmp_path)
     np.testing.assert_array_equal(walk.weights, uninterrupted)
+    check_log(tmp_path)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
+    process = subprocess.Popen([sys.executable, '-c', SLOW_WALK, tmp_path], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'checkpoints' / 'ckpt-5.index').exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    folder = NamedFolder(tmp_path, '--workdir=run', 'another --workdir')
+    with pytest.raises(UserError, match='--workdir=run: another process .* or pass another --work'):
+        Walk().run(folder)
+    process.kill()
+    process.wait()
+    Walk().run(folder)
     check_log(tmp_path)
 
 
@@ -182,7 +198,7 @@ def test_a_workdir_may_be_moved(uninterrupted, tmp_path):
 
 def test_checkpoints_of_another_training_are_refused(tmp_path):
     Walk(size=3).run(tmp_path)
-    with pytest.raises(UserError, match='none of its checkpoints can be read'):
+    with pytest.raises(UserError, match='its checkpoints hold other variables'):
         Walk(size=4).run(tmp_path, 40)
 
 
@@ -229,5 +245,39 @@ def test_a_full_disk_while_logging(tmp_path):
     size = (tmp_path / 'metrics.jsonl').stat().st_size
     with files_of_at_most(size + 40), pytest.raises(UserError, match='metrics.jsonl.*space'):
         Walk().run(tmp_path)
+    Walk().run(tmp_path)
+    check_log(tmp_path)
+
+
+def test_a_writer_of_events_that_cannot_flush_does_not_hide_the_error(tmp_path, monkeypatch):
+    """As the disk is full, TensorFlow's own flush at the end fails too."""
+    write = loop._write_metrics
+
+    def full_at_13(path, done, metrics):
+        if done >= 13:
+            tf.summary.text('waits', 'x' * 50_000, step=done)
+            with files_of_at_most(100):
+                write(path, done, metrics)
+        write(path, done, metrics)
+
+    def fail_to_flush(*args, **kwargs):
+        raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, '_write_metrics', full_at_13)
+        patch.setattr('tensorflow.python.ops.gen_summary_ops.flush_summary_writer', fail_to_flush)
+        patch.setattr(loop.Checkpoints, 'save', lambda *args: None)
+        with pytest.raises(UserError, match='metrics.jsonl: could not be written'):
+            Walk().run(tmp_path, checkpoint_every=1000)
+
+
+def test_a_full_disk_while_logging_for_tensorboard(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise tf.errors.UnknownError(None, None, 'events.out; No space left on device\nmore')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.summary, 'scalar', full)
+        with pytest.raises(UserError, match=r'tensorboard: could not .*left on device\). Free'):
+            Walk().run(tmp_path)
     Walk().run(tmp_path)
     check_log(tmp_path)

@@ -1,12 +1,13 @@
 """What every program does: parse flags, run, and turn errors into one line and an exit status.
 
 Exit status 0: done; 1: a mistake that the user can mend; 2: done, but the file does not agree with
-its teacher; 130: interrupted by Ctrl-C.
+its teacher; 130: interrupted by Ctrl-C; 141: nobody reads any more what it prints.
 """
 
 import collections.abc
 import errno
 import functools
+import io
 import logging as python_logging
 import os
 import sys
@@ -86,6 +87,7 @@ def _fail(message):
 
 
 def _guarded(main, check, _):
+    _make_printable()
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(python_logging.Formatter('%(message)s'))
     logging.set_verbosity(logging.WARNING)  # of TensorFlow and tfds
@@ -98,6 +100,9 @@ def _guarded(main, check, _):
         return main()
     except UserError as error:
         _fail(error)
+    except BrokenPipeError:  # such as of `--check | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -107,8 +112,20 @@ def _guarded(main, check, _):
         return 130
 
 
+def _make_printable():
+    """Opens standard streams that were closed, and lets them print any file's name."""
+    for number, name in ((1, 'stdout'), (2, 'stderr')):
+        if getattr(sys, name) is None:  # as of `>&-`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            setattr(sys, name, open(number, 'w', encoding='utf-8'))
+        if isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors='backslashreplace')
+
+
 def _check_paths():
-    """Refuses remote paths before any work; no flag takes a text that looks like one."""
+    """Refuses remote paths before any work, and expands ~; no other text looks like these."""
     for flag in FLAGS.get_key_flags_for_module(sys.argv[0]):
         if isinstance(flag.value, str):
             check_local(flag.value, f'--{flag.name}={flag.value}')
+            if flag.value.startswith('~'):  # a shell does not, behind a =
+                flag.value = os.path.expanduser(flag.value)

@@ -155,6 +155,12 @@ def _training(teacher: 'Teacher') -> Rows:
         f'{options.steps:,} steps of {images} images, {each:.2g} seconds each: about '
         f'{duration(total)} on this machine',
     )
+    if getattr(options, 'compete_weight', 0):
+        yield (
+            'first student',
+            'half of the steps of the student below, between the halves of the images; the steps '
+            'of the second half take longer, since they ask this student too',
+        )
     # In bytes on macOS, in KiB on Linux.
     unit = 1 if sys.platform == 'darwin' else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

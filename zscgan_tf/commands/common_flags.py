@@ -17,7 +17,7 @@ from zscgan_tf.commands import option_flags
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
-from zscgan_tf.student.options import CalibrationOptions, StudentOptions
+from zscgan_tf.student.options import StudentOptions
 
 if typing.TYPE_CHECKING:
     import tensorflow as tf
@@ -68,7 +68,8 @@ def define_teacher_flags() -> None:
         'preprocessing',
         None,
         ['tf', 'torch', 'caffe', 'raw', 'unit'],
-        'Instead of --mean and --std: that of tf_keras.applications; raw: 0...255; unit: [0, 1].',
+        'Of the training: preprocess_input of that mode (tf, torch, caffe); raw: 0...255 as they '
+        'are; unit: pixels / 255.',
     )
     flags.DEFINE_enum(
         'channel_order',
@@ -224,13 +225,6 @@ def define_student_flags() -> None:
         '"{seed}" stands for the seed.',
     )
     option_flags.define(DistillationOptions)
-
-
-def check_student(teacher: 'Teacher', student_options: CalibrationOptions) -> None:
-    """Refuses, before any work, a teacher that no student can be made of."""
-    from zscgan_tf.student.calibration.calibrate import build
-
-    build(teacher, student_options)
 
 
 def distill(

@@ -33,13 +33,12 @@ def main() -> None:
     folder = common_flags.workdir()
     options = DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
     teacher = common_flags.load_teacher()
-    quantized = common_flags.with_raw_pixels(teacher)
-    common_flags.check_student(quantized, options)
+    to_quantize = common_flags.with_raw_pixels(teacher)
     with common_flags.strategy().scope():
         source = zscgan.load_generator(teacher, folder, seed=FLAGS.seed)
     _check_generator(teacher, folder)
     own = common_flags.student_folder(folder, options)
-    common_flags.distill(quantized, source, own)
+    common_flags.distill(to_quantize, source, own)
     words, last = f'{own}: distilled', loop.last_metrics(own)
     if last:
         words += (

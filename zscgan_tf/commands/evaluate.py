@@ -1,15 +1,16 @@
 r"""Measures how well a .tflite, or the float model itself, answers.
 
-Says the accuracy, and how often both agree. On real images (--dataset and --split, or --images), or
-without any on fresh images of a trained generator (--workdir). Another generator than the one that
-a file was made with tells more than its own. So train one of another loss, by
-bin/train_generator.py with --bns_loss_weight=0, and pass its --workdir and --blend.
+The program measures the accuracy, and how often the file and the float model agree. It takes real
+images (--images, or --dataset and --split), or generated ones (--workdir). Without real images, use
+a second generator, whose images differ from those that set the ranges: train it with
+bin/train_generator.py --bns_loss_weight=0, and pass its --workdir and --blend.
 
   bin/evaluate.py model.keras --model=model.tflite --images=photos
   bin/evaluate.py model.keras --images=photos --bns
 
-With --bns it says how near images are to those that the model was trained on: the BNS loss of the
-images, by layer. Of several sets of other photographs the one of the lowest loss is the best proxy.
+With --bns the program says how near images are to those that the model was trained on: it prints
+the BNS loss of the images by layer. Of several sets of photographs, the set of the lowest loss is
+the best proxy.
 """
 
 import functools
@@ -83,7 +84,7 @@ def main() -> None:
         rows += [
             ('size', f'{sizes["tflite_file_bytes"]:,} bytes; float weights '
              f'{sizes["teacher_weight_bytes"]:,}'),
-            ('latency', f'{result["latency_ms"]:.2f} ms an image (LiteRT, this machine)'),
+            ('latency', f'{result["latency_ms"]:.2f} ms per image (LiteRT, this machine)'),
         ]  # fmt: skip
     if FLAGS.bns:
         distances = _distances(teacher, batches(), count)

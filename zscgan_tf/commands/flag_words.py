@@ -76,6 +76,9 @@ def legal(flag: flags.Flag) -> str:
         return 'true or false'
     if choices := _choices(flag):
         return f'one of {", ".join(choices)}'
+    if flag.name in ('teacher', 'source'):  # their values have several forms
+        own = 'a file or folder' if flag.name == 'teacher' else 'a name'
+        return f'{own}, or package.module:function'
     number = {'int': 'a whole number', 'float': 'a number'}.get(flag.flag_type())
     if number is None:
         return _KINDS.get(groups.place(flag.name).value, 'a text')

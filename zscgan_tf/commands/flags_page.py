@@ -4,6 +4,7 @@ python -m zscgan_tf.commands.flags_page            writes it
 python -m zscgan_tf.commands.flags_page PROGRAM    prints a program's flags as JSON
 """
 
+import ast
 import importlib
 import json
 import pathlib
@@ -35,6 +36,13 @@ def page() -> str:
         '- Numbers in brackets, as [14], are references that [paper.md](paper.md) explains.',
         '- An installed program is called `zscgan-quantize`, `zscgan-train-generator`, and so on.',
         '- In a clone, the programs are `bin/quantize.py`, `bin/train_generator.py`, and so on.',
+        '- The model stands behind the program, or is `--teacher`. These flags are required too: '
+        '`--output` of `quantize` and `synthesize`, `--workdir` of `train_generator`, `distill` '
+        'and `synthesize`, `--model` of `report`.',
+        '',
+        '| program | what it does |',
+        '| --- | --- |',
+        *(f'| `{program}` | {_purpose(program)} |' for program in PROGRAMS),
     ]
     for group in dict.fromkeys(row['group'] for row in found[first]):
         rows = [row for row in found[first] if row['group'] == group]
@@ -44,6 +52,12 @@ def page() -> str:
         lines += ['', f'## Flags of {program}', '', _shared(found[program], found[first])]
         lines += ['', *HEADER, *map(_row, own)] if own else []
     return '\n'.join(lines) + '\n'
+
+
+def _purpose(program):
+    """The first sentence of a program's help."""
+    source = (pathlib.Path(__file__).parent / f'{program}.py').read_text(encoding='utf-8')
+    return ast.get_docstring(ast.parse(source)).splitlines()[0]
 
 
 def _shared(rows, others):

@@ -189,18 +189,18 @@ def limited(options: Options, teacher: 'Teacher', passed: set[str]) -> Options:
     return dataclasses.replace(options, **{name: min(wanted, count)})
 
 
-def make(teacher: 'Teacher', folder: 'NamedFolder', quantized: 'Teacher') -> 'Source':
+def make(teacher: 'Teacher', folder: 'NamedFolder', to_quantize: 'Teacher') -> 'Source':
     """The source of the flags; a generator is trained, images are optimized, or that is resumed.
 
     Args:
         teacher: a `Teacher`.
         folder: the run's workdir.
-        quantized: what a student is made of; the teacher, or that of raw pixels.
+        to_quantize: what a student is made of; the teacher, or that of raw pixels.
     """
     if has_generator():
         return common_flags.train_generator(teacher, folder)
     if is_optimized():
-        return _optimize(teacher, folder, quantized)
+        return _optimize(teacher, folder, to_quantize)
     batch_size = common_flags.generator_options(teacher).batch_size
     if is_function_name(FLAGS.source):
         from zscgan_tf.sources.custom import custom_source
@@ -222,7 +222,7 @@ def optimization_step(teacher: 'Teacher') -> collections.abc.Callable:
     return module.build_optimization(teacher, optimized_options(teacher), FLAGS.seed).step
 
 
-def _optimize(teacher, folder, quantized):
+def _optimize(teacher, folder, to_quantize):
     from zscgan_tf.methods.deep_inversion import make_deep_inversion_images
     from zscgan_tf.methods.zeroq import make_zeroq_images
 
@@ -237,7 +237,7 @@ def _optimize(teacher, folder, quantized):
     return make_deep_inversion_images(
         teacher,
         folder,
-        student_teacher=quantized,
+        student_teacher=to_quantize,
         student_options=option_flags.passed(DistillationOptions),
         **arguments,
     )

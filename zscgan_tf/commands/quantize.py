@@ -1,8 +1,9 @@
 r"""Quantizes a trained Keras classifier to an integer .tflite, without its data.
 
-Trains a conditional generator against the model (or goes on with, or reuses, that of --workdir).
-Its images set the ranges of an integer copy, or with --method=qat distill the model into one. The
-copy may have any width from 2 to 8 bits. Proves that the file is integer, and says how good it is.
+The program trains a conditional generator against the model. If --workdir has such a generator, the
+program continues or reuses it. The generated images set the ranges of the integer file. With
+--method=qat they train its weights too. Weights may have 2 to 8 bits, activations 2 to 8 or 16. The
+file is written only if all its operations are integer. At the end the program says how good it is.
 
   bin/quantize.py model.keras --output=model.tflite
   bin/quantize.py model.keras --output=model_w4.tflite --method=qat \
@@ -29,6 +30,7 @@ from zscgan_tf.commands import (
     image_sources,
     option_flags,
     real_images,
+    result_json,
 )
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods.dfq_options import DfqOptions
@@ -36,6 +38,7 @@ from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import flag_of
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions, range_estimator
+from zscgan_tf.user_code import is_function_name
 
 FLAGS = flags.FLAGS
 logger = logging.getLogger(__name__)
@@ -74,7 +77,11 @@ flags.DEFINE_integer(
     'check_images', 1000, 'Fresh images of the source to measure agreement on.', lower_bound=1
 )
 flags.DEFINE_string('evaluation_split', None, 'Split of --dataset to evaluate on.')
-flags.DEFINE_string('evaluation_images', None, 'Images by class to evaluate on: .npz or folder.')
+flags.DEFINE_string(
+    'evaluation_images',
+    None,
+    'Real images to evaluate on: an .npz file or a folder; with labels for accuracy.',
+)
 flags.DEFINE_string('result_json', None, "A file that this seed's result is added to.")
 
 
@@ -90,17 +97,12 @@ def main() -> int:
     if FLAGS.result_json:
         results.check(FLAGS.result_json)
     passed = _passed_options()
-    teacher = common_flags.load_teacher()
-    common_flags.check_class_names(teacher)
-    quantized = common_flags.with_raw_pixels(teacher)
-    plan = _plan(quantized, passed)  # before the training of its generator
-    evaluate_on = _evaluation_source(teacher)
+    teacher, to_quantize, evaluate_on = _load()
+    plan = _plan(to_quantize, passed)  # before the training of its generator
     folder = common_flags.workdir(default_of=output)
-    shared_results = _shared_results(teacher, plan)
-    if FLAGS.result_json:
-        evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
-        results.check(FLAGS.result_json, evaluated=evaluated, **shared_results)
-    source = image_sources.make(teacher, folder, quantized)
+    shared = result_json.shared_results(teacher, plan, evaluate_on)
+    result_json.check(teacher, evaluate_on, shared)
+    source = image_sources.make(teacher, folder, to_quantize)
     arguments = {
         'check_images': FLAGS.check_images,
         'evaluate_on': evaluate_on,
@@ -110,63 +112,61 @@ def main() -> int:
     if FLAGS.method == 'qat':
         student_folder = common_flags.student_folder(folder, plan.options)
         student = common_flags.distill(
-            quantized, source, student_folder, range_images=plan.options.range_images
+            to_quantize, source, student_folder, range_images=plan.options.range_images
         )
         result = pipeline.quantize_student(
             student, source, output, **arguments, **plan.file.values()
         )
     else:
-        result = pipeline.quantize(quantized, source, output, plan=plan, **arguments)
-    if FLAGS.result_json:
-        _add_result(result, source, folder, student_folder, shared_results)
-    return _tell(quantized, result, evaluate_on, source, folder, student_folder)
+        result = pipeline.quantize(to_quantize, source, output, plan=plan, **arguments)
+    metrics, minutes = result_json.training_metrics(result, source, folder, student_folder)
+    problem = result_json.add(result, metrics, minutes, shared)
+    return _tell(to_quantize, result, evaluate_on, problem, source, folder, student_folder)
 
 
 def _run_dfq():
     """--method=dfq: without a source and without a workdir."""
     from zscgan_tf import pipeline
-    from zscgan_tf.report import results
 
     passed = dfq_flags.passed_options()
-    teacher = common_flags.load_teacher()
-    common_flags.check_class_names(teacher)
-    quantized = common_flags.with_raw_pixels(teacher)
-    evaluate_on = _evaluation_source(teacher)
-    shared = _shared_results_of_dfq(quantized, teacher, passed)
-    if FLAGS.result_json:
-        evaluated = bool(evaluate_on and evaluate_on.has_labels and not teacher.has_labels)
-        results.check(FLAGS.result_json, evaluated=evaluated, **shared)
+    teacher, to_quantize, evaluate_on = _load()
+    shared = result_json.shared_results_of_dfq(teacher, to_quantize, passed, evaluate_on)
+    result_json.check(teacher, evaluate_on, shared)
     result = pipeline.quantize_dfq(
-        quantized,
+        to_quantize,
         _output(),
         preset=FLAGS.preset,
         evaluate_on=evaluate_on,
         overwrite=FLAGS.overwrite,
         **passed,
     )
-    if FLAGS.result_json:
-        metrics = _real_metrics(result)
-        if result.unquantized:
-            metrics['unquantized_agreement'] = result.unquantized['agreement']
-        if 'accuracy' in metrics:
-            shared = {'float_accuracy': round(result.real['float_accuracy'], 4), **shared}
-        results.add(FLAGS.result_json, FLAGS.seed, metrics, 0.0, **shared)
-    return _tell(quantized, result, evaluate_on)
+    metrics = {}
+    if result.unquantized:
+        metrics['unquantized_agreement'] = result.unquantized['agreement']
+    problem = result_json.add(result, metrics, 0.0, shared)
+    return _tell(to_quantize, result, evaluate_on, problem)
 
 
-def _tell(teacher, result, evaluate_on, source=None, folder=None, student_folder=None):
-    """Writes the page and prints the summary; returns the exit status."""
+def _load():
+    """The teacher, what is quantized of it, and images to evaluate on or None."""
+    teacher = common_flags.load_teacher()
+    common_flags.check_class_names(teacher)
+    return teacher, common_flags.with_raw_pixels(teacher), _evaluation_source(teacher)
+
+
+def _tell(teacher, result, evaluate_on, problem, source=None, folder=None, student_folder=None):
+    """Writes the page, prints the summary, raises the `problem`; returns the exit status."""
     from zscgan_tf.report.summary import summary
 
-    paths, problem = {}, None
+    paths = {}
     if folder and image_sources.has_workdir():
         paths['images'] = os.path.join(folder, 'classes.png')
     if _writes_page():
         try:
             _write_page(teacher, result, source, folder, student_folder, evaluate_on)
             paths['page'] = _page_path(result.output)
-        except UserError as error:  # the file is there, and so is what is known of it
-            problem = error
+        except Exception as error:  # the file is there, and so is what is known of it
+            problem = problem or error
         except KeyboardInterrupt:
             problem = KeyboardInterrupt(
                 f'interrupted: {result.output} is written, and its page is not: zscgan-report '
@@ -181,16 +181,6 @@ def _tell(teacher, result, evaluate_on, source=None, folder=None, student_folder
     if problem:
         raise problem
     return 2 if result.disagrees(teacher) else 0
-
-
-def _shared_results_of_dfq(quantized, teacher, passed):
-    """What the results of DFQ say of how they were made."""
-    options = DfqOptions.resolve(FLAGS.preset, DfqOptions.among(passed), quantized)
-    file = FileOptions.resolve(FLAGS.preset, FileOptions.among(passed), quantized)
-    record = file.record() | {'method': 'dfq'}
-    record |= {f'dfq_{name}': value for name, value in options.record().items()}
-    record |= {'input_spec': teacher.input_spec.to_dict(), 'raw_pixels': FLAGS.raw_pixels}
-    return {'images': 0, 'steps': 0, 'options': record}
 
 
 def _output():
@@ -258,6 +248,7 @@ def _passed_options():
 def _plan(teacher, passed):
     """How the teacher is quantized, a `Plan`; refuses what cannot be, before any work."""
     from zscgan_tf import pipeline
+    from zscgan_tf.methods import distillation
 
     with_trial = image_sources.has_workdir()
     if FLAGS.method == 'ptq':
@@ -270,27 +261,11 @@ def _plan(teacher, passed):
         FileOptions.resolve(FLAGS.preset, FileOptions.among(passed), teacher),
     )
     pipeline.check_student(teacher, plan, with_trial=with_trial)
+    if not is_function_name(FLAGS.source):  # it says itself how many images a batch has
+        batch_size = common_flags.generator_options(teacher).batch_size
+        replicas = common_flags.strategy().num_replicas_in_sync
+        distillation.check_replicas(plan.options, batch_size, replicas)
     return plan
-
-
-def _shared_results(teacher, plan):
-    """What the results of all seeds have in common: images, steps, and what shaped them."""
-    if isinstance(plan.options, TfliteCalibrationOptions):
-        record = plan.options.record()
-        images = record.pop('calibration_images')
-    else:
-        record = plan.file.record()
-        record |= {f'student_{flag_of(f)}': value for f, value in plan.options.recorded()}
-        images = plan.options.range_images
-    record |= {
-        'input_spec': teacher.input_spec.to_dict(),
-        'raw_pixels': FLAGS.raw_pixels,
-        **image_sources.record(teacher),
-    }
-    steps = image_sources.training_steps(teacher)
-    if FLAGS.method == 'qat':
-        steps = plan.options.steps
-    return {'images': images, 'steps': steps, 'options': record}
 
 
 def _evaluation_source(teacher):
@@ -308,37 +283,6 @@ def _evaluation_source(teacher):
     if source is not None and source.has_labels and source.num_classes:
         check_classes(source.num_classes, teacher)
     return source
-
-
-def _add_result(result, source, folder, student_folder, shared_results):
-    from zscgan_tf.report import results
-    from zscgan_tf.training import loop
-
-    real, metrics = dict(result.real or {}), _real_metrics(result)
-    if result.fresh:
-        metrics['fresh_agreement'] = result.fresh['agreement']
-    if 'accuracy' in metrics:
-        shared_results = {'float_accuracy': round(real['float_accuracy'], 4), **shared_results}
-    log = loop.last_metrics(folder) if image_sources.has_workdir() else {}
-    minutes = log.get('seconds', 0) / 60
-    losses = ('class_loss', 'bns_loss', 'moments_loss')
-    metrics |= {name: log[name] for name in losses if name in log}
-    if image_sources.is_optimized():
-        metrics['clipped_percent'] = 100 * source.clipped_share
-    if result.student_agreement is not None:
-        metrics['student_agreement'] = result.student_agreement
-    if student_folder:
-        if log:
-            name = 'generator' if image_sources.has_generator() else 'images'
-            metrics[f'{name}_minutes'] = minutes
-        minutes = loop.last_metrics(student_folder).get('seconds', 0) / 60
-    results.add(FLAGS.result_json, FLAGS.seed, metrics, minutes, **shared_results)
-
-
-def _real_metrics(result):
-    """What was measured on real images, as result files hold it."""
-    real = result.real or {}
-    return {name: real[name] for name in ('accuracy', 'agreement', 'top5', 'ties') if name in real}
 
 
 def check_flags() -> None:
@@ -363,7 +307,11 @@ def _check_outputs():
     if image_sources.has_workdir() or FLAGS.method == 'qat':
         workdir = common_flags.workdir_path(default_of=output)
     common_flags.check_distinct(
-        output=output, result_json=FLAGS.result_json, page=page, workdir=workdir
+        output=output,
+        result_json=FLAGS.result_json,
+        page=page,
+        workdir=workdir,
+        student_workdir=FLAGS.student_workdir and common_flags.with_seed(FLAGS.student_workdir),
     )
     common_flags.class_names()
     for path in filter(None, (output, page)):

@@ -18,7 +18,9 @@ def define_flags() -> None:
     """Real images: for evaluation, and for the data-dependent --source=dataset|files."""
     flags.DEFINE_string('dataset', None, 'A tfds dataset that was prepared, such as cifar10.')
     flags.DEFINE_string('data_dir', None, 'The folder of tfds datasets. Default: that of tfds.')
-    flags.DEFINE_string('images', None, 'An .npz file, or a folder of images by class.')
+    flags.DEFINE_string(
+        'images', None, 'Real images: an .npz file, or a folder of images or of folders by class.'
+    )
     flags.DEFINE_integer(
         'resize_short_side',
         None,

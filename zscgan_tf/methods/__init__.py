@@ -1,1 +1,1 @@
-"""The methods of the paper: training of the generator (eq. 2), distillation (eq. 3 and 4)."""
+"""The paper's methods (eq. 2: generator; eq. 3 and 4: distillation), and those it compares with."""

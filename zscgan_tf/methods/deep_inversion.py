@@ -36,6 +36,8 @@ TEMPERATURE = 3.0
 # Under the root of norms: that of zeros has no gradient otherwise.
 FLOOR = 1e-12
 WARM_UP = 100
+# The folder, in the workdir, of the student that judges the second half of the images.
+FIRST_STUDENT = 'first_student'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +214,7 @@ def make_step(
             logits, *inputs = tap(inversion.to_inputs(moved, spec), training=False)
             moments = [batch_moments(x) for x in inputs]
             losses = {
-                'class_loss': class_loss(own_labels, logits, teacher.has_labels),
+                'class_loss': class_loss(own_labels, logits, teacher.has_independent_labels),
                 'moments_loss': moments_loss(moments, stored, setting.first_weight),
                 'variation_loss': variation_loss(moved),
                 'norm_loss': norm_loss(moved, setting.norm_by_image),
@@ -364,7 +366,7 @@ def _first_student(
     return distill(
         student_teacher,
         source,
-        os.path.join(workdir, 'first_student'),
+        os.path.join(workdir, FIRST_STUDENT),
         seed=seed,
         **run,
         **distilled.values(),

@@ -128,7 +128,7 @@ def set_ranges(student: Student, moments: dict[str, Moments]) -> None:
     """Steps 4 and 5: ranges of activations from moments, ranges of weights from their extremes.
 
     A tensor's range holds six deviations around the mean of each of its channels, cut at 0 by a
-    ReLU (section 5). The model's input keeps its legal range.
+    ReLU (section 5, as remembered). The model's input keeps its legal range.
 
     Args:
         student: a `Student` of kind 'folded'.

@@ -3,6 +3,7 @@
 import collections.abc
 import functools
 import math
+import pathlib
 
 import tensorflow as tf
 import tf_keras
@@ -116,7 +117,7 @@ def make_step(
         the metrics.
     """
     to_inputs = student.input_spec.to_inputs
-    independent = student.has_labels
+    independent = student.has_independent_labels
     features = feature_layers(student.twin) if options.feature_loss_weight else []
     twin = tf_keras.Model(
         student.twin.input,
@@ -243,23 +244,24 @@ def distill(
     seed = check(SEED, 'seed', seed)
     checkpoint_every = check(COUNT, 'checkpoint_every', checkpoint_every)
     check_source(teacher, source, resolved)
-    # A pair that is blended is of one replica.
-    replicas = strategy.num_replicas_in_sync
-    if resolved.generator_every > 1 and replicas > 1:
-        raise UserError(
-            f'--generator_every={resolved.generator_every} is for one device, and the strategy has '
-            f'{replicas} replicas: pass --strategy=default, or --generator_every=1.'
-        )
-    pairs = resolved.mix and replicas > 1
-    check_batch_size(source.batch_size, replicas, multiple=2 if pairs else 1)
+    check_replicas(resolved, source.batch_size, strategy.num_replicas_in_sync)
+    if resolved.update_generator:
+        _check_scope(source.generator, strategy)
     with strategy.scope():
         student, state, step = build_training(teacher, source, resolved, seed)
+    config_path = pathlib.Path(workdir) / 'config.json'
+    is_new = not config_path.exists()
     workdirs.claim(workdir, _config(teacher, source, resolved, seed), keep)
     if loop.restore(state, workdir) == 0:
-        calibrate(student, first_images(teacher, source, resolved), resolved)
-        # What cannot be exported is known now, not when all is trained.
-        pixels, _ = next(checked_batches(teacher, source))
-        student_export.export(student, [teacher.input_spec.to_inputs(pixels).numpy()])
+        try:
+            calibrate(student, first_images(teacher, source, resolved), resolved)
+            # What cannot be exported is known now, not when all is trained.
+            pixels, _ = next(checked_batches(teacher, source))
+            student_export.export(student, [teacher.input_spec.to_inputs(pixels).numpy()])
+        except UserError:
+            if is_new:  # what the message advises, such as other images, may use the folder
+                config_path.unlink(missing_ok=True)
+            raise
 
     def batches(done):
         start = math.ceil(resolved.range_images / source.batch_size) + done
@@ -277,7 +279,7 @@ def distill(
         checkpoint_every=checkpoint_every,
         batches=None if resolved.update_generator else batches,
         name='student',
-        advice='a lower --distillation_learning_rate in another --student_workdir',
+        advice=_advice(resolved),
     )
     return student
 
@@ -333,6 +335,52 @@ def _config(teacher, source, options, seed):
     return workdirs.config_of(teacher, {**images, **options.record()}, seed)
 
 
+def _advice(options):
+    """What to try where a loss is not finite."""
+    students = 'a lower --distillation_learning_rate'
+    if options.adversarial_weight:
+        students += ', or a lower --adversarial_weight,'
+    elif options.update_generator:
+        students += ', or --noupdate_generator,'
+    return f'{students} in another --student_workdir'
+
+
+def check_replicas(options: DistillationOptions, batch_size: int, replicas: int) -> None:
+    """Refuses a distillation that these replicas cannot share.
+
+    Args:
+        options: of the distillation.
+        batch_size: images of the global batch.
+        replicas: number of replicas.
+
+    Raises:
+        UserError: with what to pass.
+    """
+    if options.generator_every > 1 and replicas > 1:
+        raise UserError(
+            f'--generator_every={options.generator_every} is for one device, and the strategy has '
+            f'{replicas} replicas: pass --strategy=default, or --generator_every=1.'
+        )
+    # A pair that is blended is of one replica.
+    pairs = options.mix and replicas > 1
+    if pairs and not batch_size % replicas and batch_size % (2 * replicas):
+        raise UserError(
+            f'{batch_size} images a batch cannot be shared by {replicas} replicas in pairs, which '
+            f'are blended: pass --nomix, or a batch size that is a multiple of {2 * replicas}.'
+        )
+    check_batch_size(batch_size, replicas, multiple=2 if pairs else 1)
+
+
+def _check_scope(generator, strategy):
+    """Refuses to go on training a generator that was made for another strategy."""
+    in_scope = strategy.extended.variable_created_in_scope
+    if not all(map(in_scope, generator.variables)):
+        raise UserError(
+            'the generator was not made in the scope of this strategy: call load_generator within '
+            'strategy.scope().'
+        )
+
+
 def check_source(teacher: Teacher, source: Source, options: DistillationOptions) -> None:
     """Refuses, before any work, a source that cannot feed this distillation.
 
@@ -344,8 +392,8 @@ def check_source(teacher: Teacher, source: Source, options: DistillationOptions)
         _check_labels(teacher, source, f'--soft_target_weight={options.soft_target_weight:g}')
     if options.update_generator and not hasattr(source, 'generator'):
         raise UserError(
-            '--update_generator, the default of --preset=paper, has no generator to update: pass '
-            '--source=zscgan, or --noupdate_generator.'
+            '--update_generator (on by default with --preset=paper) has no generator to update: '
+            'pass --source=zscgan, or --noupdate_generator.'
         )
     if options.update_generator and source.batch_size != source.options['batch_size']:
         raise UserError(
@@ -364,7 +412,7 @@ def _check_labels(teacher, source, flag):
         )
     if source.num_classes:
         check_classes(source.num_classes, teacher)
-    if teacher.has_labels and description_of(source)['kind'] in ('files', 'dataset'):
+    if teacher.has_independent_labels and description_of(source)['kind'] in ('files', 'dataset'):
         raise UserError(
             f'{flag} needs labels as {teacher.name} gives them, and these images have one class '
             f'each: pass 1 (eq. 4).'

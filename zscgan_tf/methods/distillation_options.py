@@ -50,17 +50,23 @@ class DistillationOptions(CalibrationOptions):
     )
     learning_rate: float = option(
         POSITIVE,
-        'First rate; a cosine to 0.',
+        "First rate of the student's optimizer; a cosine to 0.",
         paper=1e-4,
         small=Derived('1e-5 at 8 bits to 1e-4 at 4 and 3e-4 at 2, by the smaller width'),
         flag='distillation_learning_rate',
     )
     soft_target_weight: float = option(
-        SHARE, 'λ of equation 3; 1 is equation 4, soft targets only.', paper=1.0
+        SHARE,
+        "Share of the model's answers in the loss (λ of eq. 3). 1: no labels (eq. 4); 0: labels "
+        'alone.',
+        paper=1.0,
     )
     temperature: float = option(POSITIVE, 'Temperature of the soft targets.', paper=1.0)
     feature_loss_weight: float = option(
-        WEIGHT, 'Weight of the error of inner features.', paper=0.0, small=10.0
+        WEIGHT,
+        'Weight of the squared error of what convolutions read.',
+        paper=0.0,
+        small=10.0,
     )
     augment: bool = option(SWITCH, 'Flip and shift the images.', paper=False, small=True)
     mix: bool = option(
@@ -78,7 +84,7 @@ class DistillationOptions(CalibrationOptions):
     )
     generator_every: int = option(
         COUNT,
-        'Steps of the student for one of an updated generator.',
+        'With --update_generator: steps of the student for each step of the generator.',
         paper=1,
         before=1,
     )
@@ -132,7 +138,7 @@ def _check_generator(values, given, teacher):
             f'--generator_every={every} is more than all {steps} steps of the student: pass '
             f'fewer, or more --distillation_steps.'
         )
-    if values['adversarial_weight'] and teacher is not None and teacher.has_labels:
+    if values['adversarial_weight'] and teacher is not None and teacher.has_independent_labels:
         raise UserError(
             f'--adversarial_weight={values["adversarial_weight"]:g} is for classes, and '
             f'{teacher.name} gives independent labels: leave it out.'

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.atomic_files import PathLike, open_atomically, remove_leftovers
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.methods.inversion_options import InversionOptions
 from zscgan_tf.sources.files import FileSource
 from zscgan_tf.sources.generator import GRID_CLASSES, GRID_IMAGES
@@ -297,7 +297,11 @@ def finish(
     flat = None if labels is None else labels.reshape(-1)
     path, grid = (pathlib.Path(workdir) / name for name in ('images.npz', 'classes.png'))
     if not path.exists():
-        join(workdir, path.name, options.images, options.groups, flat)
+        try:
+            join(workdir, path.name, options.images, options.groups, flat)
+        except UserError:
+            if not path.exists():  # another process may have joined them just now
+                raise
     if not grid.exists():
         _write_grid(path, grid, num_classes)
     for number in range(options.groups):
@@ -328,7 +332,7 @@ def _read_group(workdir, number):
         return np.load(path)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
-            f'{path} cannot be read ({str(error).splitlines()[0]}): delete {os.fspath(workdir)}, '
+            f'{path} cannot be read ({first_line(error)}): delete {os.fspath(workdir)}, '
             f'and run the same command again.'
         ) from error
 

@@ -35,8 +35,8 @@ class InversionOptions(Options):
     )
     group_size: int = option(
         COUNT,
-        'Images that are optimized together, on the moments of each or of all of them. Where it '
-        'does not divide --optimized_images, what the last group has over is left out.',
+        'Images that are optimized together, on the moments of each or of all of them. Surplus '
+        'images of the last group are dropped.',
         paper=Derived(f'64; for deep_inversion 256, from {LARGE_SIDE} pixels on 84'),
         small=Derived(f'64; for deep_inversion 256, from {LARGE_SIDE} pixels on 32'),
     )
@@ -48,7 +48,7 @@ class InversionOptions(Options):
     )
     learning_rate: float = option(
         POSITIVE,
-        "Adam's first rate.",
+        'First rate of the Adam that optimizes images.',
         paper=Derived(f'0.5; for deep_inversion 0.05, from {LARGE_SIDE} pixels on 0.25'),
         flag='image_learning_rate',
     )
@@ -169,9 +169,9 @@ class DeepInversionOptions(InversionOptions):
     )
     compete_weight: float = option(
         WEIGHT,
-        'Adaptive DeepInversion, with --method=qat: weight of the disagreement of a student, '
-        'which is distilled on the first half of the images, in the second half. Published are '
-        '0.2 (ImageNet) and 10 (CIFAR).',
+        'Adaptive DeepInversion, with --method=qat. A student is distilled on the first half of '
+        'the images; this is the weight of its disagreement in the loss of the second half. '
+        'Published are 0.2 (ImageNet) and 10 (CIFAR).',
         paper=0.0,
     )
     clamped_js: bool = option(
@@ -202,7 +202,7 @@ class DeepInversionOptions(InversionOptions):
                 '--clamped_js is for adaptive DeepInversion: pass a --compete_weight, or leave it '
                 'out.'
             )
-        if values['compete_weight'] and teacher.has_labels:
+        if values['compete_weight'] and teacher.has_independent_labels:
             raise UserError(
                 f'--compete_weight={values["compete_weight"]} is for classes, and {teacher.name} '
                 f'gives independent labels: leave it out.'

@@ -322,16 +322,16 @@ def load_generator(
             f'{name} holds a generator of another teacher '
             f'({config.get("teacher", "unknown")}): pass the workdir of this one.'
         )
-    if config.get('input_spec') != teacher.input_spec.to_dict():
-        raise UserError(
-            f'{name} was made with another preprocessing: pass the one of its '
-            f'config.json, {config.get("input_spec")}.'
-        )
     if workdirs.kind_of(config) != 'generator':
         advice = 'pass the folder of the generator'
         if workdirs.kind_of(config) == 'images':
             advice = f'pass --images={pathlib.Path(workdir) / "images.npz"} in place of the workdir'
         raise UserError(f'{name} holds {workdirs.held(config)}, not a generator: {advice}.')
+    if config.get('input_spec') != teacher.input_spec.to_dict():
+        raise UserError(
+            f'{name} was made with another preprocessing: pass the one of its '
+            f'config.json, {config.get("input_spec")}.'
+        )
     try:
         options, first_seed = GeneratorOptions.from_record(config), config['seed']
     except KeyError as error:
@@ -368,7 +368,7 @@ def _update_of(generator, teacher, options, steps, seed, make):
         class_loss_weight=options.class_loss_weight,
         bns_loss_weight=options.bns_loss_weight,
         entropy_loss_weight=options.entropy_loss_weight,
-        independent=teacher.has_labels,
+        independent=teacher.has_independent_labels,
         unconditional=options.unconditional,
         seed=seed,
     )

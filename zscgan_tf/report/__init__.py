@@ -1,1 +1,1 @@
-"""What people read of runs: summaries, result files, tables, grids of images."""
+"""What people read of runs: summaries, pages, result files, tables, figures."""

@@ -108,6 +108,6 @@ def _scores(end: EndTensor):
 
 def _answer(teacher):
     """What is printed: the best class and its score, or all scores where classes do not compete."""
-    if teacher.has_labels or math.prod(teacher.model.output_shape[1:]) == 1:
+    if teacher.has_independent_labels or math.prod(teacher.model.output_shape[1:]) == 1:
         return 'scores'
     return 'scores.argmax(), scores.max()'

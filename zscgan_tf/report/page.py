@@ -46,7 +46,6 @@ _LOSSES = {
     'input_loss': 'loss of inputs',
     'compete_loss': 'loss of agreement',
     'distillation_loss': 'distillation loss',
-    'loss': 'loss',
 }
 
 
@@ -95,12 +94,13 @@ def write_page(
     kind_of_images = _kind_of_images(source, real)
     if source is None:
         source = real or NoiseSource(teacher.input_spec, batch_size=LAYER_IMAGES)
-    if not isinstance(result, Quantized):
+    is_of_before = not isinstance(result, Quantized)
+    if is_of_before:
         result = examine(teacher, result, None if source is real else source, real)
     data = pathlib.Path(result.output).read_bytes()
     pixels = page_images.sample(source, LAYER_IMAGES)
     errors = layer_errors(data, teacher, pixels, result.twin)
-    if errors:
+    if errors and is_of_before:
         _check_same_teacher(teacher, result, errors)
     tflite, made = TfliteModel(result.output), made_with()
     values = {
@@ -132,7 +132,7 @@ def write_page(
         'fingerprint': teacher.fingerprint,
         'preprocessing': teacher.input_spec.describe(),
     }
-    write_atomically(path, _render(values).encode(), overwrite)
+    write_atomically(path, _render(values).encode(errors='replace'), overwrite)
 
 
 def _render(values):
@@ -252,7 +252,7 @@ def _run_of(folder, teacher):
         'kind': workdirs.kind_of(config),
         'folder': os.fspath(folder),
         'options': {name: _text(value) for name, value in config.items()},
-        'flags': flags.read_text(encoding='utf-8') if flags.exists() else None,
+        'flags': flags.read_text(encoding='utf-8', errors='replace') if flags.exists() else None,
         'losses': {name: curve['value'][-1] for name, curve in curves.items()},
         'chart': charts.loss_chart(curves) if curves else None,
     }

@@ -140,7 +140,7 @@ def differences(
         images += len(pixels)
         logits = teacher.logits(pixels).numpy()
         scores = tflite.scores(spec.to_inputs(pixels).numpy(), in_probabilities)
-        if teacher.has_labels:
+        if teacher.has_independent_labels:
             differs, own, other, certainty = _label_answers(logits, scores, in_probabilities, names)
         else:
             own, other = top_class(logits), top_class(scores)
@@ -149,7 +149,7 @@ def differences(
             own, other = ([name_of(i, names) for i in part] for part in (own, other))
         for number in np.flatnonzero(differs):
             label = None
-            if labels is not None and not teacher.has_labels:
+            if labels is not None and not teacher.has_independent_labels:
                 label = name_of(int(labels[number]), names)
             found.append((certainty[number], pixels[number], label, own[number], other[number]))
     found.sort(key=lambda entry: -entry[0])

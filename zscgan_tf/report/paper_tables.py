@@ -52,7 +52,7 @@ TABLE_2 = (
     ('CE', (69.63,), 'qat_w8a8_class_only'),
     ('BNS', (71.69,), 'qat_w8a8_bns_only'),
     ('BigGAN [26]', (71.69,), 'qat_w8a8_biggan'),
-    ('original ImageNet', (71.82,), 'qat_w8a8_real_labels'),
+    ('original images and labels', (71.82,), 'qat_w8a8_real_labels'),
 )
 TABLES = {'1a': TABLE_1A, '1b': TABLE_1B, '2': TABLE_2}
 

@@ -36,8 +36,9 @@ def add(
         seed: of the run.
         metrics: by name.
         minutes: of training.
-        **common: what all seeds share, such as `float_accuracy`, `images`, `steps`; `options`, a
-            dict of what shaped the result, is taken over where the file has none yet.
+        **common: what all seeds share, such as `float_accuracy`, `images`, `steps`. `options` and
+            `evaluation`, dicts of what shaped the result and of the images that it was measured
+            on, are taken over where the file has none yet.
 
     Raises:
         UserError: the file holds the results of another configuration, or cannot be written.
@@ -115,9 +116,12 @@ def check(path: PathLike, evaluated: bool | None = None, **known: Any) -> None:
 
 def _refuse_others(path, found, common):
     common = json.loads(json.dumps(common))  # as it is read back: lists for tuples
-    wanted = common.pop('options', {})
-    options = found.pop('options', wanted)  # files of earlier versions have none
-    different = differences(options, wanted) + differences(found, common)
+    pairs = []
+    for name in ('options', 'evaluation'):  # files of earlier versions have none
+        wanted = common.pop(name, {})
+        pairs.append((found.pop(name, wanted), wanted))
+    pairs.insert(1, (found, common))
+    different = [difference for pair in pairs for difference in differences(*pair)]
     if different:
         raise UserError(
             f'--result_json={path} holds results of another configuration ({different[0]}): '

@@ -42,7 +42,7 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
         *(evaluation_rows(teacher, seen, 'images that it was made with') if seen else []),
         *(evaluation_rows(teacher, real) if real else []),
         *([] if result.measured else [('agreement', _NOT_MEASURED)]),
-        ('latency', f'{result.latency_ms:.2f} ms an image (LiteRT, this machine)'),
+        ('latency', f'{result.latency_ms:.2f} ms per image (LiteRT, this machine)'),
         *paths.items(),
         *(('WARNING', text) for text in _warnings(teacher, result)),
         ('feed', feeding(teacher, result)),
@@ -103,7 +103,7 @@ def _warnings(teacher, result):
         warnings.append(f'agrees with its teacher too rarely to be of use: {listed}')
     elif measured['agreement'] < _LOW_AGREEMENT:
         warnings.append(f'agrees on less than {_LOW_AGREEMENT:g} %: {", or ".join(advice)}')
-    if measured['classes'] < 2 and not teacher.has_labels:
+    if measured['classes'] < 2 and not teacher.has_independent_labels:
         warnings.append(
             'the checked images are all of one class to the model, so the agreement says little: '
             f'{images}, and look at the images'
@@ -125,9 +125,12 @@ def _more_exact(result):
     if not isinstance(options, TfliteCalibrationOptions):
         wide = '' if result.takes_raw_pixels else ', or --activation_bits=16'
         return f'pass --method=qat, which trains the student{wide}'
-    if options.activation_bits == 16 or result.fallback:
+    if options.activation_bits == 16 or result.fallback or options.allow_float_ops:
         return 'rebuild layers whose outputs have wide ranges'
-    return 'pass --range_estimator=mse, which sets ranges more carefully'
+    return (
+        "pass --range_estimator=mse, which sets ranges more carefully, without flags of TFLite's "
+        'own calibration'
+    )
 
 
 def _student_rows(result):
@@ -138,8 +141,8 @@ def _student_rows(result):
     rows = [
         (
             'levels',
-            f'at most {levels.weight_levels} a channel of weights, {levels.activation_levels} of '
-            f'what a convolution reads',
+            f'at most {levels.weight_levels} per channel of weights, {levels.activation_levels} '
+            f'per tensor that a convolution reads',
         )
     ]
     if result.student_agreement is not None:
@@ -163,8 +166,10 @@ def evaluation_rows(
     teacher: Teacher, result: dict, images: str = 'real images'
 ) -> list[tuple[str, str]]:
     """What `evaluate` returned for these images, as (name, text) rows."""
-    agreement = f'{result["agreement"]:.2f} %{" of the labels" if teacher.has_labels else ""}'
-    kinds = 'labels' if teacher.has_labels else 'classes'
+    agreement = (
+        f'{result["agreement"]:.2f} %{" of the labels" if teacher.has_independent_labels else ""}'
+    )
+    kinds = 'labels' if teacher.has_independent_labels else 'classes'
     covered = f'{result["classes"]} of {teacher.num_classes} {kinds} among them'
     rows = [('agreement', f'{agreement} on {result["images"]} {images}, {covered}')]
     if 'divergence' in result:
@@ -181,7 +186,7 @@ def evaluation_rows(
 
 
 def _ties(teacher, result):
-    if teacher.has_labels:
+    if teacher.has_independent_labels:
         return f'{result["ties"]:.2f} % of the labels are at 0.5; they count as no'
     return f'{result["ties"]:.2f} % of the top-1 classes; the lowest counts'
 

@@ -5,9 +5,11 @@ the data, and a checksum of the data (4), so reading the lengths finds the posit
 """
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
+import re
 import struct
 
 import numpy as np
@@ -16,7 +18,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from zscgan_tf.atomic_files import PathLike, check_local
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.sources import fitting
 from zscgan_tf.sources.stored import StoredImages
 from zscgan_tf.teacher.input_spec import InputSpec
@@ -69,9 +71,15 @@ class DatasetSource(StoredImages):
             'kind': 'dataset',
             'dataset': name,
             'split': split,
+            'content': self._digest(),
             'short_side': self._short_side,
             'seed': seed,
         }
+
+    def _digest(self):
+        """What tells these images from others without reading them: where each one is stored."""
+        places = [(os.path.basename(path), *place) for path, *place in self._records]
+        return hashlib.sha256(repr(places).encode()).hexdigest()
 
     def _first_label(self):
         return self._label(self._records[0], self._example(self._records[0]))
@@ -90,8 +98,9 @@ class DatasetSource(StoredImages):
             image = self._image_feature.decode_example(encoded).numpy()
             pixels = fitting.fit(image, self.image_shape, self._short_side)
         except (UserError, tf.errors.InvalidArgumentError) as error:
-            reason = str(error).split('\n')[0]
-            raise UserError(f'{record[0]}, image {index} of the split: {reason}') from error
+            raise UserError(
+                f'{record[0]}, image {index} of the split: {first_line(error)}.'
+            ) from error
         return pixels, self._label(record, example) if self.has_labels else None
 
     def _label(self, record, example):
@@ -132,8 +141,9 @@ def _dataset_info(name, data_dir):
     try:
         return tfds.builder_from_directory(folder).info
     except (OSError, LookupError, TypeError, ValueError, json_format.ParseError) as error:
-        reason = str(error).split('\n')[0]
-        raise UserError(f'dataset {name}: {folder} cannot be read by tfds ({reason}).') from error
+        raise UserError(
+            f'dataset {name}: {folder} cannot be read by tfds ({first_line(error)}).'
+        ) from error
 
 
 def _version_folder(data_dir, name, version='*.*.*'):
@@ -145,7 +155,8 @@ def _version_folder(data_dir, name, version='*.*.*'):
     if metadata.exists():
         folder /= json.loads(metadata.read_text())['default_config_name']
     found = [path.parent for path in folder.glob('[0-9]*/features.json')]
-    versions = {tfds.core.Version(path.name): path for path in found}
+    is_version = re.compile(r'\d+\.\d+\.\d+').fullmatch  # a copy of one may stand beside it
+    versions = {tfds.core.Version(path.name): path for path in found if is_version(path.name)}
     return versions[max(v for v in versions if v.match(version))]
 
 

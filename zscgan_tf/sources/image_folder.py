@@ -2,9 +2,9 @@
 
 Classes come from, in this order:
     labels.csv or labels.txt in the folder, lines of `filename,label`: the listed images are used;
-    folders by class: their names in alphabetical order are the classes 0, 1, ..., as in Keras'
-        `image_dataset_from_directory`; a folder without images is a class too, and numbers are
-        sorted as texts (`10` before `2`; `02` before `10`);
+    folders by class, with images in them or in folders below: their names in alphabetical order
+        are the classes 0, 1, ..., as in Keras' `image_dataset_from_directory`; a folder without
+        images is a class too, and numbers are sorted as texts (`10` before `2`; `02` before `10`);
     nowhere: images without labels.
 """
 
@@ -16,7 +16,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.sources.fitting import PIXEL_LIMIT
 
 logger = logging.getLogger(__name__)
@@ -42,12 +42,18 @@ def list_images(folder: str) -> tuple[list[str], np.ndarray | None]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f'{folder}: not a readable folder ({error.strerror}).') from error
-    entries = [entry for entry in entries if not _is_hidden(entry)]
+    entries = [entry for entry in entries if not entry.name.startswith('.')]
     for entry in entries:
         if entry.name in LABEL_FILES:
             return _read_label_file(folder, entry.path)
-    images = [entry.path for entry in entries if _is_image(entry)]
-    classes = {entry.name: _images_in(entry) for entry in entries if entry.is_dir()}
+    try:
+        images = [entry.path for entry in entries if entry.is_file() and _is_image(entry.name)]
+        classes = {entry.name: _images_in(entry.path) for entry in entries if entry.is_dir()}
+    except OSError as error:  # such as a link that leads to itself
+        raise UserError(
+            f'{error.filename or folder}: cannot be read ({error.strerror}): make it readable, or '
+            f'move it elsewhere.'
+        ) from error
     if not any(classes.values()):
         classes = {}
     if images and classes:
@@ -65,22 +71,21 @@ def list_images(folder: str) -> tuple[list[str], np.ndarray | None]:
     return paths, labels.astype(np.int32)
 
 
-def _is_hidden(entry):
-    return entry.name.startswith('.')
-
-
-def _is_image(entry):
-    return entry.is_file() and not _is_hidden(entry) and entry.name.lower().endswith(SUFFIXES)
+def _is_image(name):
+    return not name.startswith('.') and name.lower().endswith(SUFFIXES)
 
 
 def _images_in(folder):
-    try:
-        return sorted(entry.path for entry in os.scandir(folder) if _is_image(entry))
-    except OSError as error:
-        raise UserError(
-            f'{folder.path}: not a readable folder ({error.strerror}): make it readable, or move '
-            f'it elsewhere.'
-        ) from error
+    """The images of a class, those in folders below too, as Keras takes them."""
+
+    def fail(error):
+        raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        found += [os.path.join(place, name) for name in sorted(names) if _is_image(name)]
+    return found
 
 
 def _warn_of_numbers(folder, names):
@@ -107,11 +112,14 @@ def _read_label_file(folder, path):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(',' if ',' in line else ' ')
-        name, label = name.strip().strip('"'), label.strip()
+        name, label = (part.strip().strip('"') for part in (name, label))
         if number == 1 and label.lower() in ('label', 'class'):
             continue  # the header
         if not name or not label.isdecimal():
-            raise UserError(f'{path}, line {number}: not `filename,label`: {line.strip()[:60]!r}.')
+            raise UserError(
+                f'{path}, line {number}: not `filename,label`, with the number of a class: '
+                f'{line.strip()[:60]!r}; give the file another name if it lists no images.'
+            )
         image = os.path.normpath(os.path.join(folder, name))
         if os.path.isabs(name) or os.path.relpath(image, folder).startswith('..'):
             raise UserError(f'{path}, line {number}: {name!r} lies outside of the folder.')
@@ -152,9 +160,10 @@ def decode(path: str, channels: int) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error)) from error
     except _DECODING_ERRORS as error:
-        reason = str(error).split('\n')[0] or type(error).__name__
-        raise UserError(f'{path}: not a readable image ({reason}): remove it.') from error
-    return pixels.reshape(height, width, channels)
+        raise UserError(
+            f'{path}: not a readable image ({first_line(error)}): remove it.'
+        ) from error
+    return pixels.reshape(*pixels.shape[:2], channels)  # some TIFFs are turned when decoded
 
 
 def _too_large(path, size):

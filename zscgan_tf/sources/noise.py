@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.options import COUNT, check
 from zscgan_tf.sources.batches import Batch
-from zscgan_tf.sources.order import check_batch_size
 from zscgan_tf.teacher.input_spec import InputSpec
 
 KINDS = ('uniform', 'gaussian')
@@ -36,9 +36,8 @@ class NoiseSource:
     ) -> None:
         if kind not in KINDS:
             raise UserError(f'noise of kind {kind!r} is unknown: pass one of {", ".join(KINDS)}.')
-        check_batch_size(batch_size)
         self.image_shape = input_spec.image_shape
-        self.batch_size = batch_size
+        self.batch_size = check(COUNT, 'batch_size', batch_size)
         self._input_spec = input_spec
         self._kind = kind
         self._seed = seed

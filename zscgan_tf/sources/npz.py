@@ -6,22 +6,24 @@ Those of a compressed one (`np.savez_compressed`) are read whole, up to a limit.
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 
 import numpy as np
 
 from zscgan_tf.atomic_files import PathLike
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 
 IMAGE_KEYS = ('images', 'x', 'data')
 LABEL_KEYS = ('labels', 'y')
 COMPRESSED_LIMIT_BYTES = 4 * 2**30
 _CHECKED_AT_ONCE = 1024
 # RuntimeError: encrypted, or compressed in a way that Python does not know. TypeError: sides of an
-# array that are no numbers.
+# array that are no numbers. TokenError: a header that NumPy cannot take apart.
 NPZ_ERRORS = (
-    OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, TypeError
+    OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, TypeError,
+    tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -51,8 +53,7 @@ def open_npz(path: PathLike) -> tuple[np.ndarray, np.ndarray | None]:
             labels = arrays[label_key].load(path, label_key)
             return images, _check_labels(path, label_key, labels, len(images))
     except NPZ_ERRORS as error:
-        reason = str(error).split('\n')[0] or type(error).__name__
-        raise UserError(f'{path}: not a readable .npz file ({reason}).') from error
+        raise UserError(f'{path}: not a readable .npz file ({first_line(error)}).') from error
 
 
 class _StoredArray:

@@ -4,14 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from zscgan_tf.errors import UserError
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raises a UserError for a batch of no images."""
-    if batch_size < 1:
-        raise UserError(f'--batch_size={batch_size}: a batch holds at least one image.')
-
 
 def epoch_order(count: int, labels: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
     """A permutation of the images, in which the classes take turns where they are known.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from zscgan_tf.options import COUNT, check
 from zscgan_tf.sources import fitting, order
 from zscgan_tf.sources.batches import Batch
 from zscgan_tf.teacher.input_spec import InputSpec
@@ -34,9 +35,8 @@ class StoredImages:
     def __init__(
         self, input_spec: InputSpec, batch_size: int, seed: int, resize_short_side: int | None
     ) -> None:
-        order.check_batch_size(batch_size)
         self.image_shape = input_spec.image_shape
-        self.batch_size = batch_size
+        self.batch_size = check(COUNT, 'batch_size', batch_size)
         self._seed = seed
         self._short_side = fitting.check_short_side(resize_short_side, input_spec.image_size)
 

@@ -72,10 +72,13 @@ class Graph:
         return layer
 
     def is_the_input(self, layer: tf_keras.layers.Layer) -> bool:
-        """Whether only constants, and layers that preserve ranges, stand before the output."""
-        while isinstance(layer, PRESERVING_RANGES) or has_kernel(layer) and not layer.trainable:
-            (layer,) = self.sources[layer.name]
-        return isinstance(layer, layers.InputLayer)
+        """Whether the output holds the model's input alone, at most scaled, moved or repeated."""
+        if isinstance(layer, layers.InputLayer):
+            return True
+        hands_on = isinstance(layer, (*PRESERVING_RANGES, layers.Concatenate))
+        return (hands_on or has_kernel(layer) and not layer.trainable) and all(
+            map(self.is_the_input, self.sources[layer.name])
+        )
 
     def is_nonnegative(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether no output is below 0, whatever the image."""

@@ -13,6 +13,9 @@ import tensorflow as tf
 
 # Ranges stay above these, so that no step is 0.
 SMALLEST_RANGE = 1e-6
+# A channel's range is at least this share of its bias, which is stored in the range's steps: it
+# then fits into int32 where inputs have steps of 0.0006 or more.
+BIAS_RANGE_FLOOR = 1e-4
 # What lies on the edge of a range counts as inside.
 _EDGE = 1e-5
 

@@ -44,16 +44,15 @@ class StudentOptions(Options):
     )
     activation_scope: str = option(
         choice('read', 'all_but_input', 'all'),
-        'What has --activation_bits: what convolutions read; the logits and what is only summed '
-        "too; or the model's input as well.",
+        'Tensors of --activation_bits; others have 8. read: what convolutions read; all_but_input: '
+        'also logits and what is only summed; all: also the input.',
         paper='all_but_input',
         small='read',
         before='read',
     )
     weight_granularity: str = option(
         choice('channel', 'tensor'),
-        'Scales of a kernel: one for each output channel, or one for all of them. With '
-        '--method=dfq: tensor.',
+        'Per-channel or per-tensor weights. Default of --method=dfq: tensor.',
         paper='tensor',
         small='channel',
         before='channel',

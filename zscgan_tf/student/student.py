@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.student import scheme
+from zscgan_tf.student import grids, scheme
 from zscgan_tf.student.folding import fold
 from zscgan_tf.student.graph import Graph, first_and_last, fixed_range, has_kernel, with_copies
 from zscgan_tf.student.options import StudentOptions
@@ -63,9 +63,9 @@ class Student:
         return self.teacher.num_classes
 
     @property
-    def has_labels(self) -> bool:
+    def has_independent_labels(self) -> bool:
         """Whether the K classes are independent labels."""
-        return self.teacher.has_labels
+        return self.teacher.has_independent_labels
 
     @property
     def input_spec(self) -> InputSpec:
@@ -137,7 +137,7 @@ def build_student(
     configs = {
         layer.name: scheme.LayerConfig(
             _weight_quantizer(layer, options, layer.name in outermost, export),
-            _output_quantizer(layer, options, graph, export),
+            _output_quantizer(layer, options, graph, export, teacher.input_spec),
         )
         for layer in twin.layers[1:]
     }
@@ -159,13 +159,16 @@ def _weight_quantizer(layer, options, is_outermost, export):
     )
 
 
-def _output_quantizer(layer, options, graph, export):
+def _output_quantizer(layer, options, graph, export, input_spec):
     """The quantizer of a layer's output, or None."""
     if not graph.is_quantized(layer):
         return None
     fixed = fixed_range(layer)
     if fixed:
         return scheme.FixedQuantizer(*fixed)
+    if graph.is_the_input(layer):  # as of the input itself, no image is clipped
+        bits = options.activation_bits if options.activation_scope == 'all' else 8
+        return scheme.FixedQuantizer(*_range_of_legal(layer, input_spec), bits, export)
     return scheme.ActivationQuantizer(
         options.activation_bits if _is_in_scope(layer, options.activation_scope, graph) else 8,
         nonnegative=graph.is_nonnegative(layer),
@@ -188,6 +191,17 @@ def legal_range(input_spec: InputSpec) -> tuple[float, float]:
     return min(0.0, float(np.min(low))), max(0.0, float(np.max(high)))
 
 
+def _range_of_legal(layer, input_spec):
+    """(low, high) of what a layer makes of legal images, and zero.
+
+    Only constants stand before it, so no image gives more than a black or a white one.
+    """
+    ends = [np.broadcast_to(end, input_spec.image_shape) for end in input_spec.input_range]
+    front = tf_keras.Model(tf_keras.utils.get_source_inputs(layer.output), layer.output)
+    values = front(np.float32(ends), training=False).numpy()
+    return min(0.0, float(values.min())), max(grids.SMALLEST_RANGE, float(values.max()))
+
+
 def feature_layers(twin: tf_keras.Model) -> list[str]:
     """Names of the layers whose outputs are compared in distillation: what convolutions read.
 
@@ -208,8 +222,12 @@ def export_model(student: Student, head: str | None) -> tf_keras.Model:
     export = build_student(student.teacher, student.options, twin=student.twin, export=True)
     export.model.set_weights(student.model.get_weights())
     for kernel in export.kernels():
-        kernel.variable.assign(kernel.rounded())
         bias = kernel.layer.bias
+        # Training moves ranges and biases: the floor that `set_ranges` gave may be gone.
+        floor = grids.BIAS_RANGE_FLOOR * np.abs(bias.numpy())
+        floor = floor.max() if kernel.granularity == 'tensor' else floor
+        kernel.maximum.assign(np.maximum(kernel.maximum.numpy(), floor))
+        kernel.variable.assign(kernel.rounded())
         if np.ptp(bias.numpy()) == 0:
             # The converter gives a constant bias the first channel's scale throughout.
             bias.assign(bias * tf.tensor_scatter_nd_update(tf.ones_like(bias), [[0]], [1 + 1e-6]))

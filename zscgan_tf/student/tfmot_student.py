@@ -10,6 +10,7 @@ the first step as the folded student's are, but without its margin: tfmot itself
 import collections.abc
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
@@ -109,20 +110,30 @@ def _copy(layer):
 
 def _quantized_tensors(wrapper, layer):
     """The float tensors that a wrapper quantizes, each with its range: (tensor, variables)."""
+    uses = range(len(layer._inbound_nodes))  # tfmot keeps a shared layer shared, with one range
+    outputs = [layer.get_output_at(number) for number in uses]
     for activation in wrapper._quantize_activations:
         if hasattr(activation, '_pre_activation_vars'):
-            yield _linear_output(layer), activation._pre_activation_vars
+            inputs = [layer.get_input_at(number) for number in uses]
+            yield _all(_linear_outputs(layer, inputs)), activation._pre_activation_vars
         if hasattr(activation, '_post_activation_vars'):
-            yield layer.output, activation._post_activation_vars
+            yield _all(outputs), activation._post_activation_vars
     if wrapper._output_quantizers:
-        yield layer.output, wrapper._output_quantizer_vars
+        yield _all(outputs), wrapper._output_quantizer_vars
 
 
-def _linear_output(layer):
+def _all(tensors):
+    """The values of all tensors, whose shapes may differ."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return tf.concat([tf.reshape(values, [-1]) for values in tensors], 0)
+
+
+def _linear_outputs(layer, inputs):
     """What a layer hands to its own activation function."""
     config = {**layer.get_config(), 'activation': 'linear', 'name': f'{layer.name}_linear'}
     copy = type(layer).from_config(config)
-    outputs = copy(layer.input)
+    outputs = [copy(x) for x in inputs]
     copy.set_weights(layer.get_weights())
     return outputs
 

@@ -42,5 +42,5 @@ def parameter_count(teacher: Teacher) -> int:
 
 def classes(teacher: Teacher) -> str:
     """How many classes, or independent labels, a teacher tells apart, and what it ends in."""
-    kind = 'independent labels' if teacher.has_labels else 'classes'
+    kind = 'independent labels' if teacher.has_independent_labels else 'classes'
     return f'{teacher.num_classes:,} {kind} ({_ENDS[teacher.head]})'

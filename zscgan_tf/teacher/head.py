@@ -63,7 +63,12 @@ def split_head(
     _, (end_node,) = trace_back(model.output, _RESHAPING)
     end, end_input = end_node.layer, end_node.keras_inputs[0]
     gives_probabilities = True
-    if _function_of(end) == 'softmax' and classes > 1:
+    if _function_of(end) == 'softmax' and classes == 1:
+        raise UserError(
+            f'{name} ends in a softmax of one unit, which gives 1 whatever the image: train it '
+            f'with a sigmoid instead, or with one unit for each class.'
+        )
+    if _function_of(end) == 'softmax':
         logits, head = _vector(end_input), 'softmax'
     elif _function_of(end) == 'sigmoid':
         logits, head = _vector(end_input), 'sigmoid' if classes == 1 else 'labels'

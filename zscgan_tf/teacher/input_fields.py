@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.options import is_count
 from zscgan_tf.teacher.first_layers import first_layers
 from zscgan_tf.teacher.input_spec import UNIT_NAMES, InputSpec
 
@@ -107,9 +107,9 @@ def resolve_image_shape(
     if size is not None:
         size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
         size = size * 2 if len(size) == 1 else size
-        if len(size) != 2 or not all(_is_count(side) for side in size):
+        if len(size) != 2 or not all(is_count(side) for side in size):
             raise UserError(f'--image_size={fields["image_size"]}: pass height,width in pixels.')
-    if channels is not None and not _is_count(channels):
+    if channels is not None and not is_count(channels):
         raise UserError(f'--channels={channels}: pass a positive number.')
     wanted = (*(size or (None, None)), channels)
     pairs = list(zip(wanted, model_shape, strict=True))
@@ -130,10 +130,6 @@ def resolve_image_shape(
 def _is_twofold(fields):
     """Whether fields give a preprocessing, and a mean or deviation beside it."""
     return 'preprocessing' in fields and ('mean' in fields or 'std' in fields)
-
-
-def _is_count(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
 
 
 def _sides(shape):
@@ -215,10 +211,12 @@ def _question(name, channels, own):
         ('--preprocessing=unit', 'pixels / 255: most training code of Keras users'),
         ('--preprocessing=raw', 'pixels of 0...255 as they are'),
         ('--preprocessing=torch', 'PyTorch, torchvision'),
-        ('--preprocessing=tf', 'pixels in [-1, 1]: MobileNet and others of Keras applications'),
+        ('--preprocessing=tf', 'pixels in [-1, 1]: MobileNet V1, V2, Inception, ResNetV2 of Keras'),
+        ('--preprocessing=caffe', 'BGR less its mean: ResNet, VGG of Keras'),
     ]
     if channels != 3:
-        choices = [choice for choice in choices if choice[0] != '--preprocessing=torch']
+        of_colours = ('--preprocessing=torch', '--preprocessing=caffe')
+        choices = [choice for choice in choices if choice[0] not in of_colours]
     lines = '\n'.join(f'  {flag:<23} ({meaning})' for flag, meaning in choices)
     return (
         f'{name}: {seen} which inputs the model was trained on: pass --preprocessing, or --mean '

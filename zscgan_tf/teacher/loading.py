@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.atomic_files import check_local
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.quiet import hidden_warnings
 from zscgan_tf.teacher.fingerprint import fingerprint
 from zscgan_tf.teacher.flattening.comparison import check_same
@@ -64,6 +64,7 @@ def load_teacher(
     Raises:
         UserError: the source is no classifier that can be quantized; the message says why.
     """
+    _check_settings()
     if isinstance(input_spec, InputSpec):
         explicit = {'bgr': False, **input_spec.to_dict()}
     else:
@@ -86,7 +87,7 @@ def load_teacher(
         advice = 'pass another --image_size.' if size_is_open else 'does it predict such images?'
         raise UserError(
             f'{label} cannot take images of {image_shape[0]}x{image_shape[1]} '
-            f'({str(error).splitlines()[0][:200]}): {advice}'
+            f'({first_line(error)}): {advice}'
         ) from error
     _check_weights(flat, label)
     spec = resolve_input_spec(
@@ -112,6 +113,27 @@ def load_teacher(
     )
 
 
+def _check_settings():
+    """Refuses settings of both Keras that models could not be read or built with."""
+    try:
+        import keras
+
+        backend = keras.backend.backend()
+    except ImportError as error:
+        backend = f'another backend ({first_line(error)})'
+    if backend != 'tensorflow':
+        raise UserError(
+            f'Keras 3 is set to {backend}: set the environment variable KERAS_BACKEND=tensorflow '
+            f'before TensorFlow or Keras is imported.'
+        )
+    found = tf_keras.backend.image_data_format(), tf_keras.backend.floatx()
+    if found != ('channels_last', 'float32'):
+        raise UserError(
+            f'Keras 2 (tf_keras) is set to {" and ".join(found)}: set "image_data_format" to '
+            f'"channels_last" and "floatx" to "float32" in keras.json, in ~/.keras or $KERAS_HOME.'
+        )
+
+
 def _open(source, allow_code):
     """What a source is: the model, its name for messages, a short name, the JSON beside it.
 
@@ -120,9 +142,9 @@ def _open(source, allow_code):
     if isinstance(source, (str, os.PathLike)):
         check_local(source)
         path = pathlib.Path(source)
-        if path.exists():
+        if os.path.exists(path):  # no error where a folder cannot be entered
             beside = path.parent / f'{path.name if path.is_dir() else path.stem}.json'
-            found = beside.exists()
+            found = os.path.exists(beside)
             stored, labels = (read_fields(beside), read_labels(beside)) if found else ({}, None)
             return load_file(path, allow_code), str(path), beside.stem, stored, labels
         if is_function_name(str(source)):

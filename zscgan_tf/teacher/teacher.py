@@ -35,7 +35,7 @@ class Teacher:
     class_names: tuple[str, ...] | None = None
 
     @property
-    def has_labels(self) -> bool:
+    def has_independent_labels(self) -> bool:
         """Whether the K classes are independent labels: several or none may be in an image."""
         return self.head == 'labels'
 

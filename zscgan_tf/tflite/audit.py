@@ -46,7 +46,6 @@ class AuditReport:
         weights: 'per-channel', 'per-tensor' or 'mixed' scales of the kernels; 'none' where no
             kernel is quantized.
         weight_types: type -> number of kernels.
-        file_bytes, constant_bytes: size of the file, and of the weights and constants in it.
     """
 
     ops: dict[str, int]
@@ -57,8 +56,6 @@ class AuditReport:
     output: EndTensor
     weights: str
     weight_types: dict[str, int]
-    file_bytes: int
-    constant_bytes: int
 
 
 def audit(
@@ -75,11 +72,11 @@ def audit(
         UserError: not a TFLite model, an op that is not integer (named with its layer), a scale
             vector that does not fit its axis, or a bias that was clipped to int32.
     """
-    return audit_model(read_model(model_bytes), len(model_bytes), allow_float_ops, advice)
+    return audit_model(read_model(model_bytes), allow_float_ops, advice)
 
 
 def audit_model(
-    model: schema.ModelT, file_bytes: int, allow_float_ops: bool = False, advice: str = KEEP_FLOAT
+    model: schema.ModelT, allow_float_ops: bool = False, advice: str = KEEP_FLOAT
 ) -> AuditReport:
     """`audit` of what `read_model` returned."""
     graph = model.subgraphs[0]
@@ -103,8 +100,9 @@ def audit_model(
     if clipped := next(_clipped_biases(model), None):
         raise UserError(
             f'The .tflite is wrong: a bias of {clipped} is too large for int32 beside the '
-            f'small weights of its channel: make it with one scale a kernel, '
-            f"--weight_granularity=tensor, or with TFLite's own calibration --noper_channel."
+            f'small weights of its channel: make it with per-tensor weights. Pass '
+            f"--weight_granularity=tensor, or for TFLite's own calibration --method=ptq "
+            f'--range_estimator=tflite --noper_channel and no options of a student.'
         )
     if float_ops and not allow_float_ops:
         raise UserError(
@@ -121,8 +119,6 @@ def audit_model(
         output=output_tensor(model),
         weights=weights,
         weight_types=weight_types,
-        file_bytes=file_bytes,
-        constant_bytes=sum(len(b.data) for b in model.buffers if b.data is not None),
     )
 
 

@@ -120,9 +120,9 @@ def _float_model(model, teacher, parts, twin):
     """(float model, what the file's output is there, what the file writes before each name)."""
     with_end = teacher.head == 'probabilities' or ends_in_probabilities(model)
     prefix = wrapped('')
-    own = [layer.name for layer in teacher.model.layers]
+    own = {layer.name for layer in teacher.model.layers}
     of_student = {part for p in parts.values() for part in p if part.startswith(prefix)}
-    if of_student and not any(name.startswith(prefix) for name in own):
+    if of_student and not any(_layer_of(part, own, '') for part in of_student):
         open_model, head = split_end(teacher)
         twin = twin or with_copies(fold(open_model, teacher.name))
         kept = {layer.name for layer in twin.layers}

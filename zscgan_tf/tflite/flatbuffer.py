@@ -9,7 +9,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 
 KERNEL_OPS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'TRANSPOSE_CONV')
 _LEVELS = {'int8': (-128, 127), 'uint8': (0, 255), 'int16': (-32768, 32767)}
@@ -67,8 +67,9 @@ def read_model(model_bytes: bytes, name: str = 'The file') -> schema.ModelT:
         plain_interpreter(model_bytes)  # verifies every offset: Python's reader follows wild ones
         model = schema.ModelT.InitFromPackedBuf(bytes(model_bytes), 0)
     except (ValueError, RuntimeError, struct.error) as error:
-        reason = str(error).strip().splitlines()[0].rstrip('.')
-        raise UserError(f'{name} is not a TFLite model that LiteRT can read: {reason}.') from error
+        raise UserError(
+            f'{name} is not a TFLite model that LiteRT can read: {first_line(error)}.'
+        ) from error
     _fill_in(model, 'subgraphs', 'operatorCodes', 'buffers')
     for graph in model.subgraphs:
         _fill_in(graph, 'tensors', 'operators', 'inputs', 'outputs')

@@ -51,8 +51,8 @@ class FloatPart:
                     inputs.add(int(index))
                 elif index in makers:
                     pending.append(index)
-        self.ops, self.inputs, self.target = sorted(ops), sorted(inputs), int(target)
-        self._interpreter = _interpreter(_float_model(model, self.ops, self.inputs, self.target))
+        self.ops, self.inputs = sorted(ops), sorted(inputs)
+        self._interpreter = _interpreter(_float_model(model, self.ops, self.inputs, int(target)))
 
     def __call__(self, values: dict[int, np.ndarray]) -> np.ndarray:
         """The target's float values, of one image.

@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from zscgan_tf.atomic_files import PathLike, check_local
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.quiet import hidden_output
 from zscgan_tf.teacher.raw_pixels import RAW_PIXELS
 from zscgan_tf.tflite import flatbuffer
@@ -226,6 +226,5 @@ def _make_interpreter(content, name, num_threads):
             interpreter = Interpreter(model_content=content, num_threads=num_threads)
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f'{name}: LiteRT cannot run it: {reason}') from error
+        raise UserError(f'{name}: LiteRT cannot run it: {first_line(error)}.') from error
     return interpreter

@@ -89,7 +89,9 @@ def check_levels(
             that has no kernel in the file, or no images.
     """
     model = read_model(model_bytes)
-    own_bits = {} if first_last_bits is None else dict.fromkeys(first_last, first_last_bits)
+    own_bits = {}
+    if first_last_bits not in (None, weight_bits):
+        own_bits = dict.fromkeys(first_last, first_last_bits)
     weight_levels, kernels = _check_weights(model, weight_bits, own_bits)
     checked = _checked_tensors(model, activation_scope, constants)
     activation_levels = 256
@@ -200,15 +202,20 @@ def _checked_tensors(model, activation_scope, constants):
         )
 
     def is_the_input(index):
-        """Whether a tensor is the model's, at most padded, reshaped or taken by a constant."""
-        while index not in graph.inputs:
-            op = producers.get(index)
-            if op is None or not (op_name(model, op) in PASSING_OPS or is_constant(op)):
-                return False
-            index = op.inputs[0]
-        return True
+        """Whether a tensor holds the model's input alone, at most scaled, moved or repeated."""
+        if index in graph.inputs:
+            return True
+        if index not in producers:
+            return False
+        op = producers[index]
+        if op_name(model, op) == 'CONCATENATION':
+            return all(map(is_the_input, op.inputs))
+        hands_on = op_name(model, op) in PASSING_OPS or is_constant(op)
+        return hands_on and is_the_input(op.inputs[0])
 
     def has_fixed_scale(index):
+        while index in producers and op_name(model, producers[index]) in PASSING_OPS - {'QUANTIZE'}:
+            index = producers[index].inputs[0]
         return index in producers and op_name(model, producers[index]) in FIXED_SCALE_OPS
 
     checked = {}
@@ -217,13 +224,14 @@ def _checked_tensors(model, activation_scope, constants):
         where = f"{name} at layer '{layer_name(graph, op)}'"
         if name in KERNEL_OPS:
             index = op.inputs[2 if name == 'TRANSPOSE_CONV' else 0]
-            exempt = is_constant(op) or is_the_input(index) or has_fixed_scale(index)
-            if activation_scope == 'all' or not exempt:
+            exempt = activation_scope != 'all' and (is_constant(op) or is_the_input(index))
+            if not exempt and not has_fixed_scale(index):
                 checked.setdefault(int(index), f'what {where} reads')
-        if activation_scope == 'read' or name in FIXED_SCALE_OPS:
+        if activation_scope == 'read':
             continue
         for index in op.outputs:
-            exempt = index in readers and readers[index] <= CLAMPING_OPS
+            exempt = has_fixed_scale(index)
+            exempt |= index in readers and readers[index] <= CLAMPING_OPS
             exempt |= activation_scope == 'all_but_input' and is_the_input(index)
             if type_name(graph.tensors[index]) == 'int8' and not exempt:
                 checked.setdefault(int(index), f'the output of {where}')

@@ -64,7 +64,7 @@ class TfliteCalibrationOptions(FileOptions):
 
     calibration_images: int = option(
         COUNT,
-        'Images to calibrate with.',
+        "Images of TFLite's own calibration, which this flag chooses; see --range_images.",
         paper=10_000,
         small=Derived('one a class, 128 to 512; from 96 pixels on 512', _calibration_images),
     )
@@ -75,10 +75,14 @@ class TfliteCalibrationOptions(FileOptions):
         before=8,
     )
     per_channel: bool = option(
-        SWITCH, 'A weight scale for each channel, or for each tensor.', paper=True
+        SWITCH,
+        "Per-channel weights, else per-tensor ones. Chooses TFLite's own calibration.",
+        paper=True,
     )
     allow_float_ops: bool = option(
-        SWITCH, 'Keep in float what TFLite cannot quantize.', paper=False
+        SWITCH,
+        "Keep in float what TFLite cannot quantize. Chooses TFLite's own calibration.",
+        paper=False,
     )
 
 

@@ -43,7 +43,7 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, and none of them can be read.
         """
-        paths = self._paths()
+        paths, others = self._paths(), 0
         for path in paths:
             try:
                 status = self._checkpoint.restore(str(path))
@@ -51,11 +51,18 @@ class Checkpoints:
                 if partly:
                     status.expect_partial()
                 return int(self._step.numpy())
-            except (tf.errors.OpError, AssertionError, ValueError, LookupError) as error:
+            except (AssertionError, ValueError):  # it is read, and does not fit
+                others += 1
+            except (tf.errors.OpError, LookupError) as error:
                 logger.warning(
                     'checkpoint %s is damaged (%s); falling back to the one before',
                     path, type(error).__name__,
                 )  # fmt: skip
+        if others:
+            raise UserError(
+                f'{self._folder}: its checkpoints hold other variables: another version or another '
+                f'training wrote them; pass another folder.'
+            )
         if paths:
             raise UserError(
                 f'{self._folder}: none of its checkpoints can be read; remove the folder to start '

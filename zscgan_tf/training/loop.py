@@ -6,6 +6,7 @@ resumed goes on exactly as if nothing had happened (bit-equal on a CPU).
 """
 
 import contextlib
+import fcntl
 import itertools
 import json
 import logging
@@ -20,8 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.atomic_files import write_atomically
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.progress import Progress, duration
+from zscgan_tf.training import workdir as workdirs
 from zscgan_tf.training.checkpoints import Checkpoints
 
 logger = logging.getLogger(__name__)
@@ -77,10 +79,12 @@ def run(
         {} where nothing was left to do.
 
     Raises:
-        UserError: a metric is not finite, or no checkpoint of the workdir can be read.
+        UserError: a metric is not finite, no checkpoint of the workdir can be read, or another
+            process trains in the workdir.
         KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint was written.
     """
     strategy = strategy or tf.distribute.get_strategy()
+    lock = _alone(workdir)
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / 'checkpoints', state)
@@ -89,18 +93,19 @@ def run(
         return {}
     if done:
         logger.info('%s: resuming after step %d', name, done)
-    metrics_file = workdir / 'metrics.jsonl'
-    _forget_metrics_after(metrics_file, done)
-    writer = tf.summary.create_file_writer(str(workdir / 'tensorboard'))
+    metrics_file, events = workdir / 'metrics.jsonl', workdir / 'tensorboard'
+    with _needing_space(events):
+        writer = tf.summary.create_file_writer(str(events))
     compiled = _compile(step, strategy, jit_compile)
 
     logger.info('%s: compiling the training step', name)
     progress = Progress(name, steps, 'steps', done=done, is_long=True)
-    clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
     means = {}
     iterator = batches(done) if batches else itertools.repeat(())
 
-    with _stop_on_signal() as stop, progress, writer.as_default():
+    with lock, _stop_on_signal() as stop, progress, writer.as_default(), _closed_on_error(writer):
+        _forget_metrics_after(metrics_file, done)
+        clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
         while done < steps:
             until_stop = min(
                 checkpoint_every - done % checkpoint_every,
@@ -120,17 +125,23 @@ def run(
                 progress.tell(line)
 
             means = {key: float(values.mean()) for key, values in history.items()}
-            _write_metrics(metrics_file, done, {**means, **clock.rates()})
+            metrics = {**means, **clock.rates()}
+            _write_metrics(metrics_file, done, metrics)
+            with _needing_space(events):
+                for key, value in metrics.items():
+                    tf.summary.scalar(key, value, step=done)
             note = ', '.join(f'{key} {value:.4g}' for key, value in means.items())
             rate = f'{clock.rates()["images_per_second"]:.0f} images/s'
             progress.update(count, f'{note}, {rate}', clock.seconds_left(done))
             if write_images and (done % images_every == 0 or done == steps):
                 for key, pixels in write_images(done).items():
                     shown = pixels[..., : 3 if pixels.shape[-1] > 2 else 1]
-                    tf.summary.image(key, shown, step=done, max_outputs=64)
+                    with _needing_space(events):
+                        tf.summary.image(key, shown, step=done, max_outputs=64)
             if done % checkpoint_every == 0 or done == steps or stop():
                 checkpoints.save(done)
-                writer.flush()
+                with _needing_space(events):
+                    writer.flush()
             if stop():
                 raise KeyboardInterrupt(
                     f'{name} was interrupted after step {done} of {steps}; '
@@ -271,7 +282,7 @@ def _stop_on_signal():
                 'interrupted at once; the same command goes on from the last checkpoint'
             )
         caught.append(number)
-        print('\nstopping after this step; once more to stop at once', file=sys.stderr)
+        print('\nstopping after this step; press Ctrl-C once more to stop at once', file=sys.stderr)
 
     old = {}
     with contextlib.suppress(ValueError):  # not the main thread
@@ -294,17 +305,57 @@ def _check_finite(history, done, name, checkpoints, advice):
             )
 
 
-def _write_metrics(path, done, metrics):
+@contextlib.contextmanager
+def _alone(workdir):
+    """Keeps other processes from training in the same folder.
+
+    Raises:
+        UserError: one does.
+    """
+    folder = os.open(workdir, os.O_RDONLY)
     try:
-        with open(path, 'a', encoding='utf-8') as file:
-            file.write(json.dumps({'step': done, **metrics}) + '\n')
-    except OSError as error:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
         raise UserError(
-            f'{path}: could not be written ({error.strerror}). Free some space and run the same '
-            f'command again: it goes on from the last checkpoint.'
+            f'{workdirs.name_of(workdir)}: another process trains in this folder: wait until it is '
+            f'done, or pass {workdirs.other_than(workdir)}.'
         ) from error
-    for key, value in metrics.items():
-        tf.summary.scalar(key, value, step=done)
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _closed_on_error(writer):
+    """Closes the writer: what it still holds may not be writable, which would hide the error."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(tf.errors.OpError):
+            writer.close()
+        raise
+
+
+def _write_metrics(path, done, metrics):
+    with _needing_space(path), open(path, 'a', encoding='utf-8') as file:
+        file.write(json.dumps({'step': done, **metrics}) + '\n')
+
+
+@contextlib.contextmanager
+def _needing_space(path):
+    """Turns the errors of a full disk into a message."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, 'strerror', None) or first_line(error)
+        raise UserError(
+            f'{path}: could not be written ({reason}). Free some space and run the same command '
+            f'again: it goes on from the last checkpoint.'
+        ) from error
 
 
 def last_metrics(workdir: str | os.PathLike) -> dict[str, float]:

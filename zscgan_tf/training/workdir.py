@@ -95,7 +95,7 @@ def claim(
         write_atomically(folder / 'config.json', (json.dumps(config, indent=1) + '\n').encode())
     remove_leftovers(workdir)
     for name, text in (keep or {}).items():
-        write_atomically(folder / name, text.encode(), overwrite=True)
+        write_atomically(folder / name, text.encode(errors='surrogateescape'), overwrite=True)
 
 
 def _check_same(workdir, config):

@@ -46,7 +46,6 @@ def calibrate_student(
     source: Source,
     *,
     preset: str = 'small',
-    resolved: CalibrationOptions | None = None,
     **options: object,
 ) -> Student:
     """A student of a teacher, calibrated on a source's first images, without any training.
@@ -55,7 +54,6 @@ def calibrate_student(
         teacher: a `Teacher`.
         source: where the images come from.
         preset: 'small' or 'paper': defaults of the options.
-        resolved: all options, where they are resolved already.
         **options: any field of `CalibrationOptions`, in place of the preset's value.
 
     Returns:
@@ -65,7 +63,7 @@ def calibrate_student(
         UserError: an option is out of range, a layer is not supported, images of another shape or
             not finite, or too few of them.
     """
-    resolved = resolved or CalibrationOptions.resolve(preset, options)
+    resolved = CalibrationOptions.resolve(preset, options)
     check_images(teacher, source, resolved)
     student = build(teacher, resolved)
     calibrate(student, first_images(teacher, source, resolved), resolved)

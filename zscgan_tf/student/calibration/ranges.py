@@ -6,16 +6,14 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from zscgan_tf.student import grids
 from zscgan_tf.student.calibration import range_estimators as estimators
 from zscgan_tf.student.calibration.observing import observe
-from zscgan_tf.student.grids import SMALLEST_RANGE
 from zscgan_tf.student.scheme import Kernel
 from zscgan_tf.student.student import Student
 
 # Of the largest range of a kernel's channels: see `_weight_ranges`.
 WEIGHT_RANGE_FLOOR = 1e-5
-# Of a channel's bias: then it fits into int32 where inputs have steps of 0.0006 or more.
-BIAS_RANGE_FLOOR = 1e-4
 
 
 def set_ranges(
@@ -47,7 +45,7 @@ def set_ranges(
         to_inputs = student.input_spec.to_inputs
         logits = [student.twin.predict_on_batch(to_inputs(pixels)) for pixels in images()]
         logits = np.concatenate([values.reshape(len(values), -1) for values in logits])
-        last.assign(*estimators.logits_range(logits, last.bits, student.has_labels))
+        last.assign(*estimators.logits_range(logits, last.bits, student.has_independent_labels))
 
 
 def set_weight_ranges(student: Student, estimator: str) -> None:
@@ -102,6 +100,6 @@ def _weight_ranges(kernel: Kernel, estimator):
         values, biases = values[..., None], biases.max()
     found = estimators.weight_ranges(values, kernel.bits, estimator)
     largest = found.max(initial=0)
-    floor = max(WEIGHT_RANGE_FLOOR * largest, SMALLEST_RANGE)
+    floor = max(WEIGHT_RANGE_FLOOR * largest, grids.SMALLEST_RANGE)
     found = np.where(found > floor, found, largest if largest > 0 else 1.0)
-    return np.broadcast_to(np.maximum(found, BIAS_RANGE_FLOOR * biases), count)
+    return np.broadcast_to(np.maximum(found, grids.BIAS_RANGE_FLOOR * biases), count)

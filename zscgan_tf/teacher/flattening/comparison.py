@@ -72,9 +72,9 @@ def check_same(model: object, flat: tf_keras.Model, input_spec: object, label: s
     differences = [_difference(a, b) for a, b in zip(expected, answers, strict=True)]
     if not max(differences) <= tolerance:
         raise UserError(
-            f'{label} cannot be taken apart: its copy of plain layers gives other answers (by '
-            f'{max(differences):.2g} of their deviation); does a layer work differently from its '
-            f"class's name?"
+            f'{label} cannot be taken apart: its copy of built-in layers gives other answers (by '
+            f'{max(differences):.2g} of their deviation). Probably a layer of your own is called '
+            f'like one of Keras and computes something else: rebuild the model with that of Keras.'
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.teacher.flattening import operations
 from zscgan_tf.teacher.flattening.arithmetic import Pending, Value, is_tensor, settle
 from zscgan_tf.teacher.graphs import called, is_symbolic, nodes_in_order
@@ -46,7 +46,8 @@ class Flattener:
     def __init__(self, model_name: str, batch_size: int | None = None) -> None:
         self.model_name = model_name
         self.batch_size = batch_size
-        self._names = {'images'}
+        # The input, and the layers that `head` adds; the user's of these names are numbered.
+        self._names = {'images', 'logits_vector', 'two_classes', 'log_probabilities'}
         # (original, copy or counterpart) by the original's id, which stays unique as it is kept.
         self._copies = {}
 
@@ -302,9 +303,3 @@ def join(path: str, name: str) -> str:
         if parts[-common:] == tail[:common]:
             return '/'.join(parts + tail[common:])
     return '/'.join(parts + tail)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, for messages of ours."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -5,9 +5,9 @@ Keras 3 objects are told by their classes' modules: Keras 3 is imported for mode
 
 import tensorflow as tf
 
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.teacher.flattening.arithmetic import Place, Value, is_tensor
-from zscgan_tf.teacher.flattening.flattener import Flattener, first_line, join
+from zscgan_tf.teacher.flattening.flattener import Flattener, join
 from zscgan_tf.teacher.flattening.keras3_layers import (
     FUNCTIONS,
     SAME_FORMULA,

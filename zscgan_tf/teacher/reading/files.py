@@ -20,7 +20,7 @@ import tf_keras
 from tensorflow.core.protobuf import saved_model_pb2
 from tf_keras.protobuf import saved_metadata_pb2
 
-from zscgan_tf.errors import UserError
+from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.teacher.reading.configuration import check_configuration, dicts_in
 from zscgan_tf.teacher.reading.hdf5 import check_hdf5, rename_groups
 from zscgan_tf.teacher.reading.inputs import check_takes_images
@@ -73,7 +73,7 @@ def load_file(path: pathlib.Path, allow_code: bool = False) -> 'tf_keras.Model |
 
 def _unreadable(path, error):
     return UserError(
-        f'{path} cannot be read, it may be damaged or cut off ({_reason(error)}): {_FORMATS}.'
+        f'{path} cannot be read, it may be damaged or cut off ({first_line(error)}): {_FORMATS}.'
     )
 
 
@@ -254,9 +254,3 @@ def _is_keras3_version(version):
 
 def _text(value):
     return value.decode('utf-8') if isinstance(value, bytes) else str(value)
-
-
-def _reason(error):
-    """The first line of another library's message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip('.') if lines else type(error).__name__
