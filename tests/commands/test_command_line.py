@@ -204,7 +204,7 @@ def folder(tmp_path_factory):
             'quantize model.h5 --output=a.tflite --method=qat --workdir=run --student_workdir=run',
             '--student_workdir and --workdir are the same file',
         ),
-        ('quantize model.h5 --output=~/there.tflite', 'early/there.tflite: exists already'),
+        ('quantize model.h5 --output=~/there.tflite', '/there.tflite: exists already'),
         ('train_generator model.h5 --workdir=~/a_file', '/a_file is a file'),
         ('distill model.h5 --workdir=none', 'holds no run (no config.json)'),
         ('synthesize model.h5 --workdir=run', '--output is missing'),

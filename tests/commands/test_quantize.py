@@ -105,7 +105,7 @@ def test_the_result_file(finished):
         (['--calibration_images=10'], 'images 20, not 10'),
         (['--output_type=float32'], 'output_type "int8", not "float32"'),
         (['--check_images=99'], 'check_images 30, not 99'),
-        (['--check_images=30', '--evaluation_images=real.npz'], 'content "'),
+        (['--check_images=30', '--evaluation_images=real'], 'content "'),
     ],
 )
 def test_a_result_of_another_configuration_is_refused_before_any_work(

@@ -151,6 +151,7 @@ def test_real_images_may_be_fewer_than_the_training_takes(quantized, programs):
 # Ctrl-C.
 
 
+@pytest.mark.slow
 def test_an_interrupted_distillation_goes_on_to_the_same_student(quantized, generator, programs):
     flags = [*TINY, f'--workdir={generator}', '--student_workdir=broken_off', *STUDENT]
     during = interrupt_in('zscgan_tf.training.loop', '_write_metrics', 3)
@@ -317,6 +318,11 @@ def times(folder):
         ('distill', ['--workdir=missing'], ['--workdir=missing holds no run']),
         (
             'quantize',
+            ['--student_workdir=student_run'],
+            ['--student_workdir and --workdir are the same file, student_run'],
+        ),
+        (
+            'distill',
             ['--student_workdir=student_run'],
             ['--student_workdir=student_run holds a generator, not a student'],
         ),

@@ -202,7 +202,14 @@ def test_the_teacher_names_its_classes(folder, teacher, tmp_path):
     write_page(path, named, folder / 'tiny.tflite', untrained(teacher))
     assert all(f' {name} ' in Page(path).text for name in named.class_names)
     broken = ['ant', 'bee', 'half of a pair \ud83d', 'dog', 'emu']  # as JSON may hold it
-    write_page(path, teacher, folder / 'tiny.tflite', class_names=broken, overwrite=True)
+    write_page(
+        path,
+        teacher,
+        folder / 'tiny.tflite',
+        untrained(teacher),
+        class_names=broken,
+        overwrite=True,
+    )
     assert ' half of a pair ? ' in Page(path).text
     with pytest.raises(UserError, match='4 names of classes were passed, but tiny_softmax has 5'):
         write_page(path, teacher, folder / 'tiny.tflite', class_names=list('abcd'), overwrite=True)

@@ -36,8 +36,8 @@ def test_small_images_are_exact_and_large_ones_small():
 class Answers:
     """A model that answers image i, whose pixels are i / 100, with row i of a table."""
 
-    def __init__(self, rows, has_labels=False):
-        self.rows, self.has_labels = np.float32(rows), has_labels
+    def __init__(self, rows, independent=False):
+        self.rows, self.has_independent_labels = np.float32(rows), independent
         self.input_spec = InputSpec((2, 2), 1, 0.0, 1.0)
         self.head, self.zero_pixel, self.ends_in_probabilities = 'logits', None, False
 

@@ -83,7 +83,6 @@ HANDING_THE_INPUT_ON = {
     'padding': layers.ZeroPadding2D(1),
     'nearest': layers.UpSampling2D(2),
     'permute': layers.Permute((2, 1, 3)),
-    'three times': lambda x: layers.Concatenate()([x, x, x]),
     'scaled, three times': lambda x: layers.Rescaling(2.0)(layers.Concatenate()([x, x, x])),
 }
 

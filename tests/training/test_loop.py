@@ -184,7 +184,7 @@ def test_measuring_runs_steps_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     walk = Walk()
     before = walk.weights.numpy()
-    first, each = loop.measure(walk.step, tf.distribute.get_strategy(), seconds=0.1)
+    first, each = loop.measure(walk.step, 1000, tf.distribute.get_strategy(), seconds=0.1)
     assert each > 0 and first > each  # the first one is traced
     assert np.any(walk.weights.numpy() != before) and not list(tmp_path.iterdir())
 

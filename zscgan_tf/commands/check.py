@@ -148,7 +148,7 @@ def _training(teacher: 'Teacher') -> Rows:
         with strategy.scope():
             _, _, step = zscgan.build_training(teacher, options, FLAGS.seed)
     print(f'measuring steps of {images} images ...', file=sys.stderr, flush=True)
-    first, each = loop.measure(step, strategy, common_flags.jit_compile())
+    first, each = loop.measure(step, options.steps, strategy, common_flags.jit_compile())
     total = first + each * options.steps
     yield (
         'training',
@@ -157,7 +157,7 @@ def _training(teacher: 'Teacher') -> Rows:
     )
     if getattr(options, 'compete_weight', 0):
         yield (
-            'first student',
+            'student 1',
             'half of the steps of the student below, between the halves of the images; the steps '
             'of the second half take longer, since they ask this student too',
         )

@@ -152,6 +152,7 @@ def run(
 
 def measure(
     step: Callable[..., dict[str, tf.Tensor]],
+    steps: int,
     strategy: tf.distribute.Strategy,
     jit_compile: bool = False,
     seconds: float = 5.0,
@@ -159,7 +160,7 @@ def measure(
     """How long a training takes, from a few of its steps; what they train is lost.
 
     Args:
-        step, strategy, jit_compile: as `run` takes them.
+        step, steps, strategy, jit_compile: as `run` takes them.
         seconds: how long to measure behind the first step; two steps are run in any case.
 
     Returns:
@@ -170,7 +171,8 @@ def measure(
     # The second one may still allocate.
     while len(times) < 4 or (sum(times[1:]) < seconds and len(times) < MAX_STEPS_PER_CALL):
         started = time.monotonic()
-        history = compiled(tf.constant(len(times), tf.int64), tf.constant(1, tf.int64))
+        number = len(times) % steps  # a short training has fewer than are measured
+        history = compiled(tf.constant(number, tf.int64), tf.constant(1, tf.int64))
         for values in history.values():
             values.numpy()
         times.append(time.monotonic() - started)
