@@ -126,6 +126,7 @@ def test_ranges_by_squared_error_without_training(generator, programs):
     assert not (programs.folder / generator / 'student_w8a8').exists()
 
 
+@pytest.mark.slow
 def test_real_images_may_be_fewer_than_the_training_takes(quantized, programs):
     """20 images, seen again and again; none of them is fresh, all can be answered."""
     result = programs.run(
