@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.training import strategy
 from zscgan_tf.training.strategy import fold_seed, make_strategy, replica_slice
 
 
@@ -16,6 +17,24 @@ def test_strategies_by_name():
     assert make_strategy('mirrored') is mirrored
     with pytest.raises(UserError, match='--strategy=many is unknown: pass one of default,'):
         make_strategy('many')
+
+
+def test_a_tpu_is_initialized_once(monkeypatch):
+    """A second time would lose what was made on it."""
+    initialized = []
+    monkeypatch.setattr(tf.distribute.cluster_resolver, 'TPUClusterResolver', object)
+    monkeypatch.setattr(tf.config, 'experimental_connect_to_cluster', lambda resolver: None)
+    monkeypatch.setattr(tf.tpu.experimental, 'initialize_tpu_system', initialized.append)
+    monkeypatch.setattr(tf.distribute, 'TPUStrategy', lambda resolver: object())
+    try:
+        assert make_strategy('tpu') is make_strategy('tpu') and len(initialized) == 1
+    finally:
+        strategy._tpu.cache_clear()
+    monkeypatch.undo()
+    with pytest.raises(
+        UserError, match='--strategy=tpu: no TPU was found; pass --strategy=default'
+    ):
+        make_strategy('tpu')
 
 
 def test_replica_slices_make_up_the_whole():

@@ -22,15 +22,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     if name == 'mirrored':
         return _mirrored()
     if name == 'tpu':
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
-            tf.config.experimental_connect_to_cluster(resolver)
-            tf.tpu.experimental.initialize_tpu_system(resolver)
-        except (ValueError, tf.errors.OpError) as error:
-            raise UserError(
-                '--strategy=tpu: no TPU was found; pass --strategy=default on this machine.'
-            ) from error
-        return tf.distribute.TPUStrategy(resolver)
+        return _tpu()
     raise UserError(f'--strategy={name} is unknown: pass one of default, mirrored, tpu.')
 
 
@@ -39,6 +31,20 @@ def _mirrored():
     """One a process: the collective operations of a second one would be taken for the first's."""
     gpus = tf.config.list_logical_devices('GPU')
     return tf.distribute.MirroredStrategy(gpus or tf.config.list_logical_devices('CPU'))
+
+
+@functools.cache
+def _tpu():
+    """One a process: initializing the TPU again would lose the variables of the first."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            '--strategy=tpu: no TPU was found; pass --strategy=default on this machine.'
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
 
 
 def check_batch_size(batch_size: int, replicas: int, multiple: int = 1) -> None:
