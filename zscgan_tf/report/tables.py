@@ -65,6 +65,7 @@ ROWS = {
     'qat_w8a8_adversarial': 'W8A8, adversarial [14]',
     'qat_w8a8_deep_inversion': 'W8A8, DeepInversion [13]',
     'qat_w8a8_adaptive': 'W8A8, adaptive DeepInversion [13]',
+    'qat_w8a8_adaptive_clamped': 'W8A8, adaptive DeepInversion [13], clamped',
     'qat_w8a8_zeroq': 'W8A8, ZeroQ [12]',
     'qat_w8a8_tfmot': 'W8A8, stock tfmot student',
     'qat_w8a8_class_only': 'W8A8, class loss only',
