@@ -224,6 +224,7 @@ print(json.dumps(lines))
 """
 
 
+@pytest.mark.slow
 def test_the_teachers_flags_are_passed_on():
     flags = ['--image_size=8,9', '--channels=1', '--mean=0.5', '--std=0.25', '--allow_code']
     for given, expected in ((flags, flags), (['--preprocessing=tf'], ['--preprocessing=tf'])):

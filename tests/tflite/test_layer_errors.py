@@ -332,7 +332,8 @@ def test_a_student_whose_branches_are_requantized():
     assert all(row.alone > 10 for row in errors.rows)
 
 
-@pytest.mark.parametrize('relu6', ['clipped', pytest.param('replaced', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('relu6', ['clipped', 'replaced'])
 def test_an_equalized_file_is_compared_with_what_was_rounded(relu6):
     """The same layers as the teacher's, but for their scales."""
     teacher = load_teacher(mobile_net(6.0), input_spec={'preprocessing': 'unit'})
