@@ -81,6 +81,20 @@ def test_the_file_computes_what_the_student_does(kind):
     assert np.sqrt(np.mean(error**2)) < 0.3 * expected.std()
 
 
+def test_what_is_no_image_has_no_copy():
+    def build(x):
+        y = layers.Reshape((64, 6))(layers.ReLU()(convolved(x)))
+        image = layers.Reshape((8, 8, 6))
+        gated = layers.Multiply()([y, layers.Softmax()(y)])
+        return ending(layers.Add()([convolved(image(y)), convolved(image(gated))]))
+
+    teacher = own_teacher(build)
+    twin = student_of(teacher, wide_residuals=True, **W4A4).twin
+    inputs = teacher.input_spec.to_inputs(PIXELS)
+    logits = as_logits(twin(inputs)).numpy()
+    np.testing.assert_allclose(logits, teacher.logits(PIXELS), atol=1e-5 * logits.std())
+
+
 def test_copies_are_rounded_to_the_nearest_level():
     student = make(own_teacher(residual), wide_residuals=True, **W4A4)
     inputs = student.input_spec.to_inputs(PIXELS[:1]).numpy()

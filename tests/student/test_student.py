@@ -14,9 +14,10 @@ from zscgan_tf import evaluation
 from zscgan_tf.errors import UserError
 from zscgan_tf.student.calibration import range_estimators as ranges
 from zscgan_tf.student.calibration.ranges import set_ranges
+from zscgan_tf.student.graph import constants
 from zscgan_tf.student.student import as_logits, feature_layers
 from zscgan_tf.teacher.head import split_end
-from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
+from zscgan_tf.teacher.layers import HardSigmoid, HardSwish, SelectChannels
 from zscgan_tf.tflite import audit, levels, student_export
 
 layers = tf_keras.layers
@@ -202,6 +203,7 @@ def test_functions_of_a_fixed_range_keep_8_bits_in_every_scope(scope):
     assert found.activation_levels <= 16
 
 
+REVERSED = tf.constant_initializer(np.eye(3)[::-1])
 FRONTS = {
     'rescaling': lambda x: layers.Rescaling(1 / 0.45, -1.0, name='front')(x),
     'average of a negative': lambda x: layers.AveragePooling2D(2, name='front')(
@@ -211,6 +213,10 @@ FRONTS = {
         layers.ZeroPadding2D()(x)
     ),
     'three times': lambda x: layers.Concatenate(name='front')([x, x, x]),
+    'batch norm': layers.BatchNormalization(name='front'),
+    'batch norm of other channels': lambda x: layers.BatchNormalization(name='norm')(
+        SelectChannels(3, 1, kernel_initializer=REVERSED, name='front')(x)
+    ),
 }
 
 
@@ -219,6 +225,7 @@ def test_no_image_is_clipped_before_the_first_layer(front, bits):
     """Whatever images set the ranges: black and white ones are handed on as they are."""
     options = {'activation_bits': bits, 'activation_scope': 'all'}
     student = student_of(own_teacher(lambda x: ending(convolved(FRONTS[front](x)))), **options)
+    assert 'front' in constants(student.twin) or front == 'three times'
     grey = 0.45 + 0.1 * PIXELS
     set_ranges(student, lambda: [grey])
     images = student.input_spec.to_inputs(np.stack([np.zeros_like(PIXELS[0]), PIXELS[0] * 0 + 1]))

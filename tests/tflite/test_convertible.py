@@ -16,6 +16,7 @@ layers = tf_keras.layers
 def teacher_with(layer):
     x = images = layers.Input((8, 8, 3))
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3)(x)))
+    x = layers.Add(name='sum')([x, layers.Conv2D(8, 1)(x)])  # converts, with its two inputs
     x = layers.ReLU()(layer(x) if layer else x)
     model = tf_keras.Model(images, layers.Dense(5)(layers.GlobalAveragePooling2D()(x)))
     return load_teacher(randomize(model), input_spec={'preprocessing': 'unit'})

@@ -43,7 +43,8 @@ def test_damaged_files_never_crash(int8_file):
             assert '\n' not in str(error)
 
 
-def test_a_single_unit_within_0_and_1_is_no_probability():
+@pytest.mark.parametrize('file_batch', [1, 4])
+def test_a_single_unit_within_0_and_1_is_no_probability(file_batch):
     layers = tf_keras.layers
     inputs = layers.Input((8, 8, 3))
     x = layers.BatchNormalization()(inputs)
@@ -53,7 +54,7 @@ def test_a_single_unit_within_0_and_1_is_no_probability():
     )
     teacher = load_teacher(tf_keras.Model(inputs, logit), input_spec={'preprocessing': 'unit'})
     images = np.random.default_rng(0).uniform(size=(16, 8, 8, 3)).astype(np.float32)
-    data = calibration.convert(teacher, [images])
+    data = calibration.convert(teacher, [images], file_batch=file_batch)
     file, (low, high) = TfliteModel(data), flatbuffer.output_tensor(read_model(data)).value_range
     assert 0 <= low and high <= 1 and not file.ends_in_probabilities
     np.testing.assert_array_equal(file.scores(images)[:, 0], 0)

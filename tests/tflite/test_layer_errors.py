@@ -235,6 +235,34 @@ def test_a_student_of_layers_that_are_called_like_its_own():
     assert 'quant_conv' in {row.title for row in errors.rows}
 
 
+@pytest.mark.parametrize('head', ['sigmoid', 'softmax'])
+def test_a_layer_that_is_called_like_the_head(head):
+    x = inputs = layers.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(x))
+    x = layers.Multiply()([x, layers.Activation(head, name=head)(x)])
+    x = layers.Dense(5, activation=head)(layers.GlobalAveragePooling2D()(x))
+    teacher = load_teacher(
+        randomize(tf_keras.Model(inputs, x)), input_spec={'preprocessing': 'unit'}
+    )
+    errors = layer_errors(student_export.convert(small_student(teacher)), teacher, pixels(6))
+    assert head in {row.layer for row in errors.rows} and errors.left_out == ()
+
+
+@pytest.mark.slow
+def test_a_stock_student_of_what_no_folded_one_can_hold():
+    x = inputs = layers.Input((8, 8, 3))
+    x = layers.ReLU(4.0)(layers.BatchNormalization()(layers.Conv2D(4, 3)(x)))
+    x = layers.Dense(5)(layers.GlobalAveragePooling2D()(x))
+    teacher = load_teacher(
+        randomize(tf_keras.Model(inputs, x)), input_spec={'preprocessing': 'unit'}
+    )
+    with pytest.raises(UserError, match='no int8 counterpart'):
+        small_student(teacher)
+    student = small_student(teacher, student='tfmot')
+    errors = layer_errors(student_export.convert(student), teacher, pixels(6))
+    assert len(errors.rows) >= 3 and all(row.alone > 25 for row in errors.rows)
+
+
 @pytest.mark.slow
 def test_the_stock_student(teacher):
     student = small_student(teacher, student='tfmot')

@@ -17,6 +17,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UnsupportedError
+from zscgan_tf.student.graph import is_the_input
 from zscgan_tf.student.rewriting import RULES, carried
 from zscgan_tf.teacher.graphs import nodes, rebuild
 from zscgan_tf.teacher.layers import by_channel
@@ -56,7 +57,8 @@ def fold(model: tf_keras.Model, name: str = 'the teacher') -> tf_keras.Model:
 
     Returns:
         A new float32 functional tf_keras model. Convolutions have a bias and no activation. Layers
-        that stand for constants (Rescaling, the inside of a hard-sigmoid) are not trainable.
+        that stand for constants (Rescaling, a batch norm of the input, the inside of a
+        hard-sigmoid) are not trainable.
 
     Raises:
         UserError: a layer that the student has no counterpart for, by name.
@@ -167,7 +169,8 @@ class _Graph:
         is_depthwise = type(layer) is layers.DepthwiseConv2D
         columns = scale.reshape(kernel.shape[2:]) if is_depthwise else scale
         self.weights[layer] = [kernel * columns, bias * scale + offset]
-        layer.trainable = True  # a selection of channels is one no longer
+        # A selection of channels is one no longer; of the input's channels, it is preprocessing.
+        layer.trainable |= not is_the_input(layer.output)
 
     def keep_norm(self, y, mean, deviation):
         """Records what a batch norm says of the output of the layer that it became a part of."""

@@ -71,15 +71,6 @@ class Graph:
             (layer,) = self.sources[layer.name]
         return layer
 
-    def is_the_input(self, layer: tf_keras.layers.Layer) -> bool:
-        """Whether the output holds the model's input alone, at most scaled, moved or repeated."""
-        if isinstance(layer, layers.InputLayer):
-            return True
-        hands_on = isinstance(layer, (*PRESERVING_RANGES, layers.Concatenate))
-        return (hands_on or has_kernel(layer) and not layer.trainable) and all(
-            map(self.is_the_input, self.sources[layer.name])
-        )
-
     def is_nonnegative(self, layer: tf_keras.layers.Layer) -> bool:
         """Whether no output is below 0, whatever the image."""
         if isinstance(layer, layers.ReLU) or activation_name(layer) in ('sigmoid', 'softmax'):
@@ -93,6 +84,17 @@ class Graph:
         return isinstance(layer, handed_on) and all(
             self.is_nonnegative(source) for source in self.sources[layer.name]
         )
+
+
+def is_the_input(x: tf.Tensor) -> bool:
+    """Whether a tensor holds the model's input alone, at most scaled, moved or repeated."""
+    layer = x._keras_history.layer
+    if isinstance(layer, layers.InputLayer):
+        return True
+    hands_on = isinstance(layer, (*PRESERVING_RANGES, layers.Concatenate))
+    return (hands_on or has_kernel(layer) and not layer.trainable) and all(
+        map(is_the_input, tf.nest.flatten(layer.input))
+    )
 
 
 def with_copies(model: tf_keras.Model) -> tf_keras.Model:
@@ -119,7 +121,8 @@ def with_copies(model: tf_keras.Model) -> tf_keras.Model:
         output = call(layer, [copies.get((id(x), layer.name), new) for x, new in pairs])
         layer.set_weights(node.layer.get_weights())
         readers = graph.kernels_beside_others(node.layer)
-        if readers and not graph.is_the_input(node.layer) and not fixed_range(node.layer):
+        is_image = output.shape.rank == 4  # what convolutions read
+        if readers and is_image and not (is_the_input(output) or fixed_range(node.layer)):
             # An op that rounds once: TFLite's int8 ReLU rounds a number of few steps twice, up.
             name = unused_name(f'{layer.name}_read', names)
             if graph.is_nonnegative(node.layer):

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import tf_keras
 
+from zscgan_tf.student.graph import is_the_input
 from zscgan_tf.teacher.layer_types import LAYER_TYPES
 from zscgan_tf.teacher.layers import Reshape, affine_of, classes_with
 
@@ -85,7 +86,8 @@ def _batch_norm(graph, node, x):
     if id(x) in graph.linear:
         graph.fold_into(graph.linear[id(x)], scale, offset)
     else:
-        x = graph.affine(x, layer, scale, offset, trainable=True)
+        # A batch norm of the input itself is preprocessing, as a Normalization is.
+        x = graph.affine(x, layer, scale, offset, trainable=not is_the_input(x))
     graph.keep_norm(x, beta, np.abs(scale) * np.sqrt(variance))
     return x
 

@@ -15,7 +15,15 @@ import tf_keras
 from zscgan_tf.errors import UserError
 from zscgan_tf.student import grids, scheme
 from zscgan_tf.student.folding import fold
-from zscgan_tf.student.graph import Graph, first_and_last, fixed_range, has_kernel, with_copies
+from zscgan_tf.student.graph import (
+    Graph,
+    first_and_last,
+    fixed_range,
+    has_kernel,
+    is_the_input,
+    unused_name,
+    with_copies,
+)
 from zscgan_tf.student.options import StudentOptions
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.input_spec import InputSpec
@@ -137,7 +145,7 @@ def build_student(
     configs = {
         layer.name: scheme.LayerConfig(
             _weight_quantizer(layer, options, layer.name in outermost, export),
-            _output_quantizer(layer, options, graph, export, teacher.input_spec),
+            _output_quantizer(layer, options, graph, input_bits, export, teacher.input_spec),
         )
         for layer in twin.layers[1:]
     }
@@ -159,30 +167,23 @@ def _weight_quantizer(layer, options, is_outermost, export):
     )
 
 
-def _output_quantizer(layer, options, graph, export, input_spec):
+def _output_quantizer(layer, options, graph, input_bits, export, input_spec):
     """The quantizer of a layer's output, or None."""
     if not graph.is_quantized(layer):
         return None
     fixed = fixed_range(layer)
     if fixed:
         return scheme.FixedQuantizer(*fixed)
-    if graph.is_the_input(layer):  # as of the input itself, no image is clipped
-        bits = options.activation_bits if options.activation_scope == 'all' else 8
-        return scheme.FixedQuantizer(*_range_of_legal(layer, input_spec), bits, export)
+    if is_the_input(layer.output):  # as of the input itself, no image is clipped
+        return scheme.FixedQuantizer(*_range_of_legal(layer, input_spec), input_bits, export)
+    in_scope = options.activation_scope != 'read' or graph.feeds_kernel(layer)
     return scheme.ActivationQuantizer(
-        options.activation_bits if _is_in_scope(layer, options.activation_scope, graph) else 8,
+        options.activation_bits if in_scope else 8,
         nonnegative=graph.is_nonnegative(layer),
         training=options.range_training,
         export=export,
         decay=options.range_decay,
     )
-
-
-def _is_in_scope(layer, scope, graph):
-    """Whether the output of a layer has the width of `activation_bits`."""
-    if scope == 'all':
-        return True
-    return not graph.is_the_input(layer) and (scope != 'read' or graph.feeds_kernel(layer))
 
 
 def legal_range(input_spec: InputSpec) -> tuple[float, float]:
@@ -238,4 +239,5 @@ def with_head(model: tf_keras.Model, head: str | None) -> tf_keras.Model:
     """A student's model behind which its head stands: 'softmax', 'sigmoid' or None."""
     if head is None:
         return model
-    return tf_keras.Model(model.input, layers.Activation(head, name=head)(model.output))
+    name = unused_name(head, {layer.name for layer in model.layers})
+    return tf_keras.Model(model.input, layers.Activation(head, name=name)(model.output))

@@ -117,10 +117,12 @@ def _check_settings():
     """Refuses settings of both Keras that models could not be read or built with."""
     try:
         import keras
-
-        backend = keras.backend.backend()
     except ImportError as error:
-        backend = f'another backend ({first_line(error)})'
+        raise UserError(
+            f'Keras 3 cannot be imported ({first_line(error)}): set the environment variable '
+            f'KERAS_BACKEND=tensorflow, or if it is set, install keras again.'
+        ) from error
+    backend = keras.backend.backend()
     if backend != 'tensorflow':
         raise UserError(
             f'Keras 3 is set to {backend}: set the environment variable KERAS_BACKEND=tensorflow '

@@ -72,17 +72,19 @@ def audit(
         UserError: not a TFLite model, an op that is not integer (named with its layer), a scale
             vector that does not fit its axis, or a bias that was clipped to int32.
     """
-    return audit_model(read_model(model_bytes), allow_float_ops, advice)
+    model = read_model(model_bytes)
+    graph = model.subgraphs[0]
+    for role, tensors in (('input', graph.inputs), ('output', graph.outputs)):
+        if len(tensors) != 1:
+            raise UserError(f'The .tflite has {len(tensors)} {role}s instead of one.')
+    return audit_model(model, allow_float_ops, advice)
 
 
 def audit_model(
     model: schema.ModelT, allow_float_ops: bool = False, advice: str = KEEP_FLOAT
 ) -> AuditReport:
-    """`audit` of what `read_model` returned."""
+    """`audit` of what `read_model` returned, of any number of inputs."""
     graph = model.subgraphs[0]
-    for role, tensors in (('input', graph.inputs), ('output', graph.outputs)):
-        if len(tensors) != 1:
-            raise UserError(f'The .tflite has {len(tensors)} {role}s instead of one.')
     problems, float_ops, ops = [], [], collections.Counter()
     for number, part in enumerate(model.subgraphs):
         problems += _scale_problems(part)
@@ -101,8 +103,8 @@ def audit_model(
         raise UserError(
             f'The .tflite is wrong: a bias of {clipped} is too large for int32 beside the '
             f'small weights of its channel: make it with per-tensor weights. Pass '
-            f"--weight_granularity=tensor, or for TFLite's own calibration --method=ptq "
-            f'--range_estimator=tflite --noper_channel and no options of a student.'
+            f"--weight_granularity=tensor (with --student=folded), or for TFLite's own calibration "
+            f'--method=ptq --range_estimator=tflite --noper_channel and no options of a student.'
         )
     if float_ops and not allow_float_ops:
         raise UserError(

@@ -15,6 +15,7 @@ from zscgan_tf.teacher.graphs import nodes
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
 from zscgan_tf.tflite.converter import make_converter, run_converter
+from zscgan_tf.tflite.flatbuffer import read_model
 from zscgan_tf.tflite.options import TfliteCalibrationOptions
 
 
@@ -85,7 +86,7 @@ def _convert(model, name, options):
     rng = np.random.default_rng(0)
     values = [rng.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
     data = run_converter(make_converter(model, options), name, lambda _: [values, values])
-    audit.audit(data, allow_float_ops=options.allow_float_ops)
+    audit.audit_model(read_model(data), options.allow_float_ops)
 
 
 def _kind(layer):

@@ -10,6 +10,7 @@ import dataclasses
 import tf_keras
 from ai_edge_litert import schema_py_generated as schema
 
+from zscgan_tf.errors import UnsupportedError
 from zscgan_tf.student.folding import fold
 from zscgan_tf.student.graph import with_copies
 from zscgan_tf.student.scheme import wrapped
@@ -124,7 +125,10 @@ def _float_model(model, teacher, parts, twin):
     of_student = {part for p in parts.values() for part in p if part.startswith(prefix)}
     if of_student and not any(_layer_of(part, own, '') for part in of_student):
         open_model, head = split_end(teacher)
-        twin = twin or with_copies(fold(open_model, teacher.name))
+        try:
+            twin = twin or with_copies(fold(open_model, teacher.name))
+        except UnsupportedError:  # only the stock student can hold such a teacher
+            return teacher.model, (teacher.model if with_end else open_model).output, prefix
         kept = {layer.name for layer in twin.layers}
         folded = {layer.name for layer in teacher.model.layers if is_batch_norm(layer)} - kept
         # The stock student keeps its batch norms, under the teacher's names.

@@ -207,7 +207,7 @@ def ends_in_probabilities(model: schema.ModelT) -> bool:
         if op_name(model, op) not in ('QUANTIZE', 'DEQUANTIZE', 'RESHAPE'):
             break
         index = next(iter(op.inputs), None)
-    if np.prod(graph.tensors[graph.outputs[0]].shape) == 1:
+    if np.prod(graph.tensors[graph.outputs[0]].shape[1:]) == 1:
         return False
     value_range = output_tensor(model).value_range
     return value_range is not None and value_range[0] >= 0 and value_range[1] <= 1

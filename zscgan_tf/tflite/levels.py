@@ -254,6 +254,7 @@ def _seen_levels(model_bytes, inputs, indices):
         raw = quantize(values, detail)
         size = len(raw) if fixed == -1 else fixed
         for part in np.split(raw, range(size, len(raw), size)):
+            part = np.resize(part, (size, *part.shape[1:]))  # filled up by repeating its images
             if batch != len(part):
                 batch = len(part)
                 interpreter.resize_tensor_input(detail['index'], part.shape)

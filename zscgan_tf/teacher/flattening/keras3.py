@@ -1,6 +1,6 @@
 """Walks a Keras 3 model: what differs from a tf_keras one.
 
-Keras 3 objects are told by their classes' modules: Keras 3 is imported for models of it only.
+Keras 3 objects are told by their classes' modules.
 """
 
 import tensorflow as tf
