@@ -208,6 +208,17 @@ def test_moments_of_a_first_batch_norm_tell_the_unit(deviation, mean, highest):
     np.testing.assert_allclose(spec.to_inputs(tf.ones((1, 8, 8, 3))), highest, rtol=1e-6)
 
 
+@pytest.mark.parametrize('deviation, mean', [(1, 0.45), (1, -0.5), (65, 15), (0.6, 0.5)])
+def test_moments_that_no_unit_can_have_are_no_answer(deviation, mean):
+    """Values in [0, 1] have a variance of at most mean (1 - mean), and so on."""
+    made = model(layers.BatchNormalization(name='start'))
+    norm = made.get_layer('start')
+    norm.moving_mean.assign(np.full(3, mean, np.float32))
+    norm.moving_variance.assign(np.full(3, deviation**2, np.float32))
+    with pytest.raises(UserError, match='--preprocessing'):
+        load_teacher(made)
+
+
 @pytest.mark.parametrize(
     'fields, flags',
     [

@@ -180,6 +180,59 @@ def test_programs_run_keras_3_on_tensorflow_whatever_is_set(tmp_path):
     subprocess.run([sys.executable, '-c', code], env=environment, check=True)
 
 
+@pytest.mark.parametrize('library', [tf_keras, keras], ids=['tf_keras', 'keras'])
+@pytest.mark.parametrize('channels', [3, 1])
+def test_channels_that_a_model_moves_back_are_refused(library, channels):
+    k = library.layers
+    images = library.Input((channels, 8, 9))
+    x = k.Permute((2, 3, 1), name='moved')(images)
+    x = k.GlobalAveragePooling2D()(k.BatchNormalization()(k.Conv2D(4, 3)(x)))
+    refusal(library.Model(images, k.Dense(4)(x)), "'moved' takes the channels first")
+    images = library.Input((channels, 8, 9))
+    x = k.Reshape((8, 9, 1), name='moved')(images) if channels == 1 else images
+    x = k.GlobalAveragePooling2D()(k.BatchNormalization()(k.Conv2D(4, 1)(x)))
+    model = library.Model(images, k.Dense(4)(x))
+    if channels == 1:
+        refusal(model, "'moved' takes the channels first")
+    else:
+        load_teacher(model, input_spec={'mean': 0.5, 'std': 0.5})
+
+
+def test_outputs_of_one_name():
+    k = keras.layers
+    images = keras.Input((8, 8, 3))
+    x = k.Flatten()(k.BatchNormalization()(k.Conv2D(4, 3)(images)))
+    inner = keras.Model(images, [k.Dense(4)(x), k.Dense(6)(x)], name='inner')
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, inner(images))
+    refusal(model, "'inner' (None, 4), 'inner_1' (None, 6)")
+    spec = {'preprocessing': 'unit'}
+    assert load_teacher(model, input_spec=spec, output_layer='inner').num_classes == 4
+    assert load_teacher(model, input_spec=spec, output_layer='inner_1').num_classes == 6
+
+
+def test_a_squeeze_that_would_drop_a_batch_of_one():
+    k = keras.layers
+    images = keras.Input((8, 8, 3))
+    x = k.BatchNormalization()(k.Conv2D(4, 3)(images))
+    x = keras.ops.squeeze(keras.ops.mean(x, (1, 2), keepdims=True))
+    model = keras.Model(images, k.Dense(4)(x))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    pixels = np.random.default_rng(0).uniform(size=(3, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(teacher.logits(pixels), np.asarray(model(pixels)), atol=1e-5)
+
+
+def test_one_unit_that_answers_noise_almost_alike():
+    """The answers are alike to 6 digits, and Keras 3 rounds otherwise."""
+    k = keras.layers
+    images = keras.Input((8, 8, 3))
+    x = k.GlobalAveragePooling2D()(k.BatchNormalization()(k.Conv2D(4, 3)(images)))
+    end = k.Dense(1, bias_initializer=keras.initializers.Constant(5.03))
+    model = keras.Model(images, end(x))
+    end.kernel.assign(np.full((4, 1), 1e-5, np.float32))
+    load_teacher(model, input_spec={'preprocessing': 'unit'})
+
+
 def test_a_file_in_a_folder_that_cannot_be_entered(monkeypatch):
     def denied(path):
         raise PermissionError(13, 'Permission denied', str(path))

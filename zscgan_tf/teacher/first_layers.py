@@ -26,6 +26,8 @@ _BYTE_WIDTHS = (200.0, 300.0)
 # Where zero lies, as a share of the range: at its lower end, or at the mean of the training images.
 _LOWER_END = 1e-3
 _MEANS = (0.05, 0.66)
+# Black and white pixels have the variance 1; less by the ε of the batch norm.
+_LEAST_LARGEST_VARIANCE = 0.9
 # These change no pixel.
 _PASSING = (tf_keras.layers.Cropping2D, tf_keras.layers.Resizing, tf_keras.layers.ZeroPadding2D)
 
@@ -56,6 +58,10 @@ class FirstLayers:
         zero = -low / width
         sized = _between(largest, _LARGEST_VALUES) | _between(width, _BYTE_WIDTHS)
         placed = (np.abs(zero) <= _LOWER_END) | _between(zero, _MEANS)
+        if not self.by_constants:
+            # The batch norm gives a mean of 0 and a variance of 1. Values within limits have no
+            # larger variance than this product (the inequality of Bhatia and Davis).
+            placed &= -low * high > _LEAST_LARGEST_VARIANCE
         return bool(np.all(sized & placed))
 
     def describe(self) -> str:

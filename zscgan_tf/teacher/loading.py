@@ -19,6 +19,7 @@ from zscgan_tf.quiet import hidden_warnings
 from zscgan_tf.teacher.fingerprint import fingerprint
 from zscgan_tf.teacher.flattening.comparison import check_same
 from zscgan_tf.teacher.flattening.flatten import flatten
+from zscgan_tf.teacher.graphs import nodes
 from zscgan_tf.teacher.head import split_head
 from zscgan_tf.teacher.input_fields import (
     FIELDS,
@@ -90,6 +91,7 @@ def load_teacher(
             f'({first_line(error)}): {advice}'
         ) from error
     _check_weights(flat, label)
+    _check_channels_last(flat, label)
     spec = resolve_input_spec(
         image_shape, fields, flat, label, stored=fields.keys() - explicit.keys()
     )
@@ -208,7 +210,7 @@ def _with_one_output(model, output_layer, label):
     """The model up to the one output that classifies."""
     outputs = getattr(model, 'outputs', None) or ()
     # Keras 3's Sequential has no names of outputs, and one output.
-    names = list(getattr(model, 'output_names', None) or ['output'])
+    names = _numbered(getattr(model, 'output_names', None) or ['output'])
     if output_layer is None:
         if len(outputs) < 2:
             return model
@@ -216,7 +218,7 @@ def _with_one_output(model, output_layer, label):
     elif output_layer not in names:
         wrong = f'has no output {output_layer!r}: pass another --output_layer'
         wrong += ', or leave it out' if len(outputs) < 2 else ''
-    elif len(outputs) == 1:
+    elif len(outputs) < 2:
         return model
     else:
         functional = sys.modules['keras'].Model if _is_keras3(model) else tf_keras.Model
@@ -225,7 +227,28 @@ def _with_one_output(model, output_layer, label):
     raise UserError(f'{label} {wrong} ({", ".join(known) or "its outputs have no names"}).')
 
 
+def _numbered(names):
+    """The names, `name_1` and so on where one is there before, as tf_keras numbers outputs."""
+    return [f'{n}_{names[:i].count(n)}' if n in names[:i] else n for i, n in enumerate(names)]
+
+
 # Checks
+
+
+def _check_channels_last(flat, label):
+    """Refuses a model that begins by moving its channels behind height and width."""
+    image = flat.input_shape[1:]
+    for node in nodes(flat):
+        moves = isinstance(node.layer, (tf_keras.layers.Permute, tf_keras.layers.Reshape))
+        if moves and node.keras_inputs[0] is flat.input:
+            moved = tuple(node.outputs.shape[1:])
+            is_permuted = getattr(node.layer, 'dims', None) == (2, 3, 1)
+            is_reshaped = image[0] == 1 < image[2] and moved == (*image[1:], 1)
+            if is_permuted or is_reshaped:
+                raise UserError(
+                    f"{label}: layer '{node.layer.name}' takes the channels first: rebuild the "
+                    f'model with channels last (NHWC) and copy the weights.'
+                )
 
 
 def _check_weights(flat, label):
