@@ -65,26 +65,29 @@ def test_help_into_a_pipe_that_is_closed():
 
 
 PRINTS = """
-import sys
+import os, sys
 from zscgan_tf.commands import app
 
 def main():
-    for number in range(50_000):
-        print(number, flush=True)
+    for number in range(int(os.environ['LINES'])):
+        print(number, flush=number > 0)
     print('to the end', file=sys.stderr)
 
 app.run('__main__', main)
 """
 
 
-def test_output_into_a_pipe_that_is_closed(tmp_path):
+@pytest.mark.parametrize('lines, reader', [(50_000, 'head -n 1'), (1, 'true')])
+def test_output_into_a_pipe_that_is_closed(tmp_path, lines, reader):
     (tmp_path / 'prints.py').write_text(PRINTS)
-    command = f'{sys.executable} prints.py | head -n 1; exit ${{PIPESTATUS[0]}}'
+    command = f'LINES={lines} {sys.executable} prints.py | {reader}; exit ${{PIPESTATUS[0]}}'
     result = subprocess.run(
         ['bash', '-c', f'PYTHONPATH={ROOT} {command}'],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
-    assert result.stdout == '0\n' and result.stderr == '' and result.returncode == 141
+    assert result.stdout == ('' if reader == 'true' else '0\n') and result.returncode == 141
+    # A line alone waits in the buffer until the end, unless PYTHONUNBUFFERED is set.
+    assert result.stderr in ('', 'to the end\n' if reader == 'true' else '')
 
 
 HIDES = r"""

@@ -321,6 +321,7 @@ def test_the_adaptive_variant(teacher, tmp_path):
     student = json.loads((tmp_path / 'first_student' / 'config.json').read_text())
     assert student['distillation_steps'] == 2 and student['range_images'] == 5
     assert source.description['student_weight_bits'] == 4
+    assert not (tmp_path / 'first_half.npz').exists()
     before = (tmp_path / 'images.npz').read_bytes()
     deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)
     assert (tmp_path / 'images.npz').read_bytes() == before

@@ -8,6 +8,7 @@ import pytest
 
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
+from zscgan_tf.sources import at_most
 from zscgan_tf.sources.custom import custom_source
 
 MODULE = """
@@ -52,6 +53,8 @@ broken = variant(batches=lambda self, start=0: 1 / 0)
 finite = variant(batches=lambda self, start=0: iter([]))
 three = variant(batches=lambda self, start=0: itertools.islice(Photos.batches(self, start), 3))
 counted = variant(image_count=8, description={'album': 3})
+uncounted = variant(image_count=None)
+rounded = variant(change=staticmethod(lambda pixels, index: np.float32(1 + 1e-6) + 0 * pixels))
 described = variant(description={'size': np.int64(3)})
 numpys = variant(batch_size=np.int64(4), num_classes=np.int64(7))
 
@@ -97,6 +100,9 @@ def test_it_is_used_as_it_is(load):
     assert load('slots').batch_size == 4
     counted = load('counted')
     assert counted.image_count == 8 and counted.description['kind'] == 'own_images:counted'
+    assert at_most(counted, 9) == 8 and at_most(load('uncounted'), 9) == 9
+    pixels, _ = next(load('rounded').batches())
+    assert pixels.min() == pixels.max() == 1
 
 
 def test_numbers_of_numpy_are_numbers(load):

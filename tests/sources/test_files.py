@@ -182,6 +182,7 @@ def test_folders_below_a_class_hold_its_images(tmp_path):
         tmp_path, batch_size=None, image_size=(8, 8), shuffle=False
     )
     (tmp_path / 'dog' / '.hidden').mkdir()
+    (tmp_path / 'dog' / 'nowhere.png').symlink_to(tmp_path / 'nothing')
     Image.fromarray(images[0]).save(tmp_path / 'dog' / '.hidden' / 'a.png')
     pixels, labels = collect(FileSource(tmp_path, SPEC, 5).one_pass())
     np.testing.assert_array_equal(labels, [label for _, label in by_keras])

@@ -84,6 +84,9 @@ def test_log_checkpoints_and_what_is_returned(tmp_path):
     seconds = [line['seconds'] for line in lines]
     assert seconds == sorted(seconds) and seconds[0] > 0
     assert loop.last_metrics(tmp_path) == lines[-1]
+    with open(tmp_path / 'metrics.jsonl', 'a', encoding='utf-8') as file:
+        file.write('{"step": 2')  # cut off by a kill
+    assert loop.last_metrics(tmp_path) == lines[-1]
 
 
 def test_how_steps_are_cut_into_calls_changes_nothing(uninterrupted, tmp_path, monkeypatch):

@@ -47,6 +47,19 @@ def test_a_signal_saves_and_the_same_call_resumes(uninterrupted, tmp_path, capfd
     check_log(tmp_path)
 
 
+def test_a_signal_saves_where_nobody_reads_messages_any_more(tmp_path, monkeypatch):
+    """Ctrl-C ends `| tee log` too."""
+    read, write = os.pipe()
+    os.close(read)
+    closed = open(write, 'w', buffering=1, encoding='utf-8')
+    monkeypatch.setattr('sys.stderr', closed)
+    with pytest.raises(KeyboardInterrupt, match='after step 7 of 20'):
+        Walk().run(tmp_path, **interrupt_at(7))
+    with contextlib.suppress(BrokenPipeError):
+        closed.close()
+    assert saved_steps(tmp_path)[-1] == 7
+
+
 def test_a_signal_in_the_last_step_is_not_lost(uninterrupted, tmp_path):
     """The program stops, as it was told to, and the training counts as done."""
     with pytest.raises(KeyboardInterrupt, match='after step 20 of 20'):

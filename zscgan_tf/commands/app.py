@@ -5,6 +5,7 @@ its teacher; 130: interrupted by Ctrl-C; 141: nobody reads any more what it prin
 """
 
 import collections.abc
+import contextlib
 import errno
 import functools
 import io
@@ -97,7 +98,9 @@ def _guarded(main, check, _):
         if check is not None:
             check()
         import_tensorflow()
-        return main()
+        status = main()
+        sys.stdout.flush()  # while a closed pipe is still caught
+        return status
     except UserError as error:
         _fail(error)
     except BrokenPipeError:  # such as of `--check | head`
@@ -108,7 +111,8 @@ def _guarded(main, check, _):
             raise
         _fail(f'{error.filename or "a file"}: {error.strerror}: make room and run it again.')
     except KeyboardInterrupt as interrupt:
-        print(f'\n{str(interrupt) or INTERRUPTED}', file=sys.stderr)
+        with contextlib.suppress(OSError):  # what read the output got the signal too
+            print(f'\n{str(interrupt) or INTERRUPTED}', file=sys.stderr)
         return 130
 
 

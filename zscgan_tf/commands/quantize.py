@@ -3,7 +3,8 @@ r"""Quantizes a trained Keras classifier to an integer .tflite, without its data
 The program trains a conditional generator against the model. If --workdir has such a generator, the
 program continues or reuses it. The generated images set the ranges of the integer file. With
 --method=qat they train its weights too. Weights may have 2 to 8 bits, activations 2 to 8 or 16. The
-file is written only if all its operations are integer. At the end the program says how good it is.
+file is written only if all its operations are integer, or with --allow_float_ops. At the end the
+program says how good it is.
 
   bin/quantize.py model.keras --output=model.tflite
   bin/quantize.py model.keras --output=model_w4.tflite --method=qat \
@@ -119,8 +120,10 @@ def main() -> int:
         )
     else:
         result = pipeline.quantize(to_quantize, source, output, plan=plan, **arguments)
-    metrics, minutes = result_json.training_metrics(result, source, folder, student_folder)
-    problem = result_json.add(result, metrics, minutes, shared)
+    problem = None
+    if FLAGS.result_json:
+        metrics, minutes = result_json.training_metrics(result, source, folder, student_folder)
+        problem = result_json.add(result, metrics, minutes, shared)
     return _tell(to_quantize, result, evaluate_on, problem, source, folder, student_folder)
 
 
@@ -166,12 +169,13 @@ def _tell(teacher, result, evaluate_on, problem, source=None, folder=None, stude
             _write_page(teacher, result, source, folder, student_folder, evaluate_on)
             paths['page'] = _page_path(result.output)
         except Exception as error:  # the file is there, and so is what is known of it
-            problem = problem or error
+            problem = _next_problem(problem, error)
         except KeyboardInterrupt:
-            problem = KeyboardInterrupt(
+            interrupt = KeyboardInterrupt(
                 f'interrupted: {result.output} is written, and its page is not: zscgan-report '
                 f'makes one.'
             )
+            problem = _next_problem(problem, interrupt)
     elif FLAGS.page:
         logger.info(
             'no page is written: it compares layers on images, and --method=dfq has none. Pass '
@@ -181,6 +185,13 @@ def _tell(teacher, result, evaluate_on, problem, source=None, folder=None, stude
     if problem:
         raise problem
     return 2 if result.disagrees(teacher) else 0
+
+
+def _next_problem(problem, error):
+    """The error to raise at last; logs the one before it."""
+    if problem:
+        logger.error('%s', problem)
+    return error
 
 
 def _output():

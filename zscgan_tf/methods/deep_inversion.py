@@ -38,6 +38,7 @@ FLOOR = 1e-12
 WARM_UP = 100
 # The folder, in the workdir, of the student that judges the second half of the images.
 FIRST_STUDENT = 'first_student'
+_FIRST_HALF = 'first_half.npz'  # what that student learns from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,6 +352,7 @@ def make_deep_inversion_images(
             **run,
         )
     inversion.finish(workdir, resolved, labels, teacher.num_classes)
+    (pathlib.Path(workdir) / _FIRST_HALF).unlink(missing_ok=True)
     return OptimizedImages(path, teacher, batch_size, seed, description)
 
 
@@ -360,14 +362,17 @@ def _first_student(
 ):  # fmt: skip
     """The student of the first half of the groups, distilled in a folder of the workdir."""
     count = half * options.group_size
-    path = inversion.join(workdir, 'first_half.npz', count, half, labels.reshape(-1))
+    path = inversion.join(workdir, _FIRST_HALF, count, half, labels.reshape(-1))
     source = OptimizedImages(path, teacher, batch_size, seed, {**description, 'half': 1})
     distilled = dataclasses.replace(distilled, range_images=min(distilled.range_images, count))
-    return distill(
-        student_teacher,
-        source,
-        os.path.join(workdir, FIRST_STUDENT),
-        seed=seed,
-        **run,
-        **distilled.values(),
-    )
+    try:
+        return distill(
+            student_teacher,
+            source,
+            os.path.join(workdir, FIRST_STUDENT),
+            seed=seed,
+            **run,
+            **distilled.values(),
+        )
+    except UserError as error:  # this student's folder is in that of the images
+        raise UserError(str(error).replace('--student_workdir', '--workdir')) from error

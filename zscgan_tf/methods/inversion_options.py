@@ -37,19 +37,19 @@ class InversionOptions(Options):
         COUNT,
         'Images that are optimized together, on the moments of each or of all of them. Surplus '
         'images of the last group are dropped.',
-        paper=Derived(f'64; for deep_inversion 256, from {LARGE_SIDE} pixels on 84'),
+        paper=Derived('64; for deep_inversion 256, in the ImageNet settings 84'),
         small=Derived(f'64; for deep_inversion 256, from {LARGE_SIDE} pixels on 32'),
     )
     iterations: int = option(
         WHOLE,
         'Steps of each group; 0 leaves the random images that it starts with, as a control.',
-        paper=Derived(f'500; for deep_inversion 2,000, from {LARGE_SIDE} pixels on 20,000'),
+        paper=Derived('500; for deep_inversion 2,000, with imagenet_20k 20,000'),
         small=Derived(f'500; for deep_inversion 1,000, from {LARGE_SIDE} pixels on 500'),
     )
     learning_rate: float = option(
         POSITIVE,
         'First rate of the Adam that optimizes images.',
-        paper=Derived(f'0.5; for deep_inversion 0.05, from {LARGE_SIDE} pixels on 0.25'),
+        paper=Derived('0.5; for deep_inversion 0.05, in the ImageNet settings 0.25'),
         flag='image_learning_rate',
     )
 
@@ -135,7 +135,7 @@ def _setting(large: str) -> collections.abc.Callable[[object], str]:
 
 
 def _from_large(value, large):
-    return Derived(f'{value:g}; from {LARGE_SIDE} pixels on {large:g}')
+    return Derived(f'{value:g}; in the ImageNet settings {large:g}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,8 @@ class DeepInversionOptions(InversionOptions):
 
     setting: str = option(
         choice('cifar10', 'imagenet_2k', 'imagenet_20k'),
-        'Which published run of DeepInversion: its optimizer, jitter, clipping and norms.',
+        'Which published run of DeepInversion: its optimizer, jitter, clipping and norms, and the '
+        'defaults of its weights and its rate.',
         paper=Derived(
             f'cifar10; from {LARGE_SIDE} pixels on imagenet_20k', _setting('imagenet_20k')
         ),
@@ -160,8 +161,8 @@ class DeepInversionOptions(InversionOptions):
         WEIGHT,
         "Weight of the images' total variation (DeepInversion).",
         paper=Derived(
-            f'2.5e-05 for groups of 256; from {LARGE_SIDE} pixels on 0.0001 for groups of 84; else '
-            f'times the root of 256 or 84 over --group_size'
+            '2.5e-05 for groups of 256; in the ImageNet settings 0.0001 for groups of 84; else '
+            'times the root of 256 or 84 over --group_size'
         ),
     )
     norm_weight: float = option(

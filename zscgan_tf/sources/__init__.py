@@ -57,7 +57,8 @@ class StoredSource(Source, Protocol):
 
 def at_most(source: Source, count: int) -> int:
     """`count` images, or all of a source that has fewer: behind its last image it begins again."""
-    return min(count, getattr(source, 'image_count', count))
+    stored = getattr(source, 'image_count', None)
+    return count if stored is None else min(count, stored)
 
 
 def description_of(source: Source) -> dict[str, Any]:

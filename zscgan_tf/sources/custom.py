@@ -16,6 +16,7 @@ from zscgan_tf.user_code import import_function, one_line_errors
 
 _ATTRIBUTES = ('image_shape', 'batch_size', 'has_labels', 'num_classes', 'batches')
 _MISSING = object()
+_ROUNDING = 1e-3  # a resize or a decoder may round beyond [0, 1]
 
 
 def custom_source(
@@ -71,8 +72,8 @@ class CustomSource:
         self.batch_size = int(source.batch_size)  # these are kept as JSON
         self.has_labels = bool(source.has_labels)
         self.num_classes = None if source.num_classes is None else int(source.num_classes)
-        if hasattr(source, 'image_count'):  # it begins again behind its last image
-            self.image_count = source.image_count
+        if getattr(source, 'image_count', None) is not None:  # it begins again behind its last one
+            self.image_count = int(source.image_count)
         first, second = itertools.islice(self.batches(), 2)
         again = next(self.batches(start=1))
         for one, other in zip(second, again, strict=True):
@@ -126,11 +127,12 @@ class CustomSource:
         except UserError as error:
             raise UserError(f'{name}: {error}') from error
         low, high = pixels.min(), pixels.max()
-        if low < 0 or high > 1:
+        if low < -_ROUNDING or high > 1 + _ROUNDING:
             raise UserError(
                 f'{name}: pixels run from {low:g} to {high:g}: yield pixels in [0, 1], before any '
                 f'preprocessing.'
             )
+        pixels = np.clip(pixels, 0, 1)
         if len(pixels) != self.batch_size:
             raise UserError(
                 f'{name}: a batch has {len(pixels)} images, and batch_size is {self.batch_size}: '

@@ -84,7 +84,8 @@ def _images_in(folder):
     found = []
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        found += [os.path.join(place, name) for name in sorted(names) if _is_image(name)]
+        paths = [os.path.join(place, name) for name in sorted(names) if _is_image(name)]
+        found += filter(os.path.isfile, paths)
     return found
 
 

@@ -284,7 +284,11 @@ def _stop_on_signal():
                 'interrupted at once; the same command goes on from the last checkpoint'
             )
         caught.append(number)
-        print('\nstopping after this step; press Ctrl-C once more to stop at once', file=sys.stderr)
+        with contextlib.suppress(OSError):  # what read the output got the signal too
+            print(
+                '\nstopping after this step; press Ctrl-C once more to stop at once',
+                file=sys.stderr,
+            )
 
     old = {}
     with contextlib.suppress(ValueError):  # not the main thread
@@ -314,7 +318,9 @@ def _alone(workdir):
     Raises:
         UserError: one does.
     """
-    folder = os.open(workdir, os.O_RDONLY)
+    checkpoints = pathlib.Path(workdir) / 'checkpoints'  # other locks are on whole workdirs
+    checkpoints.mkdir(exist_ok=True)
+    folder = os.open(checkpoints, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -361,10 +367,13 @@ def _needing_space(path):
 
 
 def last_metrics(workdir: str | os.PathLike) -> dict[str, float]:
-    """The last line of a run's `metrics.jsonl`, or {} where there is none."""
+    """The last whole line of a run's `metrics.jsonl`, or {} where there is none."""
     path = pathlib.Path(workdir) / 'metrics.jsonl'
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    return json.loads(lines[-1]) if lines else {}
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):  # the last line may be cut off by a kill
+            return json.loads(line)
+    return {}
 
 
 def _forget_metrics_after(path, done):
