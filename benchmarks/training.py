@@ -23,7 +23,7 @@ from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import draw_noise
 from zscgan_tf.methods import zscgan
 from zscgan_tf.quiet import hidden_output
-from zscgan_tf.sources import take
+from zscgan_tf.sources.batches import take
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.teacher.tap import batch_moments, build_tap
 from zscgan_tf.tflite import calibration

@@ -12,6 +12,7 @@ import tf_keras
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.conftest import randomize
+from tests.numbers import softmax
 from tests.students import student_of
 from tests.tiny import tiny_teacher
 from zscgan_tf import evaluation
@@ -130,11 +131,6 @@ def numpy_evaluation(scores, expected, labels):
     shares = {name: 100 * n / images for name, n in counts.items()}
     classes = len({row[0] for row in float_order})
     return {'images': images, 'classes': classes, **shares, 'divergence': divergence / images}
-
-
-def softmax(logits):
-    powers = [math.exp(z) for z in logits]
-    return [p / sum(powers) for p in powers]
 
 
 class Fixed(TfliteModel):

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tests.conftest import randomize
 from zscgan_tf.methods import distillation
-from zscgan_tf.sources import take
+from zscgan_tf.sources.batches import take
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import calibrate_student
 from zscgan_tf.teacher.loading import load_teacher

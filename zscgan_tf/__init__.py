@@ -22,7 +22,7 @@ _HOMES = {
     'InputSpec': 'teacher.input_spec',
     'NoiseSource': 'sources.noise',
     'Teacher': 'teacher.teacher',
-    'TfliteModel': 'evaluation',
+    'TfliteModel': 'tflite.interpreter',
     'UserError': 'errors',
     'distill': 'methods.distillation',
     'calibrate_student': 'student.calibration.calibrate',

@@ -18,16 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources.batches import Batch, with_progress
+from zscgan_tf.sources.batches import Batch, check_labels, with_progress
 from zscgan_tf.teacher.description import parameter_count
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
-from zscgan_tf.tflite.interpreter import TfliteModel, latency
+from zscgan_tf.tflite.interpreter import TfliteModel
 
 if TYPE_CHECKING:
     from zscgan_tf.student.student import Student
     from zscgan_tf.teacher.teacher import Teacher
-
-__all__ = ['TfliteModel', 'evaluate', 'latency', 'sizes']
 
 
 def evaluate(
@@ -166,20 +164,6 @@ def sizes(teacher: Teacher, tflite: TfliteModel) -> dict[str, int]:
     }
 
 
-def check_classes(num_classes: int, teacher: Teacher) -> None:
-    """Refuses images of more classes than the teacher has, before any work.
-
-    Args:
-        num_classes: one more than the images' highest label.
-        teacher: the float model; where it gives independent labels, images have any classes.
-
-    Raises:
-        UserError: the images have more classes.
-    """
-    if num_classes > teacher.num_classes and not teacher.has_independent_labels:
-        raise _no_class(num_classes - 1, teacher)
-
-
 def _answers(candidate, teacher, batches, in_probabilities):
     """Yields (the candidate's scores [B, K], the teacher's logits [B, K], labels [B] or None)."""
     logits_of_teacher = tf.function(teacher.logits, reduce_retracing=True)
@@ -196,7 +180,7 @@ def _answers(candidate, teacher, batches, in_probabilities):
         if labels is None or teacher.has_independent_labels:
             yield scores, teacher_logits, None
         else:
-            yield scores, teacher_logits, _checked_labels(labels, len(scores), teacher)
+            yield scores, teacher_logits, check_labels(labels, len(scores), teacher)
 
 
 def _compare_labels(scores, teacher_logits, in_probabilities):
@@ -249,26 +233,6 @@ def _finite(scores, model):
             f'ranges, or make it again.'
         )
     return scores
-
-
-def _checked_labels(labels, images, teacher):
-    labels = np.asarray(labels)
-    if labels.shape != (images,):
-        raise UserError(
-            f'A batch of {images} images has labels of the shape {list(labels.shape)}: pass one '
-            f'label an image.'
-        )
-    wrong = labels[(labels < 0) | (labels >= teacher.num_classes)]
-    if len(wrong):
-        raise _no_class(wrong[0], teacher)
-    return labels.astype(np.int64)
-
-
-def _no_class(label, teacher):
-    return UserError(
-        f'Label {label} is not a class of the teacher {teacher.name}, which has '
-        f'{teacher.num_classes}: labels are 0 ... {teacher.num_classes - 1}.'
-    )
 
 
 def _name(model):

@@ -7,6 +7,7 @@ import typing
 from zscgan_tf.errors import UserError
 from zscgan_tf.options import (
     COUNT,
+    LARGE_SIDE,
     POSITIVE,
     SWITCH,
     WEIGHT,
@@ -15,12 +16,11 @@ from zscgan_tf.options import (
     Options,
     choice,
     counts,
+    is_large,
     is_whole,
     option,
 )
 
-# Pixels of the shorter side from which on `small` works at half the resolution.
-LARGE_SIDE = 96
 # What shapes the U-Net alone.
 _OF_UNET = (
     'generator_scales',
@@ -32,11 +32,6 @@ _OF_UNET = (
 )
 # From here on a short training does not learn the classes (see `zscgan.entropy_loss`).
 MANY_CLASSES = 100
-
-
-def is_large(teacher: object) -> bool:
-    """Whether a teacher's images are large ones for the preset `small`."""
-    return min(teacher.input_spec.image_size) >= LARGE_SIDE
 
 
 def _by_size(value, large):

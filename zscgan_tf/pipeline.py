@@ -14,13 +14,14 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.methods import dfq
 from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.options import COUNT, Options, check
-from zscgan_tf.sources import Source, StoredSource, at_most, description_of, take
+from zscgan_tf.sources import Source, StoredSource, at_most, description_of
+from zscgan_tf.sources.batches import take
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import build, calibrate_student, check_enough
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.student.student import Student
 from zscgan_tf.teacher.teacher import Teacher
-from zscgan_tf.tflite import audit, calibration, convertible, student_export
+from zscgan_tf.tflite import audit, calibration, convertible, interpreter, student_export
 from zscgan_tf.tflite.levels import LevelsReport
 from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions, range_estimator
 
@@ -220,7 +221,7 @@ def quantize(
         report = audit.audit(data, allow_float_ops=resolved.allow_float_ops)
     except UserError as error:
         raise convertible.explained(teacher, resolved, error) from error
-    tflite = evaluation.TfliteModel(data)
+    tflite = interpreter.TfliteModel(data)
     measures = _measure(
         teacher, source, tflite, report, resolved.calibration_images, check_images, evaluate_on
     )
@@ -259,7 +260,7 @@ def quantize_student(
     data, report, levels = student_export.export(
         student, _inputs(teacher, source, used_images), **resolved.values()
     )
-    tflite = evaluation.TfliteModel(data)
+    tflite = interpreter.TfliteModel(data)
     measures = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
     count = at_most(source, check_images)
     own = _agreement(tflite, student, source, used_images, count)
@@ -312,7 +313,7 @@ def quantize_dfq(
     data, report, levels = student_export.export(
         made.student, _inputs(teacher, noise, 0), **file.values()
     )
-    tflite = evaluation.TfliteModel(data)
+    tflite = interpreter.TfliteModel(data)
     real, unquantized = (
         candidate
         and evaluate_on
@@ -358,7 +359,7 @@ def _of_file(teacher, tflite):
     return {
         'takes_raw_pixels': tflite.zero_pixel is not None,
         **evaluation.sizes(teacher, tflite),
-        'latency_ms': evaluation.latency(tflite),
+        'latency_ms': interpreter.latency(tflite),
     }
 
 

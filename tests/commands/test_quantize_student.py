@@ -304,7 +304,7 @@ def times(folder):
     'program, flags, words',
     [
         ('quantize', ['--teacher=other.h5'], ['belongs to another teacher (tiny)']),
-        ('distill', ['--teacher=other.h5'], ['holds a generator of another teacher (tiny)']),
+        ('distill', ['--teacher=other.h5'], ['belongs to another teacher (tiny)']),
         (
             'quantize',
             ['--weight_bits=4', '--student_workdir=student_run/student_w6a6'],

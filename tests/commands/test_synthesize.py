@@ -56,7 +56,7 @@ def test_ctrl_c_and_a_full_disk_leave_nothing(finished, programs, output):
     'flags, words',
     [
         (['--workdir=nowhere'], '--workdir=nowhere holds no run'),
-        (['--teacher=other.h5'], 'holds a generator of another teacher (tiny)'),
+        (['--teacher=other.h5'], 'belongs to another teacher (tiny)'),
         (['--count=0'], '--count=0'),
         (['--output='], '--output is missing'),
         (['--output=missing/images'], 'missing does not exist: make it, or pass another.'),

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.numbers import softmax
 from tests.students import student_of
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
@@ -21,11 +22,6 @@ from zscgan_tf.teacher.tap import build_tap
 
 BATCH = 8
 STEPS = [tf.constant(index, tf.int64) for index in range(22)]
-
-
-def softmax(x):
-    x = np.exp(np.float64(x) - x.max(1, keepdims=True))
-    return x / x.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize('scale', (0.1, 3, 100))

@@ -21,6 +21,7 @@ from tests.small_mobile_nets import (
 from zscgan_tf.methods import cross_layer
 from zscgan_tf.methods.moments import propagate
 from zscgan_tf.student.folding import fold_with_norms
+from zscgan_tf.student.graph import computes
 from zscgan_tf.teacher.flattening.flatten import flatten
 
 layers = tf_keras.layers
@@ -68,7 +69,7 @@ def test_equalization_leaves_the_function_and_makes_both_sides_equal(make, count
 def test_the_largest_weights_of_a_channel_by_hand():
     """Against loops over the channels of every kind of convolution."""
     twin, _, _ = folded(branched())
-    for layer in filter(cross_layer._is_weighted, twin.layers):
+    for layer in filter(computes, twin.layers):
         kernel = np.float64(layer.get_weights()[0])
         inputs = layer.input_shape[-1]
         gives = np.zeros(layer.output_shape[-1])

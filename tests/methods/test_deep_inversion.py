@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.commands.programs import assert_same_weights, weights
 from tests.methods.matched import assert_slopes, matched_teacher
+from tests.numbers import read_metrics, softmax
 from tests.small_mobile_nets import one_class
 from zscgan_tf.errors import UserError
 from zscgan_tf.generators import standard_normal
@@ -41,11 +42,6 @@ def variation(x):
         (x[:, 1:, :-1], x[:, :-1, 1:]),
     ]
     return sum(np.sqrt(np.sum((a - b) ** 2)) for a, b in pairs)
-
-
-def softmax(x):
-    x = np.exp(x - x.max(-1, keepdims=True))
-    return x / x.sum(-1, keepdims=True)
 
 
 # The terms.
@@ -275,7 +271,7 @@ def test_images_are_of_their_classes(teacher, tmp_path):
     assert np.bincount(labels).tolist() == [2] * 5
     right = np.argmax(teacher.logits(pixels), axis=1) == labels.numpy()
     assert right.mean() >= 0.9
-    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+    lines = read_metrics(tmp_path)
     assert lines[-1]['class_accuracy'] > 0.9
     assert lines[-1]['moments_loss'] < lines[0]['moments_loss'] / 2
 
@@ -315,7 +311,7 @@ def test_the_adaptive_variant(teacher, tmp_path):
     """The second half competes with a student of the first half; the same call reuses all."""
     options = dict(ADAPTIVE)
     source = deep_inversion.make_deep_inversion_images(teacher, tmp_path, **options)
-    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+    lines = read_metrics(tmp_path)
     assert {line['step'] > 3 for line in lines if 'compete_loss' in line} == {True}
     assert {line['step'] <= 3 for line in lines if 'compete_loss' not in line} == {True}
     student = json.loads((tmp_path / 'first_student' / 'config.json').read_text())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import tensorflow as tf
 import tf_keras
 from PIL import Image
 
+from tests.numbers import read_metrics
 from tests.students import student_of
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
@@ -45,10 +45,6 @@ def distill(workdir, teacher, source, steps, **options):
     )
 
 
-def metrics(workdir):
-    return [json.loads(x) for x in (workdir / 'metrics.jsonl').read_text().splitlines()]
-
-
 def test_distillation_lowers_both_losses(tmp_path, not_exported):
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=32)
@@ -59,7 +55,7 @@ def test_distillation_lowers_both_losses(tmp_path, not_exported):
         'learning_rate': 1e-2,
     }
     distill(tmp_path, teacher, source, 60, feature_loss_weight=0.5, **options)
-    log = metrics(tmp_path)
+    log = read_metrics(tmp_path)
     first, last = (
         {key: np.mean([m[key] for m in part]) for key in log[0]} for part in (log[:10], log[-10:])
     )
@@ -89,7 +85,7 @@ def test_resumed_is_bit_equal(tmp_path, not_exported, training):
     broken = Stops(teacher.input_spec, batch_size=8)
     with pytest.raises(KeyboardInterrupt):
         distill(tmp_path / 'parts', teacher, broken, 12, **options)
-    assert 0 < metrics(tmp_path / 'parts')[-1]['step'] < 12
+    assert 0 < read_metrics(tmp_path / 'parts')[-1]['step'] < 12
     resumed = distill(tmp_path / 'parts', teacher, source, 12, **options)
     for one, two in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -128,7 +124,7 @@ def test_the_generator_is_updated_only_if_asked_for(tmp_path, not_exported):
         np.abs(one - two).max() for one, two in zip(before, generator.get_weights(), strict=True)
     ]
     assert max(changed) > 0
-    assert {'bns_loss', 'distillation_loss'} <= metrics(tmp_path / 'updated')[-1].keys()
+    assert {'bns_loss', 'distillation_loss'} <= read_metrics(tmp_path / 'updated')[-1].keys()
 
 
 @pytest.mark.parametrize(
@@ -309,7 +305,7 @@ def test_two_replicas_agree_with_one_device(two_devices, tmp_path, not_exported,
                 teacher, source, tmp_path / name, steps=3, strategy=strategy, **options
             )
         )
-        losses.append([line['distillation_loss'] for line in metrics(tmp_path / name)])
+        losses.append([line['distillation_loss'] for line in read_metrics(tmp_path / name)])
     one, two = map(ranges_of, students)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     assert len(one) == len(two) > 0

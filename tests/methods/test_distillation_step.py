@@ -5,17 +5,13 @@ import pytest
 import tensorflow as tf
 
 from tests.methods.test_zscgan import Recorder
+from tests.numbers import softmax
 from tests.students import student_of
 from zscgan_tf.methods import augmentation, distillation
 from zscgan_tf.student.calibration.ranges import set_ranges
 from zscgan_tf.training.strategy import fold_seed
 
 RNG = np.random.default_rng(0)
-
-
-def softmax(x):
-    x = np.exp(x - x.max(1, keepdims=True))
-    return x / x.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize('weight', (0.0, 0.3, 1.0))

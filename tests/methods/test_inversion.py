@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tests.commands.programs import assert_same_weights, weights
 from tests.methods.matched import matched_teacher
+from tests.numbers import read_metrics
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods import inversion, zscgan
 from zscgan_tf.methods.deep_inversion import make_deep_inversion_images
@@ -92,7 +93,7 @@ def check_resumed(make, teacher, tmp_path, finished_folder, monkeypatch):
     for name in ('images.npz', 'classes.png'):
         assert (tmp_path / name).read_bytes() == (finished_folder / name).read_bytes()
     assert_same_weights(weights(tmp_path), weights(finished_folder))
-    steps = [json.loads(line)['step'] for line in (tmp_path / 'metrics.jsonl').open()]
+    steps = [line['step'] for line in read_metrics(tmp_path)]
     assert steps == sorted(set(steps)) and steps[-1] == 18
 
 

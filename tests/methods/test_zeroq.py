@@ -1,12 +1,11 @@
 """ZeroQ: its loss against NumPy, its rate against a loop, its start, and what it reaches."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.methods.matched import assert_slopes, matched_teacher
+from tests.numbers import read_metrics
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods import zeroq
 from zscgan_tf.methods.inversion_options import ZeroqOptions
@@ -140,7 +139,7 @@ def test_start_images():
 
 def test_the_loss_of_a_matched_teacher_falls(teacher, tmp_path):
     source = zeroq.make_zeroq_images(teacher, tmp_path, images=8, iterations=100)
-    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+    lines = read_metrics(tmp_path)
     assert lines[-1]['step'] == 100
     first, last = (line['moments_loss'] + line['input_loss'] for line in (lines[0], lines[-1]))
     assert last < first / 10

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import tf_keras
 from PIL import Image
 
 from tests.methods.test_zscgan_losses import TINY, bns_of, pixels
+from tests.numbers import read_metrics
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
@@ -249,11 +249,6 @@ def test_bfloat16_is_near_float32(teacher, tap):
 
 
 # The training.
-
-
-def read_metrics(workdir):
-    text = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
-    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.generators import build_generator, draw_noise
-from zscgan_tf.sources import take
+from zscgan_tf.sources.batches import take
 from zscgan_tf.sources.generator import GeneratorSource, class_grid
 
 

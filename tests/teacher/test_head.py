@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
+from tests.numbers import softmax
 from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.loading import load_teacher
 
@@ -35,11 +36,6 @@ def answers(teacher, model):
     outputs = model(x, training=False).numpy()
     np.testing.assert_allclose(teacher.model(x), outputs, atol=1e-5)
     return teacher.logits_model(x).numpy(), outputs
-
-
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 @pytest.mark.parametrize(

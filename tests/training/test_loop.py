@@ -1,6 +1,5 @@
 """The one loop: its steps, its log, losses that are not finite, replicas."""
 
-import json
 import logging
 import pathlib
 
@@ -9,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.numbers import read_metrics
 from zscgan_tf.errors import UserError
 from zscgan_tf.training import loop
 from zscgan_tf.training.strategy import fold_seed
@@ -43,11 +43,6 @@ class Walk:
     def run(self, workdir, steps=20, **options):
         options = {'checkpoint_every': 5, 'images_per_step': 4, **options}
         return loop.run(self.step, self.state, steps, workdir=workdir, **options)
-
-
-def read_metrics(workdir):
-    text = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def saved_steps(workdir):

@@ -15,7 +15,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.ops import gen_summary_ops
 
-from tests.training.test_loop import ROOT, Walk, check_log, read_metrics, saved_steps
+from tests.numbers import read_metrics
+from tests.training.test_loop import ROOT, Walk, check_log, saved_steps
 from zscgan_tf.errors import UserError
 from zscgan_tf.training import loop
 from zscgan_tf.training.workdir import NamedFolder

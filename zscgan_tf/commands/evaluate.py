@@ -49,9 +49,10 @@ flags.DEFINE_string('result_json', None, 'A file to write the result to.')
 def main() -> None:
     from zscgan_tf import evaluation
     from zscgan_tf.report.summary import evaluation_rows
-    from zscgan_tf.sources import take
+    from zscgan_tf.sources.batches import take
+    from zscgan_tf.tflite.interpreter import TfliteModel, latency
 
-    tflite = evaluation.TfliteModel(FLAGS.model) if FLAGS.model else None
+    tflite = TfliteModel(FLAGS.model) if FLAGS.model else None
     teacher = common_flags.load_teacher()
     source = real_images.of_flags(teacher, FLAGS.batch_size or 100)
     images = 'real images' if source else 'fresh images of the generator'
@@ -80,7 +81,7 @@ def main() -> None:
     rows = evaluation_rows(teacher, result, images)
     if tflite:
         sizes = evaluation.sizes(teacher, tflite)
-        result |= {**sizes, 'latency_ms': evaluation.latency(tflite)}
+        result |= {**sizes, 'latency_ms': latency(tflite)}
         rows += [
             ('size', f'{sizes["tflite_file_bytes"]:,} bytes; float weights '
              f'{sizes["teacher_weight_bytes"]:,}'),
@@ -99,7 +100,7 @@ def main() -> None:
 
 def _distances(teacher, batches, count):
     from zscgan_tf.report.moments import bns_loss_of, loss_by_layer, moment_distances
-    from zscgan_tf.sources import with_progress
+    from zscgan_tf.sources.batches import with_progress
 
     pixels = (pixels for pixels, _ in with_progress(batches, count, 'moments'))
     found = moment_distances(teacher, pixels)

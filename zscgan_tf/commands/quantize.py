@@ -280,7 +280,7 @@ def _plan(teacher, passed):
 
 
 def _evaluation_source(teacher):
-    from zscgan_tf.evaluation import check_classes
+    from zscgan_tf.sources.batches import check_classes
 
     if FLAGS.evaluation_images and FLAGS.evaluation_split:
         raise UserError(

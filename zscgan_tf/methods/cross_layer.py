@@ -12,7 +12,7 @@ import tf_keras
 
 from zscgan_tf.methods.moments import Moments, negates, per_input, sum_of_inputs
 from zscgan_tf.student.folding import Norm
-from zscgan_tf.student.graph import Graph, has_kernel, unused_name
+from zscgan_tf.student.graph import Graph, computes, has_kernel, unused_name
 from zscgan_tf.teacher.graphs import call, rebuild
 
 layers = tf_keras.layers
@@ -144,11 +144,11 @@ def find_pairs(twin: tf_keras.Model) -> list[Pair]:
     Between the two stand only ReLU, clips, padding, cropping and pooling, each with one reader.
     """
     graph, pairs = Graph(twin), []
-    for first in filter(_is_weighted, twin.layers):
+    for first in filter(computes, twin.layers):
         layer, between = first, []
         while len(graph.readers[layer.name]) == 1:
             (layer,) = graph.readers[layer.name]
-            if _is_weighted(layer):
+            if computes(layer):
                 pairs.append(Pair(first, layer, between))
                 break
             if not _scales_with_input(layer):
@@ -278,11 +278,6 @@ def _subtracted(x, value, name):
         'bias_initializer': tf_keras.initializers.Constant(float(value)),
     }
     return layers.DepthwiseConv2D(1, **constants, trainable=False, name=name)(x)
-
-
-def _is_weighted(layer):
-    """Whether a layer is a convolution with weights of its own; constants may not be scaled."""
-    return has_kernel(layer) and layer.trainable
 
 
 def _scales_with_input(layer):

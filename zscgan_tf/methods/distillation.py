@@ -9,12 +9,12 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.evaluation import check_classes
 from zscgan_tf.methods import adversarial, zscgan
 from zscgan_tf.methods.augmentation import augment, draw_integers, mix
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import COUNT, SEED, check
 from zscgan_tf.sources import Source, description_of
+from zscgan_tf.sources.batches import check_classes
 from zscgan_tf.student.calibration.calibrate import (
     build,
     calibrate,
@@ -130,8 +130,7 @@ def make_step(
     variables = student.trainable_variables()
 
     def outputs(model, inputs, training):
-        results = model(inputs, training=training)
-        first, *others = results if isinstance(results, list) else [results]
+        first, *others = tf.nest.flatten(model(inputs, training=training))
         return as_logits(first), others
 
     def vary(pixels, seed, replicas):

@@ -20,10 +20,9 @@ from zscgan_tf.atomic_files import PathLike, open_atomically, remove_leftovers
 from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.methods.inversion_options import InversionOptions
 from zscgan_tf.sources.files import FileSource
-from zscgan_tf.sources.generator import GRID_CLASSES, GRID_IMAGES
 from zscgan_tf.sources.npz import NPZ_ERRORS, open_npz
 from zscgan_tf.sources.order import index_batches
-from zscgan_tf.sources.pictures import write_grid
+from zscgan_tf.sources.pictures import GRID_CLASSES, GRID_IMAGES, grid_classes, write_grid
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.training import loop
@@ -314,8 +313,7 @@ def _write_grid(path, target, num_classes):
     if labels is None:
         write_grid(target, images[: GRID_CLASSES * GRID_IMAGES], GRID_IMAGES)
         return
-    rows = min(GRID_CLASSES, num_classes)
-    classes = [row * num_classes // rows for row in range(rows)]
+    classes = grid_classes(num_classes)
     of_class = [np.flatnonzero(labels == label)[:GRID_IMAGES] for label in classes]
     columns = min(map(len, of_class))
     shown = np.concatenate([indices[:columns] for indices in of_class])

@@ -5,9 +5,9 @@ import dataclasses
 import math
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.generator_options import LARGE_SIDE, is_large
 from zscgan_tf.options import (
     COUNT,
+    LARGE_SIDE,
     POSITIVE,
     SWITCH,
     WEIGHT,
@@ -15,6 +15,7 @@ from zscgan_tf.options import (
     Derived,
     Options,
     choice,
+    is_large,
     option,
 )
 

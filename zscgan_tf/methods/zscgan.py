@@ -11,8 +11,8 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import draw_inputs, generator_of
 from zscgan_tf.options import COUNT, SEED, check
-from zscgan_tf.sources.generator import GRID_IMAGES, GeneratorSource, class_grid
-from zscgan_tf.sources.pictures import write_grid
+from zscgan_tf.sources.generator import GeneratorSource, class_grid
+from zscgan_tf.sources.pictures import GRID_IMAGES, write_grid
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
 from zscgan_tf.teacher.teacher import Teacher
@@ -316,12 +316,7 @@ def load_generator(
     Raises:
         UserError: no generator, an unfinished one, or one of another teacher.
     """
-    config, name = workdirs.read(workdir), workdirs.name_of(workdir)
-    if config.get('fingerprint') != teacher.fingerprint:
-        raise UserError(
-            f'{name} holds a generator of another teacher '
-            f'({config.get("teacher", "unknown")}): pass the workdir of this one.'
-        )
+    config, name = workdirs.read_of(workdir, teacher.fingerprint), workdirs.name_of(workdir)
     if workdirs.kind_of(config) != 'generator':
         advice = 'pass the folder of the generator'
         if workdirs.kind_of(config) == 'images':

@@ -6,9 +6,10 @@ from zscgan_tf import evaluation
 from zscgan_tf.atomic_files import PathLike
 from zscgan_tf.pipeline import Quantized
 from zscgan_tf.report.page_images import images_to_look_at
-from zscgan_tf.sources import Source, StoredSource, at_most, description_of, take
+from zscgan_tf.sources import Source, StoredSource, at_most, description_of
+from zscgan_tf.sources.batches import take
 from zscgan_tf.teacher.teacher import Teacher
-from zscgan_tf.tflite import audit
+from zscgan_tf.tflite import audit, interpreter
 
 
 def examine(
@@ -25,7 +26,7 @@ def examine(
     Raises:
         UserError: not a TFLite model, or one of other images or classes than the teacher's.
     """
-    tflite = evaluation.TfliteModel(path)
+    tflite = interpreter.TfliteModel(path)
     with open(path, 'rb') as file:
         report = audit.audit(file.read(), allow_float_ops=True)
     count = images_to_look_at(teacher)
@@ -47,6 +48,6 @@ def examine(
         seen=None,
         real=found,
         **evaluation.sizes(teacher, tflite),
-        latency_ms=evaluation.latency(tflite),
+        latency_ms=interpreter.latency(tflite),
         source_kind=source and description_of(source)['kind'],
     )

@@ -18,7 +18,6 @@ import numpy as np
 from zscgan_tf import __version__
 from zscgan_tf.atomic_files import PathLike, check_output, write_atomically
 from zscgan_tf.errors import UserError
-from zscgan_tf.evaluation import TfliteModel
 from zscgan_tf.pipeline import Quantized
 from zscgan_tf.report import charts, page_images
 from zscgan_tf.report.examine import examine
@@ -30,6 +29,7 @@ from zscgan_tf.sources import Source, StoredSource
 from zscgan_tf.sources.generator import GeneratorSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.teacher import Teacher
+from zscgan_tf.tflite.interpreter import TfliteModel
 from zscgan_tf.tflite.layer_errors import LayerErrors, layer_errors
 from zscgan_tf.training import workdir as workdirs
 
@@ -240,12 +240,7 @@ def _moment_values(teacher, pixels, real, kind_of_images):
 
 def _run_of(folder, teacher):
     """What a page shows of a workdir: its losses and its options."""
-    config = workdirs.read(folder)
-    if config.get('fingerprint') != teacher.fingerprint:
-        raise UserError(
-            f'{workdirs.name_of(folder)} belongs to another teacher '
-            f'({config.get("teacher", "unknown")}): pass the workdir of this one.'
-        )
+    config = workdirs.read_of(folder, teacher.fingerprint)
     flags = pathlib.Path(folder) / 'flags.cfg'
     curves = _curves(pathlib.Path(folder) / 'metrics.jsonl')
     return {

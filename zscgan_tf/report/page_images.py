@@ -9,12 +9,14 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from zscgan_tf.evaluation import TfliteModel, top_class
-from zscgan_tf.sources import Source, StoredSource, at_most, take
+from zscgan_tf.evaluation import top_class
+from zscgan_tf.sources import Source, StoredSource, at_most
+from zscgan_tf.sources.batches import take
 from zscgan_tf.sources.generator import GeneratorSource, class_grid
 from zscgan_tf.sources.writing import to_bytes
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
 from zscgan_tf.teacher.teacher import Teacher
+from zscgan_tf.tflite.interpreter import TfliteModel
 
 # Larger images are shown at this size; smaller ones pixel by pixel.
 _LARGEST_SIDE = 96

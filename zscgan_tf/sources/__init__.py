@@ -3,17 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from zscgan_tf.sources.batches import Batch, take, with_progress
-
-__all__ = [
-    'Batch',
-    'Source',
-    'StoredSource',
-    'at_most',
-    'description_of',
-    'take',
-    'with_progress',
-]
+from zscgan_tf.sources.batches import Batch
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""Functions over batches of images: the first images, a progress bar, a check of pixels."""
+"""Functions over batches of images: the first images, a progress bar, checks."""
 
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -9,6 +9,7 @@ import tensorflow as tf
 from zscgan_tf.errors import UserError
 from zscgan_tf.progress import Progress
 from zscgan_tf.teacher.input_spec import InputSpec
+from zscgan_tf.teacher.teacher import Teacher
 
 # Pixels, float32 in [0, 1], [B, H, W, C], and labels, integers, [B], or None.
 Batch = tuple[np.ndarray | tf.Tensor, np.ndarray | tf.Tensor | None]
@@ -65,3 +66,42 @@ def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.nd
             '(a generator whose training diverged?).'
         )
     return pixels.astype(np.float32, copy=False)
+
+
+def check_labels(labels: np.ndarray | tf.Tensor, images: int, teacher: Teacher) -> np.ndarray:
+    """The labels of a batch as int64 array, [images].
+
+    Raises:
+        UserError: another number of labels, or one that is no class of the teacher.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != (images,):
+        raise UserError(
+            f'A batch of {images} images has labels of the shape {list(labels.shape)}: pass one '
+            f'label an image.'
+        )
+    wrong = labels[(labels < 0) | (labels >= teacher.num_classes)]
+    if len(wrong):
+        raise _no_class(wrong[0], teacher)
+    return labels.astype(np.int64)
+
+
+def check_classes(num_classes: int, teacher: Teacher) -> None:
+    """Refuses images of more classes than the teacher has, before any work.
+
+    Args:
+        num_classes: one more than the images' highest label.
+        teacher: the float model; where it gives independent labels, images have any classes.
+
+    Raises:
+        UserError: the images have more classes.
+    """
+    if num_classes > teacher.num_classes and not teacher.has_independent_labels:
+        raise _no_class(num_classes - 1, teacher)
+
+
+def _no_class(label, teacher):
+    return UserError(
+        f'Label {label} is not a class of the teacher {teacher.name}, which has '
+        f'{teacher.num_classes}: labels are 0 ... {teacher.num_classes - 1}.'
+    )

@@ -12,9 +12,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generators import draw_noise
 from zscgan_tf.sources.batches import Batch, take
 from zscgan_tf.sources.order import index_batches
-
-# Rows and columns of a grid of images, a row a class.
-GRID_CLASSES, GRID_IMAGES = 10, 8
+from zscgan_tf.sources.pictures import GRID_CLASSES, GRID_IMAGES, grid_classes
 
 
 class GeneratorSource:
@@ -105,6 +103,5 @@ def class_grid(source: GeneratorSource) -> tuple[list[int], np.ndarray]:
     if num_classes is None:
         images = take(source.batches(), GRID_CLASSES * GRID_IMAGES)
         return [], np.concatenate([pixels.numpy() for pixels, _ in images])
-    rows = min(GRID_CLASSES, num_classes)
-    classes = [row * num_classes // rows for row in range(rows)]
+    classes = grid_classes(num_classes)
     return classes, source.images_of([c for c in classes for _ in range(GRID_IMAGES)])

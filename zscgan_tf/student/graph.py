@@ -45,7 +45,7 @@ class Graph:
         A convolution that stands for constants does not count.
         """
         return any(
-            _computes(reader) or isinstance(reader, PRESERVING_RANGES) and self.feeds_kernel(reader)
+            computes(reader) or isinstance(reader, PRESERVING_RANGES) and self.feeds_kernel(reader)
             for reader in self.readers[layer.name]
         )
 
@@ -61,7 +61,7 @@ class Graph:
 
     def _is_for_kernels(self, reader):
         if not isinstance(reader, PRESERVING_RANGES):
-            return _computes(reader)
+            return computes(reader)
         behind = self.readers[reader.name]
         return bool(behind) and all(self._is_for_kernels(layer) for layer in behind)
 
@@ -160,7 +160,7 @@ def first_and_last(model: tf_keras.Model) -> list[str]:
     outermost = [
         layer.name
         for layer in model.layers
-        if _computes(layer)
+        if computes(layer)
         and not (isinstance(layer, layers.DepthwiseConv2D) and layer.kernel_size == (1, 1))
     ]
     return sorted({*outermost[:1], *outermost[-1:]})
@@ -181,8 +181,8 @@ def has_kernel(layer: tf_keras.layers.Layer) -> bool:
     return isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
 
 
-def _computes(layer):
-    """Whether a layer is a convolution that is no constant."""
+def computes(layer: tf_keras.layers.Layer) -> bool:
+    """Whether a layer is a convolution with weights of its own, no constant."""
     return has_kernel(layer) and layer.trainable
 
 

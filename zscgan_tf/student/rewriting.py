@@ -88,6 +88,7 @@ def _batch_norm(graph, node, x):
     else:
         # A batch norm of the input itself is preprocessing, as a Normalization is.
         x = graph.affine(x, layer, scale, offset, trainable=not is_the_input(x))
+        graph.linear[id(x)] = x._keras_history.layer
     graph.keep_norm(x, beta, np.abs(scale) * np.sqrt(variance))
     return x
 

@@ -11,7 +11,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.graphs import nodes
+from zscgan_tf.teacher.graphs import call, nodes
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
 from zscgan_tf.tflite.converter import make_converter, run_converter
@@ -45,7 +45,7 @@ def explained(teacher: Teacher, options: TfliteCalibrationOptions, error: UserEr
     if not options.allow_float_ops and _fits(
         layer, dataclasses.replace(options, allow_float_ops=True)
     ):
-        advice = ', or pass --allow_float_ops to keep it in float'
+        advice = f', {audit.KEEP_FLOAT}'
     return UserError(
         f"{teacher.name}: TFLite cannot quantize layer '{layer.name}' ({_kind(layer)}): rebuild "
         f'the model with other layers there{advice}.'
@@ -70,7 +70,7 @@ def _fits(layer, options):
     inputs = [tf_keras.Input(x.shape[1:]) for x in node.keras_inputs]
     copy = type(layer).from_config(layer.get_config())
     try:
-        output = copy(inputs if len(inputs) > 1 else inputs[0])
+        output = call(copy, inputs)
         copy.set_weights(layer.get_weights())
     except (TypeError, ValueError):  # of several arguments
         return True

@@ -9,7 +9,6 @@ import copy
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
 
 from zscgan_tf.tflite.flatbuffer import (
     constant_bytes,
@@ -52,7 +51,10 @@ class FloatPart:
                 elif index in makers:
                     pending.append(index)
         self.ops, self.inputs = sorted(ops), sorted(inputs)
-        self._interpreter = _interpreter(_float_model(model, self.ops, self.inputs, int(target)))
+        self._interpreter = plain_interpreter(
+            _float_model(model, self.ops, self.inputs, int(target))
+        )
+        self._interpreter.allocate_tensors()
 
     def __call__(self, values: dict[int, np.ndarray]) -> np.ndarray:
         """The target's float values, of one image.
@@ -151,9 +153,3 @@ def _float_tensor(model, tensor, buffers):
         buffers.append(buffer)
         new.buffer = len(buffers) - 1
     return new
-
-
-def _interpreter(content) -> Interpreter:
-    interpreter = plain_interpreter(content)
-    interpreter.allocate_tensors()
-    return interpreter

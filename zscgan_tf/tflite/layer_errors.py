@@ -78,14 +78,12 @@ class LayerErrors:
     Attributes:
         rows: a `LayerError` a layer, in the order of the file.
         left_out: names of the file's layers that no layer of the float model is the counterpart of.
-        images: number of images.
         logits: the values that the classes are told from, (float model's, file's), each
-            [images, K]; None where the file does not compute them.
+            [N, K]; None where the file does not compute them.
     """
 
     rows: tuple[LayerError, ...]
     left_out: tuple[str, ...]
-    images: int
     logits: tuple[np.ndarray, np.ndarray] | None
 
 
@@ -149,7 +147,6 @@ def layer_errors(
     return LayerErrors(
         rows=tuple(layer.row() for layer in layers if layer.is_row),
         left_out=found.left_out,
-        images=len(pixels),
         logits=tuple(map(np.stack, zip(*logits, strict=True))) if logits else None,
     )
 

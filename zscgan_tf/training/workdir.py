@@ -98,14 +98,26 @@ def claim(
         write_atomically(folder / name, text.encode(errors='surrogateescape'), overwrite=True)
 
 
-def _check_same(workdir, config):
-    stored = read(workdir)
-    name, other = name_of(workdir), other_than(workdir)
-    if stored.get('fingerprint') != config['fingerprint']:
+def read_of(
+    workdir: PathLike, fingerprint: str, advice: str = 'pass the workdir of this one'
+) -> dict[str, object]:
+    """What `read` returns, of a workdir of the teacher with this fingerprint.
+
+    Raises:
+        UserError: see `read`; the workdir belongs to another teacher.
+    """
+    config = read(workdir)
+    if config.get('fingerprint') != fingerprint:
         raise UserError(
-            f'{name} belongs to another teacher ({stored.get("teacher", "unknown")}): pass '
-            f'{other}, or delete it.'
+            f'{name_of(workdir)} belongs to another teacher '
+            f'({config.get("teacher", "unknown")}): {advice}.'
         )
+    return config
+
+
+def _check_same(workdir, config):
+    name, other = name_of(workdir), other_than(workdir)
+    stored = read_of(workdir, config['fingerprint'], f'pass {other}, or delete it')
     if held(stored) != held(config):
         raise UserError(f'{name} holds {held(stored)}, not {held(config)}: pass {other}.')
     # The fingerprint says which teacher it is: its file may have been renamed.

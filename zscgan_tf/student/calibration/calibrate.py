@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import Source, description_of, take
-from zscgan_tf.sources.batches import check_pixels
+from zscgan_tf.sources import Source, description_of
+from zscgan_tf.sources.batches import check_pixels, take
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
 from zscgan_tf.student.calibration.error_compensation import compensate_errors
