@@ -67,5 +67,5 @@ def test_the_summary_speaks_of_labels(teacher, tmp_path):
         teacher, source, tmp_path / 'a.tflite', calibration_images=32, check_images=32
     )
     text = summary(teacher, result)
-    assert f'% of the labels on 32 fresh images of the source, {result.fresh["classes"]} of' in text
+    assert f'% of the labels on 32 fresh images of noise, {result.fresh["classes"]} of' in text
     assert f'of {LABELS} labels among them' in text and 'top-1' not in text

@@ -55,6 +55,14 @@ def test_a_file_of_no_use_agrees_in_less_than_half_of_what_chance_leaves(classes
         assert pipeline.Quantized.disagrees(result, teacher) == wanted
 
 
+def test_real_images_say_more_than_others():
+    measured = pipeline.Quantized.measured.fget
+    fresh, real, seen = ({'agreement': share} for share in (99, 20, 98))
+    assert measured(types.SimpleNamespace(fresh=fresh, real=real, seen=None)) is real
+    assert measured(types.SimpleNamespace(fresh=fresh, real=None, seen=seen)) is fresh
+    assert measured(types.SimpleNamespace(fresh=None, real=None, seen=seen)) is seen
+
+
 def test_too_few_images_are_refused(tmp_path):
     """By both ways of setting ranges: an image that is read again tells nothing new."""
     teacher = tiny_teacher()

@@ -6,7 +6,6 @@ import pytest
 
 from zscgan_tf import atomic_files, pipeline
 from zscgan_tf.errors import UserError
-from zscgan_tf.evaluation import TfliteModel
 from zscgan_tf.methods import distillation, zscgan
 from zscgan_tf.report import results
 from zscgan_tf.sources import writing
@@ -14,6 +13,7 @@ from zscgan_tf.sources.dataset import DatasetSource
 from zscgan_tf.sources.files import FileSource
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.loading import load_teacher
+from zscgan_tf.tflite.interpreter import TfliteModel
 from zscgan_tf.training import workdir
 
 REMOTE = ['gs://bucket/x', 's3://bucket/x', 'hdfs://x', 'https://host/x.h5', 'file:///tmp/x']

@@ -16,7 +16,7 @@ import typing
 from zscgan_tf.errors import UserError
 
 PRESETS = ('small', 'paper')
-# Pixels of the shorter side from which on the preset `small` saves time on each image.
+# Pixels of the shorter side from which on presets have other defaults.
 LARGE_SIDE = 96
 # NumPy's global seed and the int32 of a batch's seed end soon above.
 MAX_SEED = 2_000_000_000
@@ -85,7 +85,7 @@ def _as_list(value):
 
 
 def is_large(teacher: object) -> bool:
-    """Whether a teacher's images are large ones for the preset `small`."""
+    """Whether a teacher's images are large ones, for which presets have other defaults."""
     return min(teacher.input_spec.image_size) >= LARGE_SIDE
 
 

@@ -80,8 +80,8 @@ class Quantized:
 
     @property
     def measured(self) -> dict | None:
-        """What `evaluate` said, of fresh images if there are any."""
-        return self.fresh or self.real or self.seen
+        """What `evaluate` said: of real images if there are any, else of fresh ones."""
+        return self.real or self.fresh or self.seen
 
     def disagrees(self, teacher: Teacher) -> bool:
         """Whether the file agrees with its teacher in less than half of what chance leaves open."""

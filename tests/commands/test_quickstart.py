@@ -38,14 +38,15 @@ def rows(printed):
     }
 
 
-def test_a_folder_of_somebody_else_is_kept(tmp_path):
+@pytest.mark.parametrize('name', ['notes.txt', 'config.json'])
+def test_a_folder_of_somebody_else_is_kept(tmp_path, name):
     (tmp_path / 'generator').mkdir()
-    (tmp_path / 'generator' / 'notes.txt').write_text('mine')
+    (tmp_path / 'generator' / name).write_text('{"teacher": "mine"}')
     done = quickstart(tmp_path, 0)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert f'{tmp_path / "generator"} is in the way' in done.stderr
     assert os.listdir(tmp_path) == ['generator']
-    assert (tmp_path / 'generator' / 'notes.txt').read_text() == 'mine'
+    assert 'mine' in (tmp_path / 'generator' / name).read_text()
 
 
 @pytest.mark.slow

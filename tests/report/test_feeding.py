@@ -9,13 +9,13 @@ from PIL import Image
 
 from tests.conftest import randomize
 from tests.tiny import tiny_teacher
-from zscgan_tf.evaluation import TfliteModel
 from zscgan_tf.report.examine import examine
 from zscgan_tf.report.feeding import code, feeding
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.raw_pixels import raw_pixels
 from zscgan_tf.tflite import calibration
+from zscgan_tf.tflite.interpreter import TfliteModel
 
 layers = tf_keras.layers
 FLOAT = {'input_type': 'float32', 'output_type': 'float32'}

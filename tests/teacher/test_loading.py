@@ -185,7 +185,7 @@ def test_programs_run_keras_3_on_tensorflow_whatever_is_set(tmp_path):
 def test_channels_that_a_model_moves_back_are_refused(library, channels):
     k = library.layers
     images = library.Input((channels, 8, 9))
-    x = k.Permute((2, 3, 1), name='moved')(images)
+    x = k.Permute((2, 3, 1), name='moved')(k.Rescaling(0.5)(images))
     x = k.GlobalAveragePooling2D()(k.BatchNormalization()(k.Conv2D(4, 3)(x)))
     refusal(library.Model(images, k.Dense(4)(x)), "'moved' takes the channels first")
     images = library.Input((channels, 8, 9))

@@ -5,7 +5,6 @@ its teacher; 130: interrupted by Ctrl-C; 141: nobody reads any more what it prin
 """
 
 import collections.abc
-import contextlib
 import errno
 import functools
 import io
@@ -104,16 +103,25 @@ def _guarded(main, check, _):
     except UserError as error:
         _fail(error)
     except BrokenPipeError:  # such as of `--check | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _close_outputs()
         return 141
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         _fail(f'{error.filename or "a file"}: {error.strerror}: make room and run it again.')
     except KeyboardInterrupt as interrupt:
-        with contextlib.suppress(OSError):  # what read the output got the signal too
-            print(f'\n{str(interrupt) or INTERRUPTED}', file=sys.stderr)
+        try:
+            print(f'\n{str(interrupt) or INTERRUPTED}', file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        except OSError:  # what read the output got the signal too
+            _close_outputs()
         return 130
+
+
+def _close_outputs():
+    """What is still buffered goes nowhere: Python would fail to write it at its end."""
+    for number in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _make_printable():

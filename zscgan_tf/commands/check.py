@@ -31,9 +31,23 @@ def run() -> None:
         UserError: the model is no classifier that can be quantized; the message says why.
     """
     teacher = common_flags.load_teacher()
-    for rows in (_found, _dfq if dfq_flags.is_chosen() else _student, _tflite, _training):
-        for name, text in rows(teacher):
-            print(_wrapped(name, text), flush=True)
+    for name, text in _rows(teacher):
+        print(_wrapped(name, text), flush=True)
+
+
+def _rows(teacher):
+    yield from _found(teacher)
+    if dfq_flags.is_chosen():
+        yield from _dfq(teacher)
+        yield from _tflite(teacher)
+        yield 'training', 'none: --method=dfq needs neither images nor training, only seconds'
+        return
+    problem = _student_problem(teacher)
+    yield from _student(teacher, problem)
+    yield from _tflite(teacher)
+    yield from _training(teacher)
+    if problem is None:
+        yield from _distillation()
 
 
 def _wrapped(name, text):
@@ -63,12 +77,10 @@ def _found(teacher: 'Teacher') -> Rows:
     )
 
 
-def _student(teacher: 'Teacher') -> Rows:
-    """Whether a student can be made of the teacher, and which layers are in the way."""
+def _student_problem(teacher: 'Teacher') -> UserError | None:
+    """Why no student can be made of the teacher."""
     from zscgan_tf.pipeline import Plan, check_student
     from zscgan_tf.student.options import CalibrationOptions
-    from zscgan_tf.teacher.graphs import nodes
-    from zscgan_tf.teacher.layer_types import LAYER_TYPES
     from zscgan_tf.tflite.options import FileOptions
 
     passed = option_flags.passed(DistillationOptions)
@@ -83,10 +95,20 @@ def _student(teacher: 'Teacher') -> Rows:
             FileOptions.resolve('small', {}),
         )
         check_student(common_flags.with_raw_pixels(teacher), plan, with_trial=True)
+    except UserError as error:
+        return error
+    return None
+
+
+def _student(teacher: 'Teacher', problem: UserError | None) -> Rows:
+    """Whether a student can be made of the teacher, and which layers are in the way."""
+    from zscgan_tf.teacher.graphs import nodes
+    from zscgan_tf.teacher.layer_types import LAYER_TYPES
+
+    if problem is None:
         yield 'student', 'can be made: all layers have an integer counterpart, of 2 to 8 bits'
         return
-    except UserError as error:
-        yield 'student', f'cannot be made: {getattr(error, "reason", error)}'
+    yield 'student', f'cannot be made: {getattr(problem, "reason", problem)}'
     known = {name for name, kind in LAYER_TYPES.items() if kind.student or kind.dropped}
     others = {
         node.layer.name: type(node.layer).__name__
@@ -127,13 +149,8 @@ def _training(teacher: 'Teacher') -> Rows:
     from zscgan_tf.methods import zscgan
     from zscgan_tf.training import loop
 
-    if dfq_flags.is_chosen():
-        yield 'training', 'none: --method=dfq needs neither images nor training, only seconds'
-        return
     if not image_sources.has_workdir():
         yield 'training', f'none: --source={FLAGS.source} has no generator'
-        if FLAGS.method == 'qat':
-            yield 'student', f'{_distillation_steps()} steps'
         return
     strategy = common_flags.strategy()
     if image_sources.is_optimized():
@@ -165,17 +182,16 @@ def _training(teacher: 'Teacher') -> Rows:
     unit = 1 if sys.platform == 'darwin' else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     yield 'memory', f'{peak / 1e9:.1f} GB at the most so far, and in training'
-    if FLAGS.method == 'qat':
-        yield 'student', f'{_distillation_steps()} steps more, about as long each'
-    else:
-        yield (
-            'fewer bits',
-            f'--method=qat --weight_bits=4 trains a student: {_distillation_steps()} steps more, '
-            f'about as long each',
-        )
 
 
-def _distillation_steps():
+def _distillation() -> Rows:
+    """What the training of a student costs."""
+    steps = preset_words(DistillationOptions.__dataclass_fields__['steps'], FLAGS.preset)
     if FLAGS.distillation_steps:
-        return f'{FLAGS.distillation_steps:,}'
-    return preset_words(DistillationOptions.__dataclass_fields__['steps'], FLAGS.preset)
+        steps = f'{FLAGS.distillation_steps:,}'
+    is_trained = image_sources.has_workdir() and FLAGS.iterations != 0
+    cost = f'{steps} steps more, about as long each' if is_trained else f'{steps} steps'
+    if FLAGS.method == 'qat':
+        yield 'student', cost
+    elif is_trained:
+        yield 'fewer bits', f'--method=qat --weight_bits=4 trains a student: {cost}'

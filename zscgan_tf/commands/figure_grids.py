@@ -9,13 +9,16 @@ from absl import flags
 
 from zscgan_tf.commands import app, common_flags, real_images
 from zscgan_tf.errors import UserError
+from zscgan_tf.options import MAX_SEED
 
 FLAGS = flags.FLAGS
 
 common_flags.define_teacher_flags()
 real_images.define_flags()
 flags.DEFINE_string('split', 'test', 'Split of --dataset whose images are shown.')
-flags.DEFINE_integer('seed', 0, 'Seed of the generated images.', lower_bound=0)
+flags.DEFINE_integer(
+    'seed', 0, 'Seed of the generated images.', lower_bound=0, upper_bound=MAX_SEED
+)
 flags.DEFINE_integer('columns', 6, 'Generated images a row and generator.', lower_bound=1)
 flags.DEFINE_multi_string(
     'generator', [], 'TITLE=WORKDIR of a trained generator; once for each, from left to right.'

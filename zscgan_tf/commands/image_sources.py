@@ -100,7 +100,7 @@ def _check_runs(name):
     if not has_workdir() and FLAGS.method == 'ptq':
         unread += ['workdir', 'checkpoint_every', 'strategy', 'jit_compile']
     for flag in unread:
-        if FLAGS[flag].present:
+        if FLAGS[flag].value != FLAGS[flag].default:  # a run's own flags.cfg has defaults too
             raise UserError(
                 f'--{flag} is for a training that --source={name} does not have: leave it out.'
             )

@@ -15,6 +15,7 @@ from absl import flags
 
 from zscgan_tf.commands import app
 from zscgan_tf.errors import UserError
+from zscgan_tf.options import MAX_SEED
 
 if typing.TYPE_CHECKING:
     from zscgan_tf.pipeline import Quantized
@@ -22,7 +23,7 @@ if typing.TYPE_CHECKING:
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string('output', 'quickstart_output', 'Folder for all that is made.')
-flags.DEFINE_integer('seed', 0, 'Seed of everything random.', lower_bound=0)
+flags.DEFINE_integer('seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=MAX_SEED)
 flags.DEFINE_integer('steps', 600, 'Training steps of the generator.', lower_bound=1)
 flags.DEFINE_integer('distillation_steps', 400, 'Training steps of either student.', lower_bound=1)
 
@@ -36,7 +37,14 @@ CAPTION = (
 
 
 def main() -> None:
-    from zscgan_tf import pipeline
+    try:
+        _run()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt('interrupted: the same command begins anew') from None
+
+
+def _run():
+    from zscgan_tf import atomic_files, pipeline
     from zscgan_tf.methods import distillation, zscgan
     from zscgan_tf.report.summary import summary
     from zscgan_tf.sources import pictures
@@ -51,20 +59,21 @@ def main() -> None:
         raise UserError(
             f'{folder} cannot be made ({error.strerror}): pass another --output.'
         ) from error
+    classifier, held_out = folder / 'digits.keras', folder / 'held_out_digits.npz'
+    atomic_files.check_output(classifier, overwrite=True)
     runs = [folder / name for name in ('generator', *map(_student_name, STUDENT_BITS))]
     for run_folder in runs:
-        if run_folder.exists() and not (run_folder / 'config.json').exists():
+        if run_folder.exists() and not _is_own(run_folder, classifier.stem):
             raise UserError(
                 f'{run_folder} is in the way, and was not made by this program: pass another '
                 f'--output.'
             )
-    held_out = folder / 'held_out_digits.npz'
-    train_classifier(folder / 'digits.keras', held_out, FLAGS.seed)
+    train_classifier(classifier, held_out, FLAGS.seed)
 
     # From here on no real digit is seen, but for the evaluation in the last column.
     for run_folder in runs:
         shutil.rmtree(run_folder, ignore_errors=True)  # of an earlier classifier
-    teacher = load_teacher(str(folder / 'digits.keras'), input_spec={'mean': [0.0], 'std': [1.0]})
+    teacher = load_teacher(str(classifier), input_spec={'mean': [0.0], 'std': [1.0]})
     real = FileSource(held_out, teacher.input_spec, batch_size=100)
     generator = zscgan.train_generator(
         teacher, folder / 'generator', seed=FLAGS.seed, steps=FLAGS.steps, generator_scales=2
@@ -113,6 +122,16 @@ def main() -> None:
     print(table(results))
     print(f'\ngenerated digits: {folder / "digits.png"}')
     print(f'integer models:   {folder / "digits.tflite"}, digits_w*a*.tflite beside it')
+
+
+def _is_own(run_folder, teacher):
+    """Whether a folder is of an earlier run of this program."""
+    from zscgan_tf.training import workdir
+
+    try:
+        return workdir.read(run_folder).get('teacher') == teacher
+    except UserError:
+        return False
 
 
 def _student_name(bits):

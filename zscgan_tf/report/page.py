@@ -106,6 +106,7 @@ def write_page(
     values = {
         'name': os.path.basename(os.fspath(result.output)),
         'teacher': teacher.name,
+        'independent': teacher.has_independent_labels,
         'rows': summary_rows(teacher, result),
         'differences': real
         and page_images.differences(

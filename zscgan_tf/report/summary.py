@@ -38,7 +38,7 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
         *_dfq_rows(result),
         ('input', _end(report.input)),
         ('output type', _end(report.output)),
-        *(evaluation_rows(teacher, fresh, 'fresh images of the source') if fresh else []),
+        *(evaluation_rows(teacher, fresh, f'fresh images of {_source(result)}') if fresh else []),
         *(evaluation_rows(teacher, seen, 'images that it was made with') if seen else []),
         *(evaluation_rows(teacher, real) if real else []),
         *([] if result.measured else [('agreement', _NOT_MEASURED)]),
@@ -53,6 +53,12 @@ _NOT_MEASURED = (
     'not measured, for lack of images: pass --evaluation_images or --evaluation_split, or run '
     'zscgan-evaluate'
 )
+
+
+def _source(result):
+    """What fresh images are of."""
+    is_noise = (result.source_kind or '').startswith('noise_')
+    return 'noise' if is_noise else 'the source'
 
 
 def _scales(result):
@@ -103,11 +109,13 @@ def _warnings(teacher, result):
         warnings.append(f'agrees with its teacher too rarely to be of use: {listed}')
     elif measured['agreement'] < _LOW_AGREEMENT:
         warnings.append(f'agrees on less than {_LOW_AGREEMENT:g} %: {", or ".join(advice)}')
-    if measured['classes'] < 2 and not teacher.has_independent_labels:
-        warnings.append(
-            'the checked images are all of one class to the model, so the agreement says little: '
-            f'{images}, and look at the images'
-        )
+    found = None
+    if teacher.has_independent_labels and not measured['classes']:
+        found = 'the model finds no label in the checked images'
+    elif measured['classes'] < 2 and not teacher.has_independent_labels:
+        found = 'the checked images are all of one class to the model'
+    if found:
+        warnings.append(f'{found}, so the agreement says little: {images}, and look at the images')
     return warnings
 
 

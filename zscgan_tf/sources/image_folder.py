@@ -85,7 +85,13 @@ def _images_in(folder):
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         paths = [os.path.join(place, name) for name in sorted(names) if _is_image(name)]
-        found += filter(os.path.isfile, paths)
+        readable = [path for path in paths if os.path.isfile(path)]
+        if len(readable) < len(paths):
+            logger.warning(
+                '%s: %d links or files lead to no image, and are left out.',
+                place, len(paths) - len(readable),
+            )  # fmt: skip
+        found += readable
     return found
 
 

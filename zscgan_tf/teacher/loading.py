@@ -19,7 +19,7 @@ from zscgan_tf.quiet import hidden_warnings
 from zscgan_tf.teacher.fingerprint import fingerprint
 from zscgan_tf.teacher.flattening.comparison import check_same
 from zscgan_tf.teacher.flattening.flatten import flatten
-from zscgan_tf.teacher.graphs import nodes
+from zscgan_tf.teacher.graphs import leading_nodes
 from zscgan_tf.teacher.head import split_head
 from zscgan_tf.teacher.input_fields import (
     FIELDS,
@@ -30,6 +30,7 @@ from zscgan_tf.teacher.input_fields import (
     resolve_input_spec,
 )
 from zscgan_tf.teacher.input_spec import InputSpec
+from zscgan_tf.teacher.layers import affine_of
 from zscgan_tf.teacher.reading.files import load_file
 from zscgan_tf.teacher.reading.inputs import only_image_shape
 from zscgan_tf.teacher.tap import batch_norm_inputs, is_batch_norm
@@ -238,17 +239,20 @@ def _numbered(names):
 def _check_channels_last(flat, label):
     """Refuses a model that begins by moving its channels behind height and width."""
     image = flat.input_shape[1:]
-    for node in nodes(flat):
-        moves = isinstance(node.layer, (tf_keras.layers.Permute, tf_keras.layers.Reshape))
-        if moves and node.keras_inputs[0] is flat.input:
-            moved = tuple(node.outputs.shape[1:])
-            is_permuted = getattr(node.layer, 'dims', None) == (2, 3, 1)
-            is_reshaped = image[0] == 1 < image[2] and moved == (*image[1:], 1)
-            if is_permuted or is_reshaped:
-                raise UserError(
-                    f"{label}: layer '{node.layer.name}' takes the channels first: rebuild the "
-                    f'model with channels last (NHWC) and copy the weights.'
-                )
+    for node in leading_nodes(flat):
+        if affine_of(node.layer) is not None:
+            continue
+        moved = tuple(node.outputs.shape[1:])
+        is_permuted = getattr(node.layer, 'dims', None) == (2, 3, 1)
+        is_reshaped = isinstance(node.layer, tf_keras.layers.Reshape) and (
+            image[0] == 1 < image[2] and moved == (*image[1:], 1)
+        )
+        if is_permuted or is_reshaped:
+            raise UserError(
+                f"{label}: layer '{node.layer.name}' takes the channels first: rebuild the model "
+                f'with channels last (NHWC) and copy the weights.'
+            )
+        return
 
 
 def _check_weights(flat, label):

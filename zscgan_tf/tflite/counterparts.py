@@ -5,6 +5,7 @@ The converter joins the names of the layers that one op computes by semicolons, 
 `relu`. A tensor whose names leave a doubt has no counterpart; nothing is guessed.
 """
 
+import contextlib
 import dataclasses
 
 import tf_keras
@@ -125,14 +126,12 @@ def _float_model(model, teacher, parts, twin):
     of_student = {part for p in parts.values() for part in p if part.startswith(prefix)}
     if of_student and not any(_layer_of(part, own, '') for part in of_student):
         open_model, head = split_end(teacher)
-        try:
+        with contextlib.suppress(UnsupportedError):  # the stock student alone holds such a teacher
             twin = twin or with_copies(fold(open_model, teacher.name))
-        except UnsupportedError:  # only the stock student can hold such a teacher
-            return teacher.model, (teacher.model if with_end else open_model).output, prefix
-        kept = {layer.name for layer in twin.layers}
+        kept = {layer.name for layer in twin.layers} if twin else set()
         folded = {layer.name for layer in teacher.model.layers if is_batch_norm(layer)} - kept
         # The stock student keeps its batch norms, under the teacher's names.
-        if not any(_layer_of(part, folded, prefix) for part in of_student):
+        if twin and not any(_layer_of(part, folded, prefix) for part in of_student):
             twin = with_head(twin, head if with_end else None)
             return twin, twin.output, prefix
     else:

@@ -207,7 +207,8 @@ def ends_in_probabilities(model: schema.ModelT) -> bool:
         if op_name(model, op) not in ('QUANTIZE', 'DEQUANTIZE', 'RESHAPE'):
             break
         index = next(iter(op.inputs), None)
-    if np.prod(graph.tensors[graph.outputs[0]].shape[1:]) == 1:
+    output, given = graph.tensors[graph.outputs[0]], graph.tensors[graph.inputs[0]]
+    if np.prod(output.shape) == given.shape[0]:  # a single unit
         return False
     value_range = output_tensor(model).value_range
     return value_range is not None and value_range[0] >= 0 and value_range[1] <= 1

@@ -3,8 +3,7 @@
 import dataclasses
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.generator_options import is_large
-from zscgan_tf.options import COUNT, SWITCH, WHOLE, Derived, Kind, Options, choice, option
+from zscgan_tf.options import COUNT, SWITCH, WHOLE, Derived, Kind, Options, choice, is_large, option
 from zscgan_tf.student.options import CalibrationOptions
 
 TYPES = ('int8', 'uint8', 'int16', 'float32')
