@@ -293,6 +293,7 @@ def test_a_finished_run_is_reused(trained, teacher):
     before = (workdir / 'metrics.jsonl').read_text()
     again = zscgan.train_generator(teacher, workdir, steps=40, seed=3, **TINY_OPTIONS)
     loaded = zscgan.load_generator(teacher, workdir)
+    assert loaded.description['generator_seed'] == 3  # another seed makes other images
     assert (workdir / 'metrics.jsonl').read_text() == before
     assert loaded.batch_size == 16 and loaded.options == source.options
     for one, two, three in zip(

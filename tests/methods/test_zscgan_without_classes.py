@@ -8,8 +8,8 @@ from PIL import Image
 from tests.methods.test_zscgan import TINY_OPTIONS, make_update, read_metrics
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods import zscgan
-from zscgan_tf.sources.generator import class_grid
-from zscgan_tf.sources.pictures import GRID_IMAGES, draw_grid
+from zscgan_tf.sources.generator import GRID_IMAGES, class_grid
+from zscgan_tf.sources.pictures import draw_grid
 
 
 @pytest.mark.parametrize(

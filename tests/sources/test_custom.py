@@ -126,7 +126,7 @@ def test_later_batches_are_checked_when_they_are_made(load):
         ('larger', r'own_images:larger: A batch of images has the shape \[4, 9, 9, 3\]'),
         ('nans', 'own_images:nans: A batch of images holds values that are not finite'),
         ('late_nans', 'own_images:late_nans: A batch of images holds values that are not finite'),
-        ('bright', r'own_images:bright: pixels run from .* to .*: yield pixels in \[0, 1\]'),
+        ('bright', r'own_images:bright: A batch .* from .* to .*: yield pixels in \[0, 1\]'),
         ('bytes_', 'own_images:bytes_: A batch of images holds uint8'),
         ('restless', r'own_images:restless: batches\(start=1\) gives other images'),
         ('short', 'own_images:short: a batch has 4 images, and batch_size is 5'),

@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.sources import dataset
 from zscgan_tf.sources.dataset import DatasetSource
 from zscgan_tf.teacher import input_spec
 
@@ -184,6 +186,32 @@ assert not [m for m in sys.modules if m.startswith('tensorflow_datasets') and 'c
 """
     root = pathlib.Path(__file__).parents[2]
     subprocess.run([sys.executable, '-c', program], check=True, cwd=root)
+
+
+@pytest.mark.parametrize(
+    'supervised, expected',
+    [
+        (('image', 'label'), ('image', 'label')),
+        (('label', 'image'), ('image', 'label')),
+        (('image', 'label', 'weight'), ('image', 'label')),
+        (({'image': 'image'}, 'label'), ('image', 'label')),
+        (('image', 'depth'), ('image', None)),
+        (None, ('image', 'label')),
+    ],
+)
+def test_which_features_are_images_and_labels(supervised, expected):
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(
+        {
+            'image': tfds.features.Image(shape=(8, 8, 3)),
+            'label': tfds.features.ClassLabel(num_classes=3),
+            'weight': tfds.features.Scalar(np.float32),
+            'depth': tfds.features.Tensor(shape=(8, 8), dtype=np.float32),
+        }
+    )
+    info = types.SimpleNamespace(supervised_keys=supervised, features=features)
+    assert dataset._feature_keys('made', info) == expected
 
 
 @pytest.mark.parametrize(

@@ -290,8 +290,23 @@ def test_a_size_just_over_the_limit_is_not_decoded(tmp_path):
         list(FileSource(tmp_path, SPEC, 4).one_pass())
 
 
-def test_16_bits_are_refused(tmp_path):
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / 'deep.png')
+def png(header, rows):
+    """A PNG of 8x8 pixels: bit depth and kind of colour, and its rows."""
+
+    def chunk(kind, data):
+        checksum = struct.pack('>I', zlib.crc32(kind + data))
+        return struct.pack('>I', len(data)) + kind + data + checksum
+
+    parts = [(b'IHDR', struct.pack('>IIBBBBB', 8, 8, *header, 0, 0, 0))]
+    parts += [(b'IDAT', zlib.compress(rows)), (b'IEND', b'')]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize('kind, channels', [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_are_refused(tmp_path, kind, channels):
+    """Gray or of colours, with and without transparency."""
+    row = b'\0' + np.full(8 * channels, 4095, '>u2').tobytes()
+    (tmp_path / 'deep.png').write_bytes(png((16, kind), 8 * row))
     with pytest.raises(UserError, match='deep.png: more than 8 bits'):
         list(FileSource(tmp_path, GRAY, 4).one_pass())
 

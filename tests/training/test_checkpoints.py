@@ -32,6 +32,24 @@ def test_the_last_two_are_kept_and_the_newest_is_restored(tmp_path):
     assert part.weights.numpy().tolist() == [10]
 
 
+def test_names_with_signs_of_patterns(tmp_path):
+    """The name m[1] is not taken for a pattern that m1 fits."""
+    for name, steps in (('m1', (5, 6)), ('m[1]', (5, 6, 7, 8)), ('m*', (1, 2, 3))):
+        checkpoints = Checkpoints(tmp_path / name, {'one': module(0)})
+        for done in steps:
+            checkpoints.save(done)
+        assert checkpoints.newest() == steps[-1]
+    found = {
+        name: sorted(path.name for path in (tmp_path / name).iterdir() if path.suffix == '.index')
+        for name in ('m1', 'm[1]', 'm*')
+    }
+    assert found == {
+        'm1': ['ckpt-5.index', 'ckpt-6.index'],
+        'm[1]': ['ckpt-7.index', 'ckpt-8.index'],
+        'm*': ['ckpt-2.index', 'ckpt-3.index'],
+    }
+
+
 def test_what_is_not_finite_is_not_saved(tmp_path):
     state = module(1)
     checkpoints = Checkpoints(tmp_path, {'state': state})

@@ -20,9 +20,10 @@ from zscgan_tf.atomic_files import PathLike, open_atomically, remove_leftovers
 from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.methods.inversion_options import InversionOptions
 from zscgan_tf.sources.files import FileSource
+from zscgan_tf.sources.generator import GRID_CLASSES, GRID_IMAGES, grid_classes
 from zscgan_tf.sources.npz import NPZ_ERRORS, open_npz
 from zscgan_tf.sources.order import index_batches
-from zscgan_tf.sources.pictures import GRID_CLASSES, GRID_IMAGES, grid_classes, write_grid
+from zscgan_tf.sources.pictures import write_grid
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.training import loop

@@ -11,8 +11,8 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import draw_inputs, generator_of
 from zscgan_tf.options import COUNT, SEED, check
-from zscgan_tf.sources.generator import GeneratorSource, class_grid
-from zscgan_tf.sources.pictures import GRID_IMAGES, write_grid
+from zscgan_tf.sources.generator import GRID_IMAGES, GeneratorSource, class_grid
+from zscgan_tf.sources.pictures import write_grid
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.tap import StoredMoments, batch_moments, build_tap
 from zscgan_tf.teacher.teacher import Teacher
@@ -341,7 +341,10 @@ def load_generator(
     if batch_size is None:
         batch_size = options.batch_size
     batch_size = check(COUNT, 'batch_size', batch_size)
-    return _source_of(generator, teacher, options, batch_size, seed)
+    source = _source_of(generator, teacher, options, batch_size, seed)
+    if first_seed != seed:  # another generator of these options makes other images
+        source.description['generator_seed'] = first_seed
+    return source
 
 
 def _source_of(generator, teacher, options, batch_size, seed):

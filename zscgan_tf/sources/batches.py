@@ -14,6 +14,8 @@ from zscgan_tf.teacher.teacher import Teacher
 # Pixels, float32 in [0, 1], [B, H, W, C], and labels, integers, [B], or None.
 Batch = tuple[np.ndarray | tf.Tensor, np.ndarray | tf.Tensor | None]
 
+_ROUNDING = 1e-3  # a resize or a decoder may round beyond [0, 1]
+
 
 def take(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
     """The first `count` images of batches; the last batch may be short."""
@@ -43,11 +45,11 @@ def with_progress(
 
 
 def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.ndarray:
-    """A batch of pixels as float32 array, [B, H, W, C].
+    """A batch of pixels as float32 array in [0, 1], [B, H, W, C].
 
     Raises:
         UserError: the batch is empty, has another shape or type than the teacher's images, or has
-            values that are not finite.
+            values that are not finite, or beyond [0, 1] by more than rounding.
     """
     pixels = np.asarray(pixels)
     shape = input_spec.image_shape
@@ -65,7 +67,13 @@ def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.nd
             'A batch of images holds values that are not finite: look at the source of the images '
             '(a generator whose training diverged?).'
         )
-    return pixels.astype(np.float32, copy=False)
+    low, high = pixels.min(), pixels.max()
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise UserError(
+            f'A batch of images holds pixels from {low:.4g} to {high:.4g}: yield pixels in [0, 1], '
+            f'before any preprocessing.'
+        )
+    return np.clip(pixels, 0, 1).astype(np.float32, copy=False)
 
 
 def check_labels(labels: np.ndarray | tf.Tensor, images: int, teacher: Teacher) -> np.ndarray:

@@ -16,7 +16,6 @@ from zscgan_tf.user_code import import_function, one_line_errors
 
 _ATTRIBUTES = ('image_shape', 'batch_size', 'has_labels', 'num_classes', 'batches')
 _MISSING = object()
-_ROUNDING = 1e-3  # a resize or a decoder may round beyond [0, 1]
 
 
 def custom_source(
@@ -126,13 +125,6 @@ class CustomSource:
             pixels = check_pixels(pixels, self._teacher.input_spec)
         except UserError as error:
             raise UserError(f'{name}: {error}') from error
-        low, high = pixels.min(), pixels.max()
-        if low < -_ROUNDING or high > 1 + _ROUNDING:
-            raise UserError(
-                f'{name}: pixels run from {low:g} to {high:g}: yield pixels in [0, 1], before any '
-                f'preprocessing.'
-            )
-        pixels = np.clip(pixels, 0, 1)
         if len(pixels) != self.batch_size:
             raise UserError(
                 f'{name}: a batch has {len(pixels)} images, and batch_size is {self.batch_size}: '

@@ -164,19 +164,20 @@ def _feature_keys(name, info):
     """The names of the features that hold images and labels (None where there are no labels)."""
     from tensorflow_datasets import features
 
-    image_key, label_key = info.supervised_keys or ('image', 'label')
     found = dict(info.features.items())
-    image, label = found.get(image_key), found.get(label_key)
+    image_key, label_key = (info.supervised_keys or ())[:2] or ('image', 'label')
+    # The input and the target may be several features, or the other way round.
+    if not isinstance(image_key, str) or not isinstance(found.get(image_key), features.Image):
+        image_key, label_key = 'image', 'label'
+    image = found.get(image_key)
+    label = found.get(label_key) if isinstance(label_key, str) else None
     if not isinstance(image, features.Image) or image.np_dtype != np.uint8:
         raise UserError(
             f'dataset {name}: no feature {image_key!r} of 8-bit images; it has '
             f'{", ".join(sorted(found))}.'
         )
-    if label is None:
-        return image_key, None
-    if label.shape != () or np.dtype(label.np_dtype).kind not in 'iu':
-        raise UserError(f'dataset {name}: the feature {label_key!r} is not a class number.')
-    return image_key, label_key
+    is_class = label is not None and label.shape == () and np.dtype(label.np_dtype).kind in 'iu'
+    return image_key, label_key if is_class else None
 
 
 def _shards(name, split, info):

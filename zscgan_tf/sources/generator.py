@@ -12,7 +12,9 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generators import draw_noise
 from zscgan_tf.sources.batches import Batch, take
 from zscgan_tf.sources.order import index_batches
-from zscgan_tf.sources.pictures import GRID_CLASSES, GRID_IMAGES, grid_classes
+
+# Rows and columns of a grid of images, a row a class.
+GRID_CLASSES, GRID_IMAGES = 10, 8
 
 
 class GeneratorSource:
@@ -88,6 +90,12 @@ class GeneratorSource:
             batch = self._make(tf.constant(labels, tf.int32), tf.constant(index)).numpy()
             pixels[places] = batch[: len(places)]
         return pixels
+
+
+def grid_classes(num_classes: int) -> list[int]:
+    """The classes that a grid has rows of: all, or ten that are spread evenly."""
+    rows = min(GRID_CLASSES, num_classes)
+    return [row * num_classes // rows for row in range(rows)]
 
 
 def class_grid(source: GeneratorSource) -> tuple[list[int], np.ndarray]:

@@ -159,7 +159,7 @@ def decode(path: str, channels: int) -> np.ndarray:
             width, height = image.size
             if width * height > PIXEL_LIMIT:
                 raise _too_large(path, f'{width}x{height} pixels')
-            if image.mode.startswith(('I', 'F')):
+            if image.mode.startswith(('I', 'F')) or _has_16_bits(image):
                 raise UserError(
                     f'{path}: more than 8 bits a channel: save it with 8, or use an .npz file.'
                 )
@@ -171,6 +171,12 @@ def decode(path: str, channels: int) -> np.ndarray:
             f'{path}: not a readable image ({first_line(error)}): remove it.'
         ) from error
     return pixels.reshape(*pixels.shape[:2], channels)  # some TIFFs are turned when decoded
+
+
+def _has_16_bits(image):
+    """Whether an opened file has 16 bits a channel, of which Pillow would take eight."""
+    modes = (tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in image.tile)
+    return any(';16' in str(mode) for mode in modes)
 
 
 def _too_large(path, size):

@@ -143,6 +143,8 @@ def _check_labels(path, key, labels, count):
             f'{path}: "{key}" is {labels.dtype} {list(labels.shape)}: labels are whole numbers, '
             f'one for each of the {count} images.'
         )
+    if labels.max() >= 2**31:
+        raise UserError(f'{path}: "{key}" has {labels.max()}: labels are class numbers.')
     if labels.min() < 0:
         raise UserError(f'{path}: "{key}" has negative labels: classes are counted from 0.')
     return np.asarray(labels, np.int32).reshape(-1)

@@ -17,8 +17,6 @@ from zscgan_tf.sources.writing import to_bytes
 if typing.TYPE_CHECKING:
     from zscgan_tf.sources.generator import GeneratorSource
 
-# Rows and columns of a grid of images, a row a class.
-GRID_CLASSES, GRID_IMAGES = 10, 8
 # Smaller images are enlarged by a whole number, pixel by pixel: what is seen is what there is.
 SMALLEST_TILE = 56
 _GAP, _ROW_GAP, _MARGIN, _LABEL_GAP, _PANEL_GAP = 2, 6, 8, 6, 14
@@ -40,12 +38,6 @@ class Panel(NamedTuple):
     title: str
     pixels: np.ndarray
     columns: int
-
-
-def grid_classes(num_classes: int) -> list[int]:
-    """The classes that a grid has rows of: all, or ten that are spread evenly."""
-    rows = min(GRID_CLASSES, num_classes)
-    return [row * num_classes // rows for row in range(rows)]
 
 
 def draw_grid(pixels: np.ndarray, columns: int, row_labels: Iterable[Any] = ()) -> Image.Image:

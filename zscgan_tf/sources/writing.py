@@ -157,6 +157,10 @@ def _write_images(folder, batches, count, num_classes):
     for images, labels in _first(batches, count):
         if labels is not None:
             classes = max(classes, num_classes or 0, *(labels + 1))
+            if classes > 10**class_digits:  # names would not be in the order of the numbers
+                raise UserError(
+                    f'label {classes - 1} needs the number of classes: pass num_classes.'
+                )
         for i, image in enumerate(images):
             where = folder if labels is None else class_folder(labels[i])
             _to_image(image).save(os.path.join(where, f'{number:0{digits}d}.png'))

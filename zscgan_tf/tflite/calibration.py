@@ -96,7 +96,7 @@ def _samples(batches, input_spec, file_batch, total, stream):
     """
     size = file_batch or slice_size(input_spec)
     for number, pixels in enumerate(with_progress(batches, total, 'calibrating', stream)):
-        pixels = np.clip(check_pixels(pixels, input_spec), 0, 1)
+        pixels = check_pixels(pixels, input_spec)
         if not number:
             pixels[0, 0, 0], pixels[0, -1, -1] = 0, 1
         for part in np.array_split(pixels, math.ceil(len(pixels) / size)):

@@ -32,7 +32,8 @@ class Checkpoints:
             self._manager = self._make_manager()
 
     def _make_manager(self):
-        return tf.train.CheckpointManager(self._checkpoint, str(self._folder), max_to_keep=2)
+        # None: what it deletes it finds by a pattern, and a folder's name may have a * or a [.
+        return tf.train.CheckpointManager(self._checkpoint, str(self._folder), max_to_keep=None)
 
     def restore(self, partly: bool = False) -> int:
         """Restores the newest readable checkpoint and returns its number of steps, or 0.
@@ -70,6 +71,10 @@ class Checkpoints:
             )
         return 0
 
+    def newest(self) -> int:
+        """The number of steps of the newest checkpoint, readable or not; 0 where there is none."""
+        return next((int(path.name.split('-')[1]) for path in self._paths()), 0)
+
     def what_stays(self) -> str:
         """What a message adds of earlier checkpoints: nothing where there is none."""
         return '; the last checkpoint is whole' if self._paths() else ''
@@ -79,8 +84,16 @@ class Checkpoints:
         # folder may have been moved since.
         names = {pathlib.Path(path).name for path in self._manager.checkpoints}
         names |= {path.stem for path in self._folder.glob('ckpt-*.index')}
+        names = {name for name in names if any(self._folder.glob(f'{name}.*'))}
         newest_first = sorted(names, key=lambda name: int(name.split('-')[1]), reverse=True)
         return [self._folder / name for name in newest_first]
+
+    def _sweep(self):
+        """Deletes all but the last two."""
+        kept = {path.name for path in self._paths()[:2]}
+        for path in self._folder.glob('ckpt-*.*'):
+            if path.name.partition('.')[0] not in kept:
+                path.unlink(missing_ok=True)
 
     def save(self, done: int) -> None:
         """Writes a checkpoint after `done` steps, if all that it would hold is finite.
@@ -105,3 +118,4 @@ class Checkpoints:
                 f'({error.message.splitlines()[0]}){self.what_stays()}. Free some space and run '
                 f'the same command again.'
             ) from error
+        self._sweep()

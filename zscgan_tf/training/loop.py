@@ -84,26 +84,28 @@ def run(
         KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint was written.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    lock = _alone(workdir)
-    workdir = pathlib.Path(workdir)
+    named, workdir = workdir, pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / 'checkpoints', state)
-    done = checkpoints.restore()
-    if done >= steps:
-        return {}
-    if done:
-        logger.info('%s: resuming after step %d', name, done)
     metrics_file, events = workdir / 'metrics.jsonl', workdir / 'tensorboard'
-    with _needing_space(events):
-        writer = tf.summary.create_file_writer(str(events))
     compiled = _compile(step, strategy, jit_compile)
-
-    logger.info('%s: compiling the training step', name)
-    progress = Progress(name, steps, 'steps', done=done, is_long=True)
     means = {}
-    iterator = batches(done) if batches else itertools.repeat(())
-
-    with lock, _stop_on_signal() as stop, progress, writer.as_default(), _closed_on_error(writer):
+    with contextlib.ExitStack() as stack:
+        if checkpoints.newest() < steps:  # a finished training is only read
+            stack.enter_context(_alone(named))
+        done = checkpoints.restore()
+        if done >= steps:
+            return {}
+        if done:
+            logger.info('%s: resuming after step %d', name, done)
+        with _needing_space(events):
+            writer = tf.summary.create_file_writer(str(events))
+        logger.info('%s: compiling the training step', name)
+        iterator = batches(done) if batches else itertools.repeat(())
+        stop = stack.enter_context(_stop_on_signal())
+        progress = stack.enter_context(Progress(name, steps, 'steps', done=done, is_long=True))
+        stack.enter_context(writer.as_default())
+        stack.enter_context(_closed_on_error(writer))
         _forget_metrics_after(metrics_file, done)
         clock = _Clock(steps, images_per_step, name, last_metrics(workdir).get('seconds', 0))
         while done < steps:
@@ -284,7 +286,8 @@ def _stop_on_signal():
                 'interrupted at once; the same command goes on from the last checkpoint'
             )
         caught.append(number)
-        with contextlib.suppress(OSError):  # what read the output got the signal too
+        # What read the output got the signal too, or the signal came within another message.
+        with contextlib.suppress(OSError, RuntimeError):
             print(
                 '\nstopping after this step; press Ctrl-C once more to stop at once',
                 file=sys.stderr,

@@ -92,7 +92,7 @@ def first_images(
 def checked_batches(
     teacher: Teacher, source: Source, start: int = 0
 ) -> collections.abc.Iterator[tuple]:
-    """A source's batches from number `start` on; refuses pixels that are not finite.
+    """A source's batches from number `start` on; refuses pixels that are not within [0, 1].
 
     Raises:
         UserError: while it is iterated; where the batches end, too.
@@ -100,10 +100,10 @@ def checked_batches(
     kind = description_of(source)['kind']
     for pixels, labels in source.batches(start=start):
         try:
-            check_pixels(pixels, teacher.input_spec)
+            pixels = check_pixels(pixels, teacher.input_spec)
         except UserError as error:
             raise UserError(f'{kind}: {error}') from error
-        yield tf.cast(pixels, tf.float32), labels
+        yield tf.constant(pixels), labels
     raise UserError(f'{kind} ended: yield batches without end, from the first image again.')
 
 
