@@ -71,6 +71,7 @@ def test_pixels_that_fit():
         found = check_pixels(other, SPEC)
         assert isinstance(found, np.ndarray) and found.dtype == np.float32
         np.testing.assert_array_equal(found, images)
+    assert check_pixels(images + 1e-6, SPEC).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,8 @@ def test_pixels_that_fit():
         (np.zeros((2, 8, 8, 3), np.uint8), 'holds uint8: pass pixels in [0, 1]'),
         (np.full((2, 8, 8, 3), np.nan, np.float32), 'not finite'),
         (np.full((2, 8, 8, 3), np.inf, np.float32), 'not finite'),
+        (np.full((2, 8, 8, 3), 1.01, np.float32), 'from 1.01 to 1.01: yield pixels in [0, 1]'),
+        (np.full((2, 8, 8, 3), -1.0, np.float32), 'from -1 to -1: yield pixels in [0, 1]'),
     ],
 )
 def test_pixels_that_do_not_fit(images, words):

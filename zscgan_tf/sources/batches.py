@@ -73,7 +73,9 @@ def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.nd
             f'A batch of images holds pixels from {low:.4g} to {high:.4g}: yield pixels in [0, 1], '
             f'before any preprocessing.'
         )
-    return np.clip(pixels, 0, 1).astype(np.float32, copy=False)
+    if low < 0 or high > 1:
+        pixels = np.clip(pixels, 0, 1)
+    return pixels.astype(np.float32, copy=False)
 
 
 def check_labels(labels: np.ndarray | tf.Tensor, images: int, teacher: Teacher) -> np.ndarray:
