@@ -206,7 +206,7 @@ def test_the_file_of_another_teacher_takes_its_inputs():
 
 
 def test_pixels_beyond_the_legal_ones_do_not_move_the_grid():
-    data = calibration.convert(raw_pixels(tiny_teacher()), [1.04 * PIXELS[:32, :8] - 0.02])
+    data = calibration.convert(raw_pixels(tiny_teacher()), [1.001 * PIXELS[:32, :8] - 0.0005])
     assert TfliteModel(data).zero_pixel is not None
 
 

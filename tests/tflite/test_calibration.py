@@ -62,6 +62,12 @@ def test_large_batches_are_cut(teacher, monkeypatch):
     np.testing.assert_allclose(np.concatenate(parts)[1:], inputs[1:], atol=1e-6)
 
 
+def test_the_callers_images_stay_as_they_are(teacher):
+    images = np.full((4, 8, 8, 3), 0.5, np.float32)
+    calibration.convert(teacher, [images])
+    assert np.all(images == 0.5)
+
+
 def test_per_tensor_and_per_channel(teacher, int8_file):
     assert audit(int8_file).weights == 'per-channel'
     assert (

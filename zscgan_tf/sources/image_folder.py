@@ -175,8 +175,12 @@ def decode(path: str, channels: int) -> np.ndarray:
 
 def _has_16_bits(image):
     """Whether an opened file has 16 bits a channel, of which Pillow would take eight."""
-    modes = (tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in image.tile)
-    return any(';16' in str(mode) for mode in modes)
+    arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
+    if image.format == 'PPM':
+        return any(isinstance(last, int) and last > 255 for *_, last in arguments)
+    # BGR;16 of a BMP has 16 bits a pixel.
+    modes = [str(mode) for mode, *_ in arguments if mode]
+    return any(';16' in mode and not mode.startswith('BGR') for mode in modes)
 
 
 def _too_large(path, size):

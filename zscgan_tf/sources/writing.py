@@ -159,7 +159,8 @@ def _write_images(folder, batches, count, num_classes):
             classes = max(classes, num_classes or 0, *(labels + 1))
             if classes > 10**class_digits:  # names would not be in the order of the numbers
                 raise UserError(
-                    f'label {classes - 1} needs the number of classes: pass num_classes.'
+                    f'label {classes - 1} needs more digits than num_classes={num_classes} has: '
+                    f'pass the number of classes.'
                 )
         for i, image in enumerate(images):
             where = folder if labels is None else class_folder(labels[i])

@@ -49,8 +49,8 @@ def convert(
         without a word: audit them.
 
     Raises:
-        UserError: an option is out of range, no images, images of a wrong shape or not finite, or
-            a model that the converter cannot convert.
+        UserError: an option is out of range, no images, images of a wrong shape, not finite or not
+            in [0, 1], or a model that the converter cannot convert.
     """
     resolved = TfliteCalibrationOptions.resolve('small', options, teacher)
     check_input(teacher, resolved)
@@ -98,6 +98,7 @@ def _samples(batches, input_spec, file_batch, total, stream):
     for number, pixels in enumerate(with_progress(batches, total, 'calibrating', stream)):
         pixels = check_pixels(pixels, input_spec)
         if not number:
+            pixels = pixels.copy()
             pixels[0, 0, 0], pixels[0, -1, -1] = 0, 1
         for part in np.array_split(pixels, math.ceil(len(pixels) / size)):
             if file_batch:  # the same extremes, whichever images fill the batch up

@@ -91,8 +91,10 @@ def run(
     compiled = _compile(step, strategy, jit_compile)
     means = {}
     with contextlib.ExitStack() as stack:
-        if checkpoints.newest() < steps:  # a finished training is only read
-            stack.enter_context(_alone(named))
+        is_finished = checkpoints.newest() >= steps  # it is only read
+        if is_finished and checkpoints.restore() >= steps:
+            return {}
+        stack.enter_context(_alone(named))
         done = checkpoints.restore()
         if done >= steps:
             return {}
