@@ -40,7 +40,7 @@ def _rows(teacher):
     if dfq_flags.is_chosen():
         yield from _dfq(teacher)
         yield from _tflite(teacher)
-        yield 'training', 'none: --method=dfq needs neither images nor training, only seconds'
+        yield from _training(teacher)
         return
     problem = _student_problem(teacher)
     yield from _student(teacher, problem)
@@ -149,6 +149,9 @@ def _training(teacher: 'Teacher') -> Rows:
     from zscgan_tf.methods import zscgan
     from zscgan_tf.training import loop
 
+    if dfq_flags.is_chosen():
+        yield 'training', 'none: --method=dfq needs neither images nor training, only seconds'
+        return
     if not image_sources.has_workdir():
         yield 'training', f'none: --source={FLAGS.source} has no generator'
         return

@@ -88,7 +88,6 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / 'checkpoints', state)
     metrics_file, events = workdir / 'metrics.jsonl', workdir / 'tensorboard'
-    compiled = _compile(step, strategy, jit_compile)
     means = {}
     with contextlib.ExitStack() as stack:
         is_finished = checkpoints.newest() >= steps  # it is only read
@@ -102,6 +101,7 @@ def run(
             logger.info('%s: resuming after step %d', name, done)
         with _needing_space(events):
             writer = tf.summary.create_file_writer(str(events))
+        compiled = _compile(step, strategy, jit_compile)
         logger.info('%s: compiling the training step', name)
         iterator = batches(done) if batches else itertools.repeat(())
         stop = stack.enter_context(_stop_on_signal())
