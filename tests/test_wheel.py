@@ -106,6 +106,7 @@ def test_the_container_is_made_of_what_the_wheel_is_made_of():
     assert 'ENTRYPOINT ["zscgan-quantize"]' in text
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_runs(wheel, tmp_path):
     """Its dependencies are those of the environment that runs the tests."""
     python = new_environment(tmp_path / 'environment')

@@ -254,6 +254,7 @@ def program(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_partial_run_updates_its_entry_and_keeps_the_others(teacher_file, tmp_path):
     path = tmp_path / 'benchmark.json'
     kept = {'unit': 'ms', 'numerator': 3.0, 'denominator': 2.0, 'repeats': 1}

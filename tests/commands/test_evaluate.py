@@ -70,6 +70,7 @@ def test_fresh_images_of_a_generator(finished, programs):
     assert 'accuracy' not in result.stdout
 
 
+@pytest.mark.slow
 def test_divergence_and_blends(finished, programs):
     """Of a file that ends in logits; other images of another seed, and other ones blended."""
     made = programs.run(

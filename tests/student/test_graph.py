@@ -68,7 +68,12 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize('kind', KINDS)
+REPEATED = [k for k in KINDS if k in PARTS]  # without copies they are tested as PARTS
+
+
+@pytest.mark.parametrize(
+    'kind', [pytest.param(k, marks=[pytest.mark.slow] * (k in REPEATED[1:])) for k in KINDS]
+)
 def test_the_file_computes_what_the_student_does(kind):
     teacher = own_teacher(lambda x: ending(KINDS[kind](layers.ReLU()(convolved(x)))))
     student = make(teacher, wide_residuals=True, **W4A4)

@@ -176,8 +176,22 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize('part', PARTS)
-@pytest.mark.parametrize('widths', [(8, 8), (4, 4, 8)], ids=('W8A8', 'W4A4'))
+WIDTHS = {'W8A8': (8, 8), 'W4A4': (4, 4, 8)}
+# Much like another one at 4 bits.
+ALIKE = ('whole average pool', 'hard squeeze', 'swish', 'sum of three', 'average of three')
+
+
+@pytest.mark.parametrize(
+    'part, widths',
+    [
+        pytest.param(
+            part, widths, id=f'{name}-{part}',
+            marks=[pytest.mark.slow] * (name == 'W4A4' and part in ALIKE),
+        )
+        for name, widths in WIDTHS.items()
+        for part in PARTS
+    ],
+)  # fmt: skip
 def test_the_file_computes_what_the_student_does_with_every_kind_of_layer(part, widths):
     teacher = own_teacher(lambda x: ending(PARTS[part](layers.ReLU()(convolved(x)))))
     names = ('weight_bits', 'activation_bits', 'first_last_bits')
