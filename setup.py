@@ -31,7 +31,7 @@ setup(
     ],
     packages=find_packages(include=['zscgan_tf', 'zscgan_tf.*']),
     package_data={'zscgan_tf.report': ['templates/*.html']},
-    python_requires='>=3.11',
+    python_requires='>=3.11,<3.14',
     # Ranges around the versions that were run together, from training to the running .tflite.
     install_requires=[
         'absl-py>=1.4',

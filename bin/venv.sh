@@ -6,8 +6,8 @@ requirements=$(cat "$root/setup.py" "$root/requirements.txt" | cksum)
 
 if [[ "$(cat "$root/.venv/installed" 2>/dev/null)" != "$requirements" ]]; then
   base=${PYTHON:-python3}
-  if ! "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "error: $base is not Python 3.11 or newer: name one, as PYTHON=python3.11 $0" >&2
+  if ! "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
+    echo "error: $base is not Python 3.11 to 3.13: name one, as PYTHON=python3.11 $0" >&2
     exit 1
   fi
   echo "Installing into $root/.venv (a few minutes, once)" >&2

@@ -65,6 +65,15 @@ def test_check_output(tmp_path, name, message):
     assert sorted(os.listdir(tmp_path)) == ['file', 'folder', 'there.tflite']
 
 
+def test_a_pipe_or_a_device_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    (tmp_path / 'link').symlink_to('/dev/null')
+    for name in ('pipe', 'link'):
+        with pytest.raises(UserError, match=f'{name}: is a device or a pipe'):
+            atomic_files.check_output(tmp_path / name, overwrite=True)
+    assert (tmp_path / 'pipe').is_fifo()
+
+
 def test_folder_that_cannot_be_written():
     script = """
         import os, sys

@@ -109,7 +109,7 @@ def listed(heading):
 def test_the_layers_of_the_student():
     ours = {'ConstantChannel', 'SelectChannels'}  # made by flattening and raw pixels alone
     held = {name for name, kind in LAYER_TYPES.items() if kind.student}
-    assert listed('The student holds') == held - ours
+    assert listed('The student supports') == held - ours
     dropped = {name for name, kind in LAYER_TYPES.items() if kind.dropped}
     assert {'Dropout', 'RandomFlip'} <= listed('Layers that do nothing in inference') <= dropped
     alone = listed("TFLite's calibration alone takes")

@@ -41,13 +41,15 @@ def check_output(path: PathLike, overwrite: bool = False) -> None:
         overwrite: whether it may exist.
 
     Raises:
-        UserError: the folder is missing or read-only, the path is a folder or remote, or the file
-            exists.
+        UserError: the folder is missing or read-only, the path is a folder, a device or remote, or
+            the file exists.
     """
     check_local(path)
     path = os.fspath(path)
     if os.path.isdir(path) or not os.path.basename(path):
         raise UserError(f'{path}: is a folder: pass the name of a file.')
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f'{path}: is a device or a pipe: pass the name of a file.')
     check_parent(path)
     if os.path.lexists(path) and not overwrite:
         raise UserError(f'{path}: exists already: pass --overwrite or another name.')

@@ -96,14 +96,15 @@ class GeneratorOptions(Options):
     )
     generator: str = option(
         choice('unet', 'dcgan'),
-        'The network: unet, of the paper; dcgan, of [14], without classes.',
+        'The network: unet, of the paper; dcgan, of adversarial distillation [14], without '
+        'classes.',
         paper='unet',
         before='unet',
     )
     unconditional: bool = option(
         SWITCH,
-        'A generator without classes, as in [14]: one row of each conditional batch norm, and no '
-        'cross-entropy.',
+        'A generator without classes, as in adversarial distillation [14]: one row of each '
+        'conditional batch norm, and no cross-entropy.',
         paper=False,
         before=False,
     )

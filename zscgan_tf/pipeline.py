@@ -17,7 +17,12 @@ from zscgan_tf.options import COUNT, Options, check
 from zscgan_tf.sources import Source, StoredSource, at_most, description_of
 from zscgan_tf.sources.batches import take
 from zscgan_tf.sources.noise import NoiseSource
-from zscgan_tf.student.calibration.calibrate import build, calibrate_student, check_enough
+from zscgan_tf.student.calibration.calibrate import (
+    build,
+    calibrate_student,
+    check_enough,
+    checked_batches,
+)
 from zscgan_tf.student.options import CalibrationOptions
 from zscgan_tf.student.student import Student
 from zscgan_tf.teacher.teacher import Teacher
@@ -50,8 +55,8 @@ class Quantized:
         latency_ms: milliseconds an image, batch 1, on this machine.
         levels: of a student's file the levels that it holds, a `LevelsReport`; else None.
         student_agreement: agreement of the student with its file on the source's next images, or
-            again on its first where it has no more, in per cent; None without a student, and of
-            DFQ.
+            on images that it has seen where there are no more, in per cent; None without a student,
+            and of DFQ.
         dfq: what `quantize_dfq` did, in words; None of any other method.
         unquantized: what `evaluate` says, on the real images, of the float model that was rounded
             by `quantize_dfq`; None without images, or where it is the teacher's function.
@@ -263,7 +268,7 @@ def quantize_student(
     tflite = interpreter.TfliteModel(data)
     measures = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
     count = at_most(source, check_images)
-    own = _agreement(tflite, student, source, used_images, count)
+    own = _agreement(tflite, student, teacher, source, used_images, count)
     atomic_files.write_atomically(output, data, overwrite)
     return Quantized(
         os.fspath(output),
@@ -348,7 +353,8 @@ def _measure(teacher, source, tflite, report, used_images, check_images, evaluat
     )
     seen = None
     if not fresh and not real:
-        seen = _agreement(tflite, teacher, source, 0, at_most(source, check_images))
+        count = at_most(source, check_images)
+        seen = _agreement(tflite, teacher, teacher, source, 0, count)
     kind = description_of(source)['kind']
     measured = {'fresh': fresh, 'seen': seen, 'real': real, 'source_kind': kind}
     return measured | _of_file(teacher, tflite)
@@ -365,7 +371,7 @@ def _of_file(teacher, tflite):
 
 def _inputs(teacher, source, used) -> collections.abc.Iterator[np.ndarray]:
     """Batches of the source's next images as the model takes them, to count levels on."""
-    batches = source.batches(start=_next_batch(source, used))
+    batches = checked_batches(teacher, source, _next_batch(source, used))
     for pixels, _ in itertools.islice(batches, -(-LEVEL_IMAGES // source.batch_size)):
         yield teacher.input_spec.to_inputs(pixels).numpy()
 
@@ -380,14 +386,14 @@ def _fresh_agreement(tflite, teacher, source, used, wanted):
     stored = getattr(source, 'image_count', None)
     if stored is not None:  # a source of stored images begins again behind its last one
         wanted = min(wanted, stored - _next_batch(source, used) * source.batch_size)
-    return _agreement(tflite, teacher, source, used, wanted)
+    return _agreement(tflite, teacher, teacher, source, used, wanted)
 
 
-def _agreement(tflite, model, source, used, wanted):
-    """Agreement with a teacher or student behind the `used` first images; None of no images."""
+def _agreement(tflite, model, teacher, source, used, wanted):
+    """Agreement with a teacher or its student behind the `used` first images; None of no images."""
     if wanted < 1:
         return None
-    batches = source.batches(start=_next_batch(source, used))
+    batches = checked_batches(teacher, source, _next_batch(source, used))
     # Without labels: a generator's are what it aimed at, not what the images show.
     images = ((pixels, None) for pixels, _ in take(batches, wanted))
     return evaluation.evaluate(tflite, model, images, total=wanted)

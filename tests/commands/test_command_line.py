@@ -146,6 +146,16 @@ def test_mistakes(arguments, words):
     assert words in refusal('quantize', *arguments)
 
 
+def test_the_second_argument_of_report_and_evaluate_is_the_file():
+    for program in ('report', 'evaluate'):
+        assert '; did you mean --model=b.tflite?' in refusal(program, 'a.h5', 'b.tflite')
+
+
+def test_a_message_does_not_control_the_terminal():
+    message = refusal('quantize', 'a\x1b[2K\x9b\u202e.h5', '--output=a.tflite')
+    assert '\x1b' not in message and '\\x1b[2K\\x9b\\u202e.h5' in message
+
+
 def test_a_run_keeps_its_flags():
     """Those of every module; the model needs no flag, and flags may stand before and behind it."""
     code = """

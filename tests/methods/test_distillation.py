@@ -235,6 +235,13 @@ def test_pairs_to_blend_are_of_one_replica():
             distillation.check_replicas(options, 7, 2)
 
 
+def test_a_stock_student_is_for_one_device():
+    options = DistillationOptions.resolve('small', {'student': 'tfmot'})
+    distillation.check_replicas(options, 8, 1)
+    with pytest.raises(UserError, match='--student=tfmot is for one device, .* 2 replicas'):
+        distillation.check_replicas(options, 8, 2)
+
+
 def test_a_generator_of_another_strategy_is_not_updated(tmp_path, two_devices):
     teacher = tiny_teacher()
     options = GeneratorOptions.resolve('small', {'batch_size': 8}, teacher)

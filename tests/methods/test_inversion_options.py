@@ -53,6 +53,7 @@ def test_presets(teacher):
         ({'images': 10, 'group_size': 11}, 'group_size=11 is more than the --optimized_images=10'),
         ({'clamped_js': True}, 'clamped_js is for adaptive DeepInversion'),
         ({'images': 10, 'compete_weight': 1}, 'compete_weight=1.0 needs two groups'),
+        ({'compete_weight': 1, 'iterations': 0}, 'compete_weight=1.0 is of no use with'),
         ({'moments_weight': -1}, '--moments_weight=-1 must be 0'),
         ({'setting': 'mnist'}, '--published_setting=mnist must be one of cifar10'),
     ],

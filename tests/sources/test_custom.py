@@ -45,6 +45,13 @@ late_nans = variant(change=staticmethod(lambda pixels, index: pixels / (1 - inde
 bright = variant(change=staticmethod(lambda pixels, index: 255 * pixels))
 bytes_ = variant(change=staticmethod(lambda pixels, index: np.uint8(255 * pixels)))
 restless = variant(change=staticmethod(lambda pixels, index: pixels / (2 + next(calls))))
+kept = np.zeros((4, 8, 8, 3), np.float32)
+
+def fill(pixels, index):
+    kept[...] = pixels / (2 + next(calls))
+    return kept
+
+same_array = variant(change=staticmethod(fill))
 short = variant(batch_size=5)
 class_of_others = variant(highest=90)
 texts = variant(types=str)
@@ -129,6 +136,7 @@ def test_later_batches_are_checked_when_they_are_made(load):
         ('bright', r'own_images:bright: A batch .* from .* to .*: yield pixels in \[0, 1\]'),
         ('bytes_', 'own_images:bytes_: A batch of images holds uint8'),
         ('restless', r'own_images:restless: batches\(start=1\) gives other images'),
+        ('same_array', r'own_images:same_array: batches\(start=1\) gives other images'),
         ('short', 'own_images:short: a batch has 4 images, and batch_size is 5'),
         ('class_of_others', 'own_images:class_of_others: labels are to be whole numbers from 0 to'),
         ('texts', 'own_images:texts: labels are to be whole numbers'),

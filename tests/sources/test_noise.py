@@ -52,5 +52,7 @@ def test_a_batch_depends_on_seed_and_number_alone(kind):
 def test_refuses_bad_arguments():
     with pytest.raises(UserError, match='--batch_size=0'):
         NoiseSource(SPEC, 'uniform', 0)
+    with pytest.raises(UserError, match='--seed=-1'):
+        NoiseSource(SPEC, seed=-1)
     with pytest.raises(UserError, match='uniform, gaussian'):
         NoiseSource(SPEC, 10, 'perlin', 4)

@@ -275,6 +275,14 @@ def test_dense_layers_on_images():
         (lambda: LogProbabilities(name='odd'), ['LogProbabilities']),
         (lambda: layers.Conv2D(4, 3, dilation_rate=2, name='odd'), ['Conv2D', 'dilation_rate']),
         (lambda: layers.DepthwiseConv2D(3, dilation_rate=(1, 2), name='odd'), ['dilation_rate']),
+        (
+            lambda: (
+                lambda x: layers.Reshape((8, 8, 3))(
+                    HardSigmoid(name='odd')(layers.Reshape((64, 3))(x))
+                )
+            ),
+            ['HardSigmoid on (64, 3)'],
+        ),
     ],
 )
 def test_what_the_student_can_not_hold_is_refused(layer, words):
@@ -289,7 +297,7 @@ def test_what_the_student_can_not_hold_is_refused(layer, words):
             'model.h5',
             "'odd'",
             *words,
-            'pass --range_estimator=tflite with --method=ptq',
+            'quantize with --method=ptq --range_estimator=tflite',
         ]
     )
     assert '\n' not in message

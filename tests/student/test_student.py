@@ -18,6 +18,7 @@ from zscgan_tf.student.graph import constants
 from zscgan_tf.student.student import as_logits, feature_layers
 from zscgan_tf.teacher.head import split_end
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish, SelectChannels
+from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.tflite import audit, levels, student_export
 
 layers = tf_keras.layers
@@ -172,6 +173,9 @@ PARTS = {
     'sum of three': lambda y: layers.Add()([y, convolved(y), layers.Conv2D(6, 1)(y)]),
     'average of three': lambda y: layers.Average()([y, convolved(y), layers.Conv2D(6, 1)(y)]),
     'product of three': lambda y: layers.Multiply()([y, y, layers.ReLU()(convolved(y))]),
+    'groups': lambda y: layers.ReLU()(layers.Conv2D(6, 3, groups=2)(y)),
+    'depth multiplier': lambda y: layers.DepthwiseConv2D(3, depth_multiplier=2)(y),
+    'ReLU of a pool': lambda y: layers.ReLU()(layers.MaxPooling2D()(convolved(y))),
     'batch norm of its own': lambda y: layers.BatchNormalization()(layers.MaxPooling2D()(y)),
 }
 
@@ -316,6 +320,20 @@ def test_the_twin_is_the_teacher_and_the_file_ends_as_it_did(head):
     assert evaluation.evaluate(tflite, teacher, [(PIXELS, None)])['agreement'] > 90
     logits = audit.audit(student_export.convert(student, output_head='logits'))
     assert not {'SOFTMAX', 'LOGISTIC'} & set(logits.ops)
+
+
+@pytest.mark.parametrize('side', [(6, 1), (6, 1, 1), (1, 6)])
+def test_the_softmax_of_a_file_is_over_the_classes(side):
+    """They need not be on the last axis."""
+    x = inputs = layers.Input((8, 8, 3))
+    x = layers.Dense(6)(layers.GlobalAveragePooling2D()(layers.BatchNormalization()(convolved(x))))
+    x = layers.Softmax(1 + side.index(6))(layers.Reshape(side)(x))
+    model = randomize(tf_keras.Model(inputs, x))
+    teacher = load_teacher(model, input_spec={'preprocessing': 'unit'})
+    scores = evaluation.TfliteModel(student_export.convert(make(teacher))).scores(PIXELS)
+    expected = model(PIXELS).numpy().reshape(-1, 6)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(scores, expected, atol=0.05)
 
 
 @pytest.mark.parametrize('bits', [3, 8])

@@ -62,10 +62,14 @@ def test_impossible_numbers(mean, std, words):
 
 
 def test_values_for_pixels_in_0_255_are_named():
-    with pytest.raises(UserError, match='is for pixels in 0...255.* pass --mean=0.485,0.456'):
-        InputSpec((8, 8), 2, (123.675, 116.28), 1)
-    with pytest.raises(UserError, match='--std=58.395 is for pixels .* pass --std=0.229'):
-        InputSpec((8, 8), 3, 0, 58.395)
+    """Both together: a deviation of 1 is legal, but not beside a mean of 123."""
+    for mean, std, words in (
+        ((123.675, 116.28, 103.53), 1, '--mean=0.485,0.456,0.406 --std=0.00392157.'),
+        (0, 58.395, '--mean=0 --std=0.229.'),
+        (-127.5, 127.5, '--mean=-0.5 --std=0.5.'),
+    ):
+        with pytest.raises(UserError, match=f'0...255, pass both over 255, {words}$'):
+            InputSpec((8, 8), 3, mean, std)
 
 
 def test_the_json_form_comes_back(tmp_path):
@@ -236,6 +240,9 @@ def test_a_preprocessing_that_the_model_does_itself_is_refused(fields, flags):
 
 def test_a_preprocessing_of_the_json_that_the_model_does_itself_is_refused(tmp_path):
     model(layers.Rescaling(1 / 127.5, offset=-1)).save(tmp_path / 'a.keras')
+    (tmp_path / 'a.json').write_text('{"preprocessing": "imagenet"}')
+    with pytest.raises(UserError, match='in the JSON beside the file: .*=imagenet is unknown'):
+        load_teacher(tmp_path / 'a.keras')
     (tmp_path / 'a.json').write_text('{"preprocessing": "tf"}')
     with pytest.raises(UserError, match='remove preprocessing from the JSON beside the file'):
         load_teacher(tmp_path / 'a.keras')

@@ -233,6 +233,14 @@ def test_one_unit_that_answers_noise_almost_alike():
     load_teacher(model, input_spec={'preprocessing': 'unit'})
 
 
+def test_a_folder_that_is_named_by_a_dot_has_its_json(tmp_path, monkeypatch):
+    classifier('functional').save(tmp_path / 'net', save_format='tf')
+    (tmp_path / 'net.json').write_text('{"preprocessing": "caffe"}')
+    monkeypatch.chdir(tmp_path / 'net')
+    teacher = load_teacher('.')
+    assert (teacher.name, teacher.input_spec.bgr) == ('net', True)
+
+
 def test_a_file_in_a_folder_that_cannot_be_entered(monkeypatch):
     def denied(path):
         raise PermissionError(13, 'Permission denied', str(path))

@@ -235,6 +235,18 @@ def test_a_student_of_layers_that_are_called_like_its_own():
     assert 'quant_conv' in {row.title for row in errors.rows}
 
 
+def test_a_layer_that_is_called_input():
+    x = inputs = layers.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, name='input')(x))
+    x = layers.Dense(5)(layers.GlobalAveragePooling2D()(x))
+    teacher = load_teacher(
+        randomize(tf_keras.Model(inputs, x)), input_spec={'preprocessing': 'unit'}
+    )
+    errors = layer_errors(student_export.convert(small_student(teacher)), teacher, pixels(6))
+    first, second = errors.rows[:2]
+    assert (first.op, second.op) == ('', 'CONV_2D') and second.title == 'input'
+
+
 @pytest.mark.parametrize('head', ['sigmoid', 'softmax'])
 def test_a_layer_that_is_called_like_the_head(head):
     x = inputs = layers.Input((8, 8, 3))

@@ -1,5 +1,6 @@
 """A workdir belongs to one teacher and one configuration."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,7 +8,9 @@ import sys
 
 import pytest
 
+from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
+from zscgan_tf.teacher.raw_pixels import raw_pixels
 from zscgan_tf.training import workdir
 
 CONFIG = {'teacher': 'net', 'fingerprint': 'abc', 'channels': [4, 8], 'rate': 1e-3, 'seed': 0}
@@ -56,6 +59,18 @@ def test_another_configuration_is_refused_by_the_names_that_differ(tmp_path):
     assert 'new null, not [0, 1, 2,' in message and '...' in message and '99' not in message
     assert 'channels' not in message and 'fingerprint' not in message and '\n' not in message
     assert workdir.read(tmp_path) == CONFIG
+
+
+def test_raw_pixels_of_another_preprocessing_are_another_configuration():
+    """The input specification of raw pixels does not say what the first convolution does."""
+    teacher = tiny_teacher()
+    spec = teacher.input_spec
+    other = dataclasses.replace(spec, std=tuple(1.01 * std for std in spec.std))
+    other = dataclasses.replace(teacher, input_spec=other)
+    found, expected = (workdir.config_of(raw_pixels(t), {}, 0) for t in (other, teacher))
+    assert found['input_spec'] == expected['input_spec'] and found != expected
+    assert expected['raw_pixels'] == spec.to_dict()
+    assert 'raw_pixels' not in workdir.config_of(teacher, {}, 0)
 
 
 def test_a_teacher_that_was_renamed_is_the_same(tmp_path):

@@ -11,6 +11,7 @@ import io
 import logging as python_logging
 import os
 import sys
+import unicodedata
 
 from absl import app, flags, logging
 
@@ -23,7 +24,9 @@ from zscgan_tf.quiet import import_tensorflow
 FLAGS = flags.FLAGS
 # None, not False: a flag that was not passed is not kept among the flags of a run.
 flags.DEFINE_boolean('version', None, 'Print the version, and nothing else.')
-INTERRUPTED = 'interrupted: no output was written; the same command goes on with what is trained'
+INTERRUPTED = (
+    'interrupted: no output was written; the same command starts again, and continues a training'
+)
 
 
 def run(
@@ -82,14 +85,25 @@ def _print(text):
 
 
 def _fail(message):
-    print(f'error: {message}', file=sys.stderr)
+    print(f'error: {_visible(str(message))}', file=sys.stderr)
     sys.exit(1)
+
+
+def _visible(text):
+    """A text, perhaps of a stranger's file, without characters that control the terminal."""
+    controls = ('Cc', 'Cf')
+    return ''.join(
+        character.encode('unicode_escape').decode()
+        if unicodedata.category(character) in controls and character != '\n'
+        else character
+        for character in text
+    )
 
 
 def _guarded(main, check, _):
     _make_printable()
     logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(python_logging.Formatter('%(message)s'))
+    logging.get_absl_handler().setFormatter(_Visible('%(message)s'))
     logging.set_verbosity(logging.WARNING)  # of TensorFlow and tfds
     python_logging.getLogger('zscgan_tf').setLevel(python_logging.INFO)
     try:
@@ -116,6 +130,13 @@ def _guarded(main, check, _):
         except OSError:  # what read the output got the signal too
             _close_outputs()
         return 130
+
+
+class _Visible(python_logging.Formatter):
+    """Formats records so that no text in them controls the terminal."""
+
+    def format(self, record):
+        return _visible(super().format(record))
 
 
 def _close_outputs():

@@ -139,7 +139,10 @@ def _tflite(teacher: 'Teacher') -> Rows:
 
     try:
         check_convertible(teacher, allow_float_ops=FLAGS.allow_float_ops)
-        yield 'TFLite', 'its own calibration takes the model too (--range_estimator=tflite)'
+        yield (
+            'TFLite',
+            'its own calibration takes the model too (--method=ptq --range_estimator=tflite)',
+        )
     except UserError as error:
         yield 'TFLite', f'its own calibration cannot take the model: {error}'
 

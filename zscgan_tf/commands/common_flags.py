@@ -68,8 +68,8 @@ def define_teacher_flags() -> None:
         'preprocessing',
         None,
         ['tf', 'torch', 'caffe', 'raw', 'unit'],
-        'Of the training: preprocess_input of that mode (tf, torch, caffe); raw: 0...255 as they '
-        'are; unit: pixels / 255.',
+        "How the model's training prepared images. tf, torch, caffe: Keras' preprocess_input of "
+        'that mode; unit: pixels / 255; raw: pixels of 0...255.',
     )
     flags.DEFINE_enum(
         'channel_order',
@@ -118,8 +118,8 @@ def define_run_flags() -> None:
     flags.DEFINE_string(
         'workdir',
         None,
-        'Folder of the run: checkpoints, logs, grids; a run that was interrupted goes on there. '
-        '"{seed}" stands for the seed.',
+        'Folder of the run: checkpoints, logs, pictures. An interrupted run continues there. '
+        'Default of quantize: --output with .workdir. "{seed}" stands for the seed.',
     )
     flags.DEFINE_integer(
         'seed', 0, 'Seed of everything random.', lower_bound=0, upper_bound=options.MAX_SEED
@@ -161,8 +161,8 @@ def define_raw_pixels_flag() -> None:
     flags.DEFINE_boolean(
         'raw_pixels',
         False,
-        'The file takes pixels as they are, 0...255 in RGB order (int8: less 128): preprocessing '
-        'becomes part of its first convolution, and rounds no image. Default: inputs as the model '
+        'The file takes pixels of 0...255 in RGB order (int8: less 128). The preprocessing becomes '
+        'part of the first convolution, so the input is not rounded. Default: inputs as the model '
         'takes them.',
     )
 
@@ -182,7 +182,8 @@ def define_generator_flags() -> None:
         'preset',
         'small',
         options.PRESETS,
-        'Default values of the options: small fits two cores, paper is section 3 of the paper.',
+        'Default values of the options. small: minutes to an hour on two CPU cores; paper: those '
+        'of arXiv 2210.14392, section 3, days on a GPU.',
     )
     option_flags.define(GeneratorOptions)
     flags.DEFINE_enum(
@@ -195,6 +196,10 @@ def define_generator_flags() -> None:
         'jit_compile', None, 'Compile the step with XLA. Default: with --strategy=tpu only.'
     )
     flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.', lower_bound=1)
+
+
+def define_images_every_flag() -> None:
+    """--images_every, of programs that train a generator."""
     flags.DEFINE_integer('images_every', 500, 'Steps between grids of images.', lower_bound=1)
 
 

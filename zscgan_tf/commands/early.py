@@ -1,13 +1,13 @@
 """Checks of flags that need no TensorFlow: mistakes are told before its import of seconds."""
 
 import os
-import re
 
 from absl import flags
 
 from zscgan_tf.commands import common_flags, option_flags
 from zscgan_tf.errors import UserError
 from zscgan_tf.options import check, flag_of
+from zscgan_tf.user_code import is_function_name
 
 FLAGS = flags.FLAGS
 
@@ -75,8 +75,7 @@ def check_folder(name: str, folder: str) -> None:
 def _check_teacher():
     common_flags.require('teacher', 'the file of your float classifier')
     path = FLAGS.teacher
-    # package.module:function, or anything with a colon, is for the loader to judge.
-    if not os.path.exists(path) and not re.fullmatch(r'[\w.]+:\w+', path):
+    if not os.path.exists(path) and not is_function_name(path):
         raise UserError(f'{path}: no such file or directory: pass the file of your model.')
 
 

@@ -72,8 +72,9 @@ def _take_teacher(rest):
             f'unexpected argument {rest[0]!r}: every value belongs to a --flag; see --help.'
         )
     if len(rest) > 1:
-        forgotten = 'output' in FLAGS and not FLAGS.output
-        advice = f'did you mean --output={rest[1]}?' if forgotten else 'see --help.'
+        name = 'model' if 'model' in FLAGS else 'output'
+        forgotten = name in FLAGS and not FLAGS[name].value
+        advice = f'did you mean --{name}={rest[1]}?' if forgotten else 'see --help.'
         raise UserError(
             f'unexpected argument {rest[1]!r}: only the model, {rest[0]!r} here, stands without a '
             f'--flag; {advice}'

@@ -29,6 +29,8 @@ flags.DEFINE_integer('distillation_steps', 400, 'Training steps of either studen
 
 
 STUDENT_BITS = (8, 4)
+# Of a folder that this program made: its files may be replaced.
+MARKER = '.quickstart'
 CAPTION = (
     'Left: a real digit, which the generator never saw. Right: images that the generator learned '
     'from the classifier alone. Their strokes lie where those of real digits lie; a row need not '
@@ -60,14 +62,13 @@ def _run():
             f'{folder} cannot be made ({error.strerror}): pass another --output.'
         ) from error
     classifier, held_out = folder / 'digits.keras', folder / 'held_out_digits.npz'
+    if any(folder.iterdir()) and not (folder / MARKER).exists():
+        raise UserError(
+            f'{folder} holds files that this program did not make: pass another --output.'
+        )
     atomic_files.check_output(classifier, overwrite=True)
+    (folder / MARKER).touch()
     runs = [folder / name for name in ('generator', *map(_student_name, STUDENT_BITS))]
-    for run_folder in runs:
-        if run_folder.exists() and not _is_own(run_folder, classifier.stem):
-            raise UserError(
-                f'{run_folder} is in the way, and was not made by this program: pass another '
-                f'--output.'
-            )
     train_classifier(classifier, held_out, FLAGS.seed)
 
     # From here on no real digit is seen, but for the evaluation in the last column.
@@ -122,16 +123,6 @@ def _run():
     print(table(results))
     print(f'\ngenerated digits: {folder / "digits.png"}')
     print(f'integer models:   {folder / "digits.tflite"}, digits_w*a*.tflite beside it')
-
-
-def _is_own(run_folder, teacher):
-    """Whether a folder is of an earlier run of this program."""
-    from zscgan_tf.training import workdir
-
-    try:
-        return workdir.read(run_folder).get('teacher') == teacher
-    except UserError:
-        return False
 
 
 def _student_name(bits):

@@ -362,7 +362,9 @@ def _first_student(
 ):  # fmt: skip
     """The student of the first half of the groups, distilled in a folder of the workdir."""
     count = half * options.group_size
-    path = inversion.join(workdir, _FIRST_HALF, count, half, labels.reshape(-1))
+    path = pathlib.Path(workdir) / _FIRST_HALF
+    if not path.exists():  # a run that is resumed has it
+        inversion.join(workdir, _FIRST_HALF, count, half, labels.reshape(-1))
     source = OptimizedImages(path, teacher, batch_size, seed, {**description, 'half': 1})
     distilled = dataclasses.replace(distilled, range_images=min(distilled.range_images, count))
     try:

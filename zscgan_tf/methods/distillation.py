@@ -360,6 +360,12 @@ def check_replicas(options: DistillationOptions, batch_size: int, replicas: int)
             f'--generator_every={options.generator_every} is for one device, and the strategy has '
             f'{replicas} replicas: pass --strategy=default, or --generator_every=1.'
         )
+    if options.student == 'tfmot' and replicas > 1:
+        # tfmot averages the extremes of the replicas, so ranges would depend on their number.
+        raise UserError(
+            f'--student=tfmot is for one device, and the strategy has {replicas} replicas: pass '
+            f'--strategy=default, or --student=folded.'
+        )
     # A pair that is blended is of one replica.
     pairs = options.mix and replicas > 1
     if pairs and not batch_size % replicas and batch_size % (2 * replicas):

@@ -57,8 +57,8 @@ class DistillationOptions(CalibrationOptions):
     )
     soft_target_weight: float = option(
         SHARE,
-        "Share of the model's answers in the loss (λ of eq. 3). 1: no labels (eq. 4); 0: labels "
-        'alone.',
+        "Share of the model's answers in the loss (λ of the paper's eq. 3). 1: no labels; 0: "
+        'labels alone.',
         paper=1.0,
     )
     temperature: float = option(POSITIVE, 'Temperature of the soft targets.', paper=1.0)
@@ -78,7 +78,7 @@ class DistillationOptions(CalibrationOptions):
     adversarial_weight: float = option(
         WEIGHT,
         "Weight of the student's divergence from the model, which an updated generator makes "
-        'larger: 1 / α of [14].',
+        'larger: 1 / α of adversarial distillation [14].',
         paper=0.0,
         before=0.0,
     )

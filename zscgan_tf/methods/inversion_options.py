@@ -204,6 +204,11 @@ class DeepInversionOptions(InversionOptions):
                 '--clamped_js is for adaptive DeepInversion: pass a --compete_weight, or leave it '
                 'out.'
             )
+        if values['compete_weight'] and not values['iterations']:
+            raise UserError(
+                f'--compete_weight={values["compete_weight"]} is of no use with --iterations=0, '
+                f'which optimizes no image: leave one out.'
+            )
         if values['compete_weight'] and teacher.has_independent_labels:
             raise UserError(
                 f'--compete_weight={values["compete_weight"]} is for classes, and {teacher.name} '

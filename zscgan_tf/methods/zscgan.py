@@ -318,10 +318,13 @@ def load_generator(
     """
     config, name = workdirs.read_of(workdir, teacher.fingerprint), workdirs.name_of(workdir)
     if workdirs.kind_of(config) != 'generator':
-        advice = 'pass the folder of the generator'
+        where = ''
         if workdirs.kind_of(config) == 'images':
-            advice = f'pass --images={pathlib.Path(workdir) / "images.npz"} in place of the workdir'
-        raise UserError(f'{name} holds {workdirs.held(config)}, not a generator: {advice}.')
+            where = f' (they are in {pathlib.Path(workdir) / "images.npz"})'
+        raise UserError(
+            f'{name} holds {workdirs.held(config)}{where}, not a generator: pass the folder of a '
+            f'generator.'
+        )
     if config.get('input_spec') != teacher.input_spec.to_dict():
         raise UserError(
             f'{name} was made with another preprocessing: pass the one of its '
@@ -341,6 +344,7 @@ def load_generator(
     if batch_size is None:
         batch_size = options.batch_size
     batch_size = check(COUNT, 'batch_size', batch_size)
+    seed = check(SEED, 'seed', seed)
     source = _source_of(generator, teacher, options, batch_size, seed)
     if first_seed != seed:  # another generator of these options makes other images
         source.description['generator_seed'] = first_seed

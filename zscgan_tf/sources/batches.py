@@ -78,6 +78,55 @@ def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.nd
     return pixels.astype(np.float32, copy=False)
 
 
+def check_batch(batch: Batch, source: Any, teacher: Teacher, name: str) -> Batch:
+    """A batch of a source as float32 pixels and int32 labels, or None.
+
+    Args:
+        batch: what `source.batches` yielded.
+        source: a `Source`, which says the size of a batch, and whether there are labels.
+        teacher: the `Teacher`.
+        name: of the source, for messages.
+
+    Raises:
+        UserError: no pair; see `check_pixels`; another number of images than `batch_size`; labels
+            although `has_labels` is false, or the reverse; labels that are no classes of the
+            teacher.
+    """
+    try:
+        pixels, labels = batch
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f'{name}: a batch is no pair of pixels and labels: yield (pixels, labels), or '
+            f'(pixels, None).'
+        ) from error
+    try:
+        pixels = check_pixels(pixels, teacher.input_spec)
+    except UserError as error:
+        raise UserError(f'{name}: {error}') from error
+    if len(pixels) != source.batch_size:
+        raise UserError(
+            f'{name}: a batch has {len(pixels)} images, and batch_size is {source.batch_size}: '
+            f'yield batches of that size.'
+        )
+    if (labels is not None) != bool(source.has_labels):
+        raise UserError(
+            f'{name}: has_labels is {source.has_labels}, and the labels of a batch are '
+            f'{"missing" if labels is None else "there"}: make both agree.'
+        )
+    if labels is None:
+        return pixels, None
+    labels, classes = np.asarray(labels), teacher.num_classes
+    whole = labels.shape == (len(pixels),) and np.issubdtype(labels.dtype, np.integer)
+    if whole and teacher.has_independent_labels:  # such images have any classes
+        classes = labels.max() + 1
+    if not whole or labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f'{name}: labels are to be whole numbers from 0 to {teacher.num_classes - 1}, one an '
+            f'image.'
+        )
+    return pixels, labels.astype(np.int32)
+
+
 def check_labels(labels: np.ndarray | tf.Tensor, images: int, teacher: Teacher) -> np.ndarray:
     """The labels of a batch as int64 array, [images].
 

@@ -1,5 +1,6 @@
 """A source of the user's own: a function package.module:function that returns an image source."""
 
+import copy
 import hashlib
 import inspect
 import itertools
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources.batches import Batch, check_pixels
+from zscgan_tf.sources.batches import Batch, check_batch
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.user_code import import_function, one_line_errors
 
@@ -73,7 +74,8 @@ class CustomSource:
         self.num_classes = None if source.num_classes is None else int(source.num_classes)
         if getattr(source, 'image_count', None) is not None:  # it begins again behind its last one
             self.image_count = int(source.image_count)
-        first, second = itertools.islice(self.batches(), 2)
+        # Copies: a source may fill the same array again.
+        first, second = map(copy.deepcopy, itertools.islice(self.batches(), 2))
         again = next(self.batches(start=1))
         for one, other in zip(second, again, strict=True):
             if not np.array_equal(one, other):
@@ -88,7 +90,7 @@ class CustomSource:
         made = 0
         with one_line_errors(self._name):
             for batch in self._source.batches(start=start):
-                yield self._checked(batch)
+                yield check_batch(batch, self, self._teacher, self._name)
                 made += 1
         raise UserError(
             f'{self._name} ended after {start + made} batches: yield batches without end, from the '
@@ -110,37 +112,3 @@ class CustomSource:
         labels = None if labels is None else labels.tolist()
         digest = hashlib.sha256(pixels.tobytes() + repr(labels).encode()).hexdigest()[:16]
         return {**description, 'first_batch': digest}
-
-    def _checked(self, batch) -> Batch:
-        """A batch as arrays."""
-        name = self._name
-        try:
-            pixels, labels = batch
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f'{name}: a batch is no pair of pixels and labels: yield (pixels, labels), or '
-                f'(pixels, None).'
-            ) from error
-        try:
-            pixels = check_pixels(pixels, self._teacher.input_spec)
-        except UserError as error:
-            raise UserError(f'{name}: {error}') from error
-        if len(pixels) != self.batch_size:
-            raise UserError(
-                f'{name}: a batch has {len(pixels)} images, and batch_size is {self.batch_size}: '
-                f'yield batches of that size.'
-            )
-        if (labels is not None) != self.has_labels:
-            raise UserError(
-                f'{name}: has_labels is {self.has_labels}, and the labels of a batch are '
-                f'{"missing" if labels is None else "there"}: make both agree.'
-            )
-        if labels is None:
-            return pixels, None
-        labels, classes = np.asarray(labels), self._teacher.num_classes
-        whole = labels.shape == (len(pixels),) and np.issubdtype(labels.dtype, np.integer)
-        if not whole or labels.min() < 0 or labels.max() >= classes:
-            raise UserError(
-                f'{name}: labels are to be whole numbers from 0 to {classes - 1}, one an image.'
-            )
-        return pixels, labels.astype(np.int32)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.options import COUNT, check
+from zscgan_tf.options import COUNT, SEED, check
 from zscgan_tf.sources.batches import Batch
 from zscgan_tf.teacher.input_spec import InputSpec
 
@@ -25,7 +25,7 @@ class NoiseSource:
         seed: batch i depends on (seed, i) alone.
 
     Raises:
-        UserError: an unknown kind, or a batch of no images.
+        UserError: an unknown kind, a batch of no images, or a seed that is out of range.
     """
 
     has_labels = False
@@ -40,7 +40,7 @@ class NoiseSource:
         self.batch_size = check(COUNT, 'batch_size', batch_size)
         self._input_spec = input_spec
         self._kind = kind
-        self._seed = seed
+        self._seed = check(SEED, 'seed', seed)
         self.description = {'kind': f'noise_{kind}', 'seed': seed}
 
     def batches(self, start: int = 0) -> Iterator[Batch]:

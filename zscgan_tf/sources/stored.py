@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from zscgan_tf.options import COUNT, check
+from zscgan_tf.options import COUNT, SEED, check
 from zscgan_tf.sources import fitting, order
 from zscgan_tf.sources.batches import Batch
 from zscgan_tf.teacher.input_spec import InputSpec
@@ -29,7 +29,8 @@ class StoredImages:
             this where it is below 64.
 
     Raises:
-        UserError: a batch of no images, or a short side that is too short.
+        UserError: a batch of no images, a seed that is out of range, or a short side that is too
+            short.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class StoredImages:
     ) -> None:
         self.image_shape = input_spec.image_shape
         self.batch_size = check(COUNT, 'batch_size', batch_size)
-        self._seed = seed
+        self._seed = check(SEED, 'seed', seed)
         self._short_side = fitting.check_short_side(resize_short_side, input_spec.image_size)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:

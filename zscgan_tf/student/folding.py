@@ -134,8 +134,9 @@ class _Graph:
             f"{self.model_name}: layer '{layer.name}' ({what}) has no int8 counterpart in the "
             f'student',
             'rebuild that layer of Conv2D, DepthwiseConv2D, Dense, BatchNormalization, ReLU, '
-            'sigmoid, Add, Multiply, Concatenate and pooling, or pass --range_estimator=tflite '
-            "with --method=ptq, for TFLite's own calibration, and no options of a student.",
+            'sigmoid, Add, Multiply, Concatenate and pooling, or quantize with --method=ptq '
+            "--range_estimator=tflite, which is TFLite's own calibration, and no options of a "
+            'student.',
         )
 
     def add(self, layer_class, x, owner, suffix='', **config):
@@ -157,8 +158,10 @@ class _Graph:
 
     def affine(self, x, owner, scale, offset, suffix='', trainable=False):
         """scale x + offset, numbers or a value a channel, as a 1x1 depthwise convolution."""
+        if x.shape.rank != 4:
+            self.refuse(owner, f'on {tuple(x.shape[1:])}')
         scale, offset = (by_channel(np.float64(v), x.shape[-1]) for v in (scale, offset))
-        if x.shape.rank != 4 or scale is None or offset is None:
+        if scale is None or offset is None:
             self.refuse(owner, f'with other than one value a channel, on {tuple(x.shape[1:])}')
         kernel = scale[None, None, :, None]
         return self.depthwise(x, owner, kernel, offset, suffix, trainable=trainable)

@@ -28,7 +28,8 @@ class StudentOptions(Options):
 
     student: str = option(
         choice('folded', 'tfmot'),
-        'folded: batch norms folded, any width; tfmot: its quantize_model as it comes, 8 bits.',
+        "folded: batch norms folded, any width; tfmot: TensorFlow Model Optimization's own "
+        'quantize_model, 8 bits.',
         paper='folded',
     )
     weight_bits: int = option(BITS, 'Width of the weights, 2 to 8.', paper=8)
@@ -59,8 +60,8 @@ class StudentOptions(Options):
     )
     wide_residuals: bool = option(
         SWITCH,
-        'Keep what both convolutions and additions read at 8 bits; convolutions read a copy of '
-        '--activation_bits.',
+        'Keep at 8 bits a tensor that both a convolution and an addition read; the convolution '
+        'reads a copy of --activation_bits.',
         paper=False,
     )
     range_training: str = option(
@@ -82,8 +83,8 @@ class StudentOptions(Options):
     def _completed(cls, values, given, preset, teacher) -> dict:
         if values['activation_bits'] == 16:
             raise UserError(
-                "--activation_bits=16 is for TFLite's own calibration, not for a student: pass "
-                '--range_estimator=tflite with --method=ptq, or at most 8 bits.'
+                "--activation_bits=16 is for TFLite's own calibration, not for a student: quantize "
+                'with --method=ptq --range_estimator=tflite, or pass at most 8 bits.'
             )
         if values['student'] == 'tfmot':
             values = values | _only_tfmot(values, given)

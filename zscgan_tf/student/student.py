@@ -213,13 +213,8 @@ def feature_layers(twin: tf_keras.Model) -> list[str]:
     return [layer.name for layer in read if graph.is_quantized(layer)]
 
 
-def export_model(student: Student, head: str | None) -> tf_keras.Model:
-    """The student as the converter understands it, ending in its head.
-
-    Args:
-        student: a `Student` of kind 'folded'.
-        head: 'softmax', 'sigmoid' or None.
-    """
+def export_model(student: Student) -> tf_keras.Model:
+    """A student of kind 'folded' as the converter understands it, inputs -> logits."""
     export = build_student(student.teacher, student.options, twin=student.twin, export=True)
     export.model.set_weights(student.model.get_weights())
     for kernel in export.kernels():
@@ -232,7 +227,7 @@ def export_model(student: Student, head: str | None) -> tf_keras.Model:
         if np.ptp(bias.numpy()) == 0:
             # The converter gives a constant bias the first channel's scale throughout.
             bias.assign(bias * tf.tensor_scatter_nd_update(tf.ones_like(bias), [[0]], [1 + 1e-6]))
-    return with_head(export.model, head)
+    return export.model
 
 
 def with_head(model: tf_keras.Model, head: str | None) -> tf_keras.Model:
@@ -240,4 +235,8 @@ def with_head(model: tf_keras.Model, head: str | None) -> tf_keras.Model:
     if head is None:
         return model
     name = unused_name(head, {layer.name for layer in model.layers})
-    return tf_keras.Model(model.input, layers.Activation(head, name=name)(model.output))
+    if head == 'softmax':  # the classes need not be on the last axis: [B, K, 1]
+        end = layers.Softmax(1 + int(np.argmax(model.output_shape[1:])), name=name)
+    else:
+        end = layers.Activation(head, name=name)
+    return tf_keras.Model(model.input, end(model.output))

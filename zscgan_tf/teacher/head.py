@@ -113,8 +113,8 @@ def split_end(teacher: Teacher) -> tuple[tf_keras.Model, str | None]:
         raise UnsupportedError(
             f'{teacher.name} computes something behind its softmax or sigmoid, so no model ends in '
             f'its logits',
-            'pass the model without it, or --range_estimator=tflite with --method=ptq, and leave '
-            '--output_head=logits out.',
+            'pass the model without it, or quantize with --method=ptq --range_estimator=tflite and '
+            'without --output_head=logits.',
         )
     model = teacher.model
     reshaping, (end,) = trace_back(model.output, _RESHAPING)

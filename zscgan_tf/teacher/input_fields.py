@@ -160,7 +160,12 @@ def resolve_input_spec(
     own = first_layers(flat_model, channels)
     given = [field for field in ('preprocessing', 'mean', 'std') if field in fields]
     if given:
-        spec = _spec_of_fields(tuple(size), channels, fields, name)
+        try:
+            spec = _spec_of_fields(tuple(size), channels, fields, name)
+        except UserError as error:
+            if set(given) <= set(stored):
+                error = UserError(f'{name}: in the JSON beside the file: {error}')
+            raise error from None
         _check_against(own, spec, given, stored, name)
         return spec
     plausible = own.plausible_units() if own else []

@@ -59,14 +59,14 @@ class InputSpec:
                     f'--{name} has values that are not '
                     f'{"positive and " if name == "std" else ""}finite: {values.tolist()}.'
                 )
-            if np.any(np.abs(values) > _LARGEST):
-                raise UserError(
-                    f'--{name}={",".join(f"{v:g}" for v in values)} is for pixels in 0...255; here '
-                    f'they are in [0, 1]: pass --{name}='
-                    f'{",".join(f"{v / 255:.4g}" for v in values)} (the same over 255).'
-                )
             object.__setattr__(
                 self, name, tuple(np.broadcast_to(values, self.channels).astype(float).tolist())
+            )
+        if np.any(np.abs(self.mean + self.std) > _LARGEST):
+            raise UserError(
+                f'--mean and --std are those of pixels in [0, 1], and a value is above '
+                f'{_LARGEST:g}: if yours are of pixels in 0...255, pass both over 255, '
+                f'--mean={_over_255(self.mean)} --std={_over_255(self.std)}.'
             )
         if self.bgr and self.channels != 3:
             raise UserError(
@@ -163,6 +163,12 @@ class InputSpec:
             'std': list(self.std),
         }
         return {**fields, 'bgr': True} if self.bgr else fields
+
+
+def _over_255(values):
+    """Values, a number a channel, over 255: one text where all are equal."""
+    texts = [f'{value / 255:.6g}' for value in values]
+    return texts[0] if len(set(texts)) == 1 else ','.join(texts)
 
 
 def _short(values):

@@ -17,7 +17,7 @@ class LayerType:
         keras3_off: settings of Keras 3 that tf_keras does not have: they must be off.
         dropped: whether it does nothing in inference, so that a flat model is without it.
         student: the rule that makes it a part of the student, `_<name>` in `student.rewriting`;
-            None if the student cannot hold it.
+            None if the student does not support it.
         fuses_relu: whether TFLite's converter fuses a ReLU behind it into it.
         preserves_ranges: whether its output has its input's range and levels.
         tflite_ops: of such a layer, the TFLite operations that it may become.

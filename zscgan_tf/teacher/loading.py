@@ -148,7 +148,9 @@ def _open(source, allow_code):
         check_local(source)
         path = pathlib.Path(source)
         if os.path.exists(path):  # no error where a folder cannot be entered
-            beside = path.parent / f'{path.name if path.is_dir() else path.stem}.json'
+            # `.` and `..` have no names of their own.
+            named = path if path.name not in ('', '..') else pathlib.Path(os.path.abspath(path))
+            beside = named.parent / f'{named.name if path.is_dir() else named.stem}.json'
             found = os.path.exists(beside)
             stored, labels = (read_fields(beside), read_labels(beside)) if found else ({}, None)
             return load_file(path, allow_code), str(path), beside.stem, stored, labels

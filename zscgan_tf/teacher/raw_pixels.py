@@ -58,7 +58,7 @@ def raw_pixels(teacher: Teacher) -> Teacher:
         output = rebuild(model, values, call_again)
         models[name] = tf_keras.Model(images, output, name=model.name)
         models[name].trainable = False
-    return dataclasses.replace(teacher, input_spec=spec, **models)
+    return dataclasses.replace(teacher, input_spec=spec, preprocessing=teacher.input_spec, **models)
 
 
 def takes_raw_pixels(model: tf_keras.Model) -> bool:

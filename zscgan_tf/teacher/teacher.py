@@ -23,6 +23,8 @@ class Teacher:
         fingerprint: SHA-256 over structure and weights.
         name: a short name for messages.
         class_names: the names of the K classes; None where they are not known.
+        preprocessing: of a `raw_pixels` teacher, the input specification of the teacher that it was
+            made of; None of others.
     """
 
     model: tf_keras.Model
@@ -33,6 +35,7 @@ class Teacher:
     fingerprint: str
     name: str
     class_names: tuple[str, ...] | None = None
+    preprocessing: InputSpec | None = None
 
     @property
     def has_independent_labels(self) -> bool:

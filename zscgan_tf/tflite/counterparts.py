@@ -22,13 +22,11 @@ from zscgan_tf.teacher.tap import is_batch_norm
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite.converter import EQUALIZED
 from zscgan_tf.tflite.flatbuffer import ends_in_probabilities, op_name, text
+from zscgan_tf.tflite.levels import PASSING_OPS
 
 # They hand values on as they are, so they round nothing of their own.
-MOVING_OPS = frozenset(
-    'RESHAPE SQUEEZE EXPAND_DIMS PAD PADV2 MAX_POOL_2D TRANSPOSE SLICE STRIDED_SLICE '
-    'RESIZE_NEAREST_NEIGHBOR REDUCE_MAX QUANTIZE DEQUANTIZE SHAPE PACK'.split()
-)
-INPUT = 'input'
+MOVING_OPS = PASSING_OPS.union('SQUEEZE EXPAND_DIMS DEQUANTIZE SHAPE PACK'.split())
+MOVING_OPS -= {'AVERAGE_POOL_2D', 'RESIZE_BILINEAR'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Counterparts:
 
     Attributes:
         model: a tf_keras model, inputs -> [what each of `names` gives].
-        names: the float layers, in the order of the file's tensors; `INPUT` for the input.
+        names: the float layers, in the order of the file's tensors; 'input' first.
         tensors: the file's tensors, one for each name.
         fused: the layers that the op of each tensor computes, each a tuple, the last one last.
         titles: the first one of these that has weights, or the first one.
@@ -78,7 +76,7 @@ def counterparts(
     float_model, end, prefix = _float_model(model, teacher, parts, twin)
     outputs = _outputs_by_layer(float_model)
     first, last = _quantized_ends(model)
-    found = {first: (INPUT, float_model.input)}
+    found = {first: ('input', float_model.input)}
     fused, mentioned, left_out = {}, set(), []
     # From the end: a layer that a later op computes a part of is not complete before it.
     for op in reversed(graph.operators):

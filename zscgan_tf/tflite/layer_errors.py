@@ -25,7 +25,7 @@ from zscgan_tf.quiet import hidden_output
 from zscgan_tf.sources.batches import check_pixels
 from zscgan_tf.teacher.raw_pixels import raw_pixels, takes_raw_pixels
 from zscgan_tf.teacher.teacher import Teacher
-from zscgan_tf.tflite.counterparts import INPUT, MOVING_OPS, counterparts, is_equalized
+from zscgan_tf.tflite.counterparts import MOVING_OPS, counterparts, is_equalized
 from zscgan_tf.tflite.flatbuffer import (
     KERNEL_OPS,
     channel_axis,
@@ -196,14 +196,14 @@ class _Layer:
 
     def __init__(self, model, found, number, detail):
         graph = model.subgraphs[0]
-        self._name = name = found.names[number]
+        self._name = found.names[number]
         self._fused, self._title = found.fused[number], found.titles[number]
         self._index, self._detail = detail['index'], detail
         self._part, self._op, self._weights = None, '', (None, None)
         self._low, self._high, self._half_step = _range(detail)
         self._signal = self._noise = self._own_noise = self._clipped = self._count = 0
-        self.is_row = name == INPUT
-        if name == INPUT:
+        self.is_row = number == 0  # the input
+        if self.is_row:
             return
         maker = next(op for op in graph.operators if self._index in op.outputs)
         self._op = op_name(model, maker)

@@ -30,7 +30,7 @@ def export(
         UserError: see `convert`, `audit.audit` and `levels.check_levels`.
     """
     data = convert(student, **options)
-    report = audit.audit(data, advice='or pass --range_estimator=tflite with --method=ptq')
+    report = audit.audit(data, advice='or quantize with --method=ptq --range_estimator=tflite')
     names = ('weight_bits', 'activation_bits', 'first_last_bits', 'activation_scope')
     widths = {name: getattr(student.options, name) for name in names}
     if student.options.student == 'folded':
@@ -54,10 +54,9 @@ def convert(student: Student, **options: object) -> bytes:
     """
     resolved = FileOptions.resolve('small', options)
     head = split_end(student.teacher)[1] if resolved.output_head == 'model' else None
-    if student.options.student == 'tfmot':  # the converter takes it as it is
-        model = with_head(student.model, head)
-    else:
-        model = export_model(student, head)
+    # The converter takes a student of tfmot as it is.
+    model = student.model if student.options.student == 'tfmot' else export_model(student)
+    model = with_head(model, head)
     model = prepared(model, student.name, resolved.file_batch, student.equalized)
     converter = make_integer_converter(model, resolved)
     return run_converter(converter, f'the student of {student.teacher.name}')

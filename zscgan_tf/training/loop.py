@@ -75,8 +75,8 @@ def run(
         advice: what to try where a metric is not finite.
 
     Returns:
-        The metrics of the last steps, a dict of floats (means over the last logged interval), or
-        {} where nothing was left to do.
+        The metrics of the last steps, a dict of floats (means over the steps of the last call of
+        the compiled step), or {} where nothing was left to do.
 
     Raises:
         UserError: a metric is not finite, no checkpoint of the workdir can be read, or another

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from zscgan_tf.atomic_files import PathLike, check_local, remove_leftovers, write_atomically
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.raw_pixels import takes_raw_pixels
 from zscgan_tf.teacher.teacher import Teacher
 
 
@@ -37,7 +36,8 @@ def other_than(workdir: PathLike) -> str:
 
 def config_of(teacher: Teacher, options: Mapping[str, object], seed: int) -> dict[str, object]:
     """What a workdir belongs to: the teacher, its preprocessing, and all that shapes the result."""
-    raw_pixels = {'raw_pixels': True} if takes_raw_pixels(teacher.model) else {}
+    spec = teacher.preprocessing
+    raw_pixels = {'raw_pixels': spec.to_dict()} if spec else {}
     return {
         'teacher': teacher.name,
         'fingerprint': teacher.fingerprint,

@@ -180,6 +180,8 @@ def test_names_and_order_repeat():
         (lambda x: tf.transpose(x, [0, -1, 1, 2]), ['Permute']),
         (lambda x: tf.transpose(x, [0, -2, -3, -1]), ['Permute']),
         (lambda x: tf.concat([x, x], axis=-2), ['Concatenate']),
+        (lambda x: tf.concat([x], axis=-1), []),
+        (lambda x: layers.Concatenate()([x]), []),
         (lambda x: tf.nn.softmax(9 * x, axis=-2), ['Softmax']),
         (lambda x: layers.Normalization(axis=-3, mean=range(8), variance=range(1, 9))(x), []),
         (lambda x: x[..., ::-1], ['SelectChannels']),

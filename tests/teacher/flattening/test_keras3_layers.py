@@ -91,6 +91,7 @@ OPERATIONS = {
     'conv': lambda x: ops.conv(x, images((3, 4, 6))[:3] / 5, 2, 'same'),
     'depthwise_conv': lambda x: ops.depthwise_conv(x, images((3, 4, 1))[:3], 1, 'same'),
     'matmul': lambda x: ops.matmul(ops.mean(x, axis=(1, 2)), images((5,))),
+    'concatenate_one': lambda x: ops.concatenate([x], axis=-1) * 2,
     'concatenate_negative_axis': lambda x: ops.concatenate([x, -x], axis=-2),
     'transpose_negative_axes': lambda x: ops.transpose(x, (0, -2, -3, -1)),
     'squeeze_all': lambda x: ops.squeeze(ops.mean(x, axis=(1, 2), keepdims=True), axis=(1, 2)),

@@ -30,8 +30,6 @@ def correct_biases(
         total: number of images, for the progress bar.
     """
     kernels = student.kernels()
-    if not kernels:
-        return
     shifts, names = [], {layer.name for layer in student.twin.layers}
     for kernel in kernels:
         layer = student.twin.get_layer(kernel.layer.name)
@@ -53,7 +51,7 @@ def correct_biases(
 
 def _with_kernel(layer, kernel, name):
     """A linear layer like another, with a kernel of its own and no bias."""
-    config = {**layer.get_config(), 'name': name, 'activation': 'linear'}
+    config = {**layer.get_config(), 'name': name}
     copy = type(layer).from_config(config)
     copy.build(layer.input_shape)
     getattr(copy, kernel_name(layer)).assign(kernel)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from zscgan_tf.errors import UserError
 from zscgan_tf.sources import Source, description_of
-from zscgan_tf.sources.batches import check_pixels, take
+from zscgan_tf.sources.batches import check_batch, take
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
 from zscgan_tf.student.calibration.error_compensation import compensate_errors
@@ -92,17 +92,14 @@ def first_images(
 def checked_batches(
     teacher: Teacher, source: Source, start: int = 0
 ) -> collections.abc.Iterator[tuple]:
-    """A source's batches from number `start` on; refuses pixels that are not within [0, 1].
+    """A source's batches from number `start` on.
 
     Raises:
-        UserError: while it is iterated; where the batches end, too.
+        UserError: while it is iterated: see `check_batch`; where the batches end, too.
     """
     kind = description_of(source)['kind']
-    for pixels, labels in source.batches(start=start):
-        try:
-            pixels = check_pixels(pixels, teacher.input_spec)
-        except UserError as error:
-            raise UserError(f'{kind}: {error}') from error
+    for batch in source.batches(start=start):
+        pixels, labels = check_batch(batch, source, teacher, kind)
         yield tf.constant(pixels), labels
     raise UserError(f'{kind} ended: yield batches without end, from the first image again.')
 

@@ -65,6 +65,8 @@ def layer_as_operation(
         return arithmetic.relu6(at, args[0])
     if type(layer) is layers.Multiply and len(args[0]) == 2:
         return arithmetic.hard_product(at, *args[0])
+    if type(layer) is layers.Concatenate and isinstance(args[0], (list, tuple)):
+        return args[0][0] if len(args[0]) == 1 else None
     changes_nothing = (
         (type(layer) is layers.Resizing and (layer.height, layer.width) == args[0].shape[1:3])
         or (type(layer) is layers.UpSampling2D and tuple(layer.size) == (1, 1))

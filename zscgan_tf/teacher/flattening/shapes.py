@@ -93,6 +93,8 @@ def concat(at: Place, values: Value, axis: Value) -> Value:
     axis = int(axis) % values[0].shape.rank
     if axis == 0:
         at.refuse('tf.concat of the batch')
+    if len(values) == 1:  # Keras does not concatenate one tensor
+        return values[0]
     axis = -1 if axis == values[0].shape.rank - 1 else axis
     return at.emit(tf_keras.layers.Concatenate, list(values), 'concatenate', axis=axis)
 

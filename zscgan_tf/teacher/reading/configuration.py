@@ -71,7 +71,7 @@ def check_configuration(
             if isinstance(inner, dict) and isinstance(inner.get('name'), str):
                 layer = inner['name']
             if 'class_name' in part:
-                where = f"'{layer}'" if layer else 'without a name'
+                where = repr(layer) if layer else 'without a name'
                 problem = _problem(part, where, allow_code, keras3)
                 if problem:
                     raise UserError(f'{path} contains {problem}')
