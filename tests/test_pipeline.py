@@ -27,6 +27,27 @@ def source_of(teacher):
     return NoiseSource(teacher.input_spec, batch_size=16)
 
 
+class Recording(NoiseSource):
+    """Noise that notes from which batches on it was read."""
+
+    starts = ()
+
+    def batches(self, start=0):
+        self.starts = (*self.starts, start)
+        return super().batches(start)
+
+
+@pytest.mark.parametrize(
+    'estimator, images', [('mse', 'range_images'), ('tflite', 'calibration_images')]
+)
+def test_fresh_images_set_no_ranges(tmp_path, estimator, images):
+    teacher = tiny_teacher()
+    source = Recording(teacher.input_spec, batch_size=16)
+    options = {'range_estimator': estimator, images: 40, **FEW}
+    pipeline.quantize(teacher, source, tmp_path / 'a.tflite', **options)
+    assert set(source.starts) == {0, 3}
+
+
 def test_the_default_is_the_student(tmp_path):
     """The file is that of a student which is calibrated on the same images."""
     teacher = tiny_teacher(head='logits')

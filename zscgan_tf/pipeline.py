@@ -228,7 +228,7 @@ def quantize(
         raise convertible.explained(teacher, resolved, error) from error
     tflite = interpreter.TfliteModel(data)
     measures = _measure(
-        teacher, source, tflite, report, resolved.calibration_images, check_images, evaluate_on
+        teacher, source, tflite, resolved.calibration_images, check_images, evaluate_on
     )
     atomic_files.write_atomically(output, data, overwrite)
     return Quantized(os.fspath(output), report, resolved, plan.fallback, **measures)
@@ -266,7 +266,7 @@ def quantize_student(
         student, _inputs(teacher, source, used_images), **resolved.values()
     )
     tflite = interpreter.TfliteModel(data)
-    measures = _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on)
+    measures = _measure(teacher, source, tflite, used_images, check_images, evaluate_on)
     count = at_most(source, check_images)
     own = _agreement(tflite, student, teacher, source, used_images, count)
     atomic_files.write_atomically(output, data, overwrite)
@@ -345,7 +345,7 @@ def quantize_dfq(
     )
 
 
-def _measure(teacher, source, tflite, report, used_images, check_images, evaluate_on):
+def _measure(teacher, source, tflite, used_images, check_images, evaluate_on):
     """What is known of a file that was audited, but not written yet."""
     fresh = _fresh_agreement(tflite, teacher, source, used_images, check_images)
     real = evaluate_on and evaluation.evaluate(

@@ -45,7 +45,7 @@ def test_a_folder_of_somebody_else_is_kept(tmp_path, name):
     file.write_text('mine')
     done = quickstart(tmp_path, 0)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
-    assert f'{tmp_path} holds files that this program did not make' in done.stderr
+    assert f'{tmp_path} has files, and no .quickstart, so they may be yours' in done.stderr
     assert os.listdir(tmp_path) == [name.split('/')[0]] and file.read_text() == 'mine'
 
 

@@ -122,6 +122,22 @@ def test_absorption_leaves_the_function(padding, change):
         np.testing.assert_allclose(mean, lowered[pair.first.name].mean, atol=1e-3)
 
 
+def test_nothing_is_absorbed_through_a_padding_layer():
+    """Keras' MobileNets have one before strides of two."""
+    images = layers.Input((8, 8, 3))
+    x = layers.ZeroPadding2D()(block(images, layers.Conv2D(8, 1)))
+    x = block(x, layers.DepthwiseConv2D(3, strides=2))
+    x = layers.Dense(5)(layers.GlobalAveragePooling2D()(x))
+    model = randomize(tf_keras.Model(images, x))
+    for norm in batch_norms(model):
+        norm.beta.assign(norm.beta + 5)
+    with_true_moments(model, wider=16)
+    twin, norms, pairs = folded(model)
+    assert [pair.is_padded for pair in pairs] == [True, False]
+    assert cross_layer.absorb_biases(twin, norms, pairs[:1], False)[1] == 0
+    assert_same(twin, outputs(model))
+
+
 def test_as_much_is_absorbed_as_three_deviations_leave():
     twin, norms, pairs = folded(with_true_moments(mobile_net(padding='valid')))
     name = pairs[0].first.name

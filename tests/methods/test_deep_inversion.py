@@ -262,6 +262,20 @@ def test_a_step_descends_the_weighted_sum(teacher, setting, term):
     assert np.mean(np.sign(moved) == -np.sign(gradient[clear])) > 0.999
 
 
+def test_a_group_has_its_own_labels_and_a_step_its_own_shift(teacher):
+    options = {'images': 10, 'group_size': 5, 'iterations': 2, 'setting': 'imagenet_2k'}
+    options = DeepInversionOptions.resolve('small', options, teacher)
+    labels = np.int32([[0, 1, 2, 3, 4], [1, 2, 3, 4, 0]])
+    step = deep_inversion.build_optimization(teacher, options, 3, labels).step
+    losses = step(tf.constant(2, tf.int64))  # the first one of the second group
+    start = standard_normal((5, 8, 8, 3), fold_seed(3, 1, 0))
+    x = deep_inversion.jittered(start, SETTINGS['imagenet_2k'], fold_seed(3, 2, 1)).numpy()
+    logits = build_tap(teacher.logits_model)[0](x)[0].numpy()
+    right = softmax(logits)[np.arange(5), labels[1]]
+    assert losses['class_loss'].numpy() == pytest.approx(-np.mean(np.log(right)), rel=1e-4)
+    assert losses['variation_loss'].numpy() == pytest.approx(variation(x), rel=1e-5)
+
+
 def test_images_are_of_their_classes(teacher, tmp_path):
     source = deep_inversion.make_deep_inversion_images(
         teacher, tmp_path, images=10, iterations=200, batch_size=10

@@ -19,7 +19,7 @@ from zscgan_tf import pipeline
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods import cross_layer, dfq
 from zscgan_tf.methods.dfq_options import DfqOptions
-from zscgan_tf.methods.moments import propagate
+from zscgan_tf.methods.moments import Moments, propagate
 from zscgan_tf.report.summary import summary
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.ranges import set_ranges
@@ -195,3 +195,19 @@ def test_refused_options(tmp_path, options, words):
     with pytest.raises(UserError, match=words):
         pipeline.quantize_dfq(tiny_teacher(), tmp_path / 'a.tflite', **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_ranges_end_where_moments_do_and_kernels_at_their_largest_weight():
+    teacher = load_teacher(mobile_net(), input_spec=SPEC)
+    student = dfq.make_student(teacher, DfqOptions.resolve('small', {'weight_bits': 3})).student
+    zero, low, high = np.zeros(2), np.array([-0.5, -2.0]), np.array([3.0, 1.0])
+    moments = {
+        name: Moments(zero, zero, low, high + number)
+        for number, name in enumerate(student.ranges())
+    }
+    dfq.set_ranges(student, moments)
+    for number, each in enumerate(student.ranges().values()):
+        assert each.ends() == (0.0 if each.nonnegative else -2.0, 3.0 + number)
+    for kernel in student.kernels():
+        largest = np.abs(kernel.variable.numpy()).max()
+        np.testing.assert_allclose(kernel.maximum.numpy(), largest, rtol=1e-6)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.numbers import read_metrics
 from tests.students import student_of
+from tests.test_pipeline import Recording
 from tests.tiny import tiny_teacher
 from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
@@ -61,6 +62,14 @@ def test_distillation_lowers_both_losses(tmp_path, not_exported):
     )
     assert last['distillation_loss'] < first['distillation_loss']
     assert last['feature_loss'] < first['feature_loss']
+
+
+def test_a_student_is_trained_behind_the_images_of_its_ranges(tmp_path, not_exported):
+    teacher = tiny_teacher()
+    source = Recording(teacher.input_spec, batch_size=8)
+    student = distill(tmp_path, teacher, source, 2, range_images=20)
+    assert set(source.starts) == {0, 3}
+    assert student.options.used_images(8) == 40
 
 
 @pytest.mark.parametrize('training', ('learned', 'moving_average'))

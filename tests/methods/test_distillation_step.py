@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tests.methods.test_zscgan import Recorder
 from tests.numbers import softmax
 from tests.students import student_of
 from zscgan_tf.methods import augmentation, distillation
 from zscgan_tf.student.calibration.ranges import set_ranges
+from zscgan_tf.student.student import feature_layers
 from zscgan_tf.training.strategy import fold_seed
 
 RNG = np.random.default_rng(0)
@@ -111,7 +113,7 @@ def test_a_step_has_the_weight_and_temperature_of_its_options(teacher):
 def test_a_step_is_of_varied_images(teacher):
     pixels = RNG.uniform(size=(6, 8, 8, 3)).astype(np.float32)
     student, step = make_step(teacher, pixels, augment=True, mix=True)
-    draws = augmentation.draw_integers([6, 4], fold_seed(0, 0, 2))
+    draws = augmentation.draw_integers([6, 4], fold_seed(0, 3, 2))
     varied = augmentation.augment(tf.constant(pixels), draws)
     varied = augmentation.mix(varied, draws[:, 3])
 
@@ -120,7 +122,7 @@ def test_a_step_is_of_varied_images(teacher):
         return -np.mean(np.sum(softmax(wanted) * np.log(softmax(given)), axis=1))
 
     expected, unvaried = loss(varied), loss(pixels)
-    found = float(step(tf.constant(0, tf.int64), tf.constant(pixels))['distillation_loss'])
+    found = float(step(tf.constant(3, tf.int64), tf.constant(pixels))['distillation_loss'])
     assert found == pytest.approx(expected, rel=1e-4) != pytest.approx(unvaried, rel=1e-3)
 
 
@@ -201,3 +203,43 @@ def test_blends_are_the_same_of_the_same_seed():
         :, 0, 0, 0
     ]
     assert np.all((shares > 0) & (shares < 1)) and len(np.unique(shares.round(3))) == 5
+
+
+def test_a_step_moves_ranges_that_are_moving_averages(teacher):
+    pixels = np.random.default_rng(3).uniform(size=(6, 8, 8, 3)).astype(np.float32)
+    student = student_of(teacher, range_training='moving_average')
+    set_ranges(student, lambda: [pixels])
+    off = {'feature_loss_weight': 0.0, 'augment': False, 'mix': False}
+    options = distillation.DistillationOptions.resolve(
+        'small', {'range_training': 'moving_average', **off}
+    )
+    optimizer = distillation.make_optimizer(options, student.trainable_variables())
+    found = next(iter(student.ranges().values()))
+    found.high.assign(1000.0)
+    step = distillation.make_step(student, optimizer, options)
+    step(tf.constant(0, tf.int64), tf.constant(pixels))
+    assert 989 < float(found.high) < 991
+
+
+def test_the_gradient_of_a_step_is_that_of_both_terms(teacher):
+    pixels = np.random.default_rng(4).uniform(size=(6, 8, 8, 3)).astype(np.float32)
+    recorder = Recorder()
+    student, step = make_step(teacher, pixels, optimizer=recorder, feature_loss_weight=3.0)
+    names, inputs = feature_layers(student.twin), teacher.input_spec.to_inputs(pixels)
+    twin = tf_keras.Model(
+        student.twin.input, [student.twin.get_layer(name).output for name in names]
+    )
+    own = tf_keras.Model(student.model.input, [student.output_of(name) for name in names])
+    wanted, variables = tf.nn.softmax(teacher.logits(pixels)), student.trainable_variables()
+    with tf.GradientTape() as tape:
+        given = tf.nn.log_softmax(student.logits(pixels))
+        parts = [
+            tf.reduce_mean((s - t) ** 2) / tf.reduce_mean(t**2)
+            for s, t in zip(own(inputs), twin(inputs), strict=True)
+        ]
+        loss = 3 * tf.add_n(parts) / len(parts) - tf.reduce_mean(tf.reduce_sum(wanted * given, 1))
+    expected = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, variables)]
+    step(tf.constant(0, tf.int64), tf.constant(pixels))
+    largest = max(np.abs(g).max() for g in expected)
+    for found, one in zip(recorder.gradients[0], expected, strict=True):
+        np.testing.assert_allclose(found, one, rtol=1e-2, atol=1e-3 * largest)

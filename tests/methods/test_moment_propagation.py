@@ -87,6 +87,18 @@ def test_functions_behind_a_batch_norm(name):
     ends = function(np.stack([BETA - 6 * np.abs(GAMMA), BETA + 6 * np.abs(GAMMA)]))
     assert np.all(found.high >= samples.max(0) - 1e-4) and np.all(found.low <= samples.min(0) + 0.3)
     assert np.allclose(found.high, ends.max(0), atol=1e-5)
+    assert np.all(found.low >= ends.min(0) - 0.4)  # functions that fall have their least inside
+
+
+def test_a_channel_at_any_position_varies_by_its_means_too():
+    rng = np.random.default_rng(0)
+    mean, variance = rng.normal(size=(4, 5, 3)), rng.uniform(0.5, 2, (4, 5, 3))
+    found = gaussian(mean, variance).by_channel()
+    samples = rng.normal(size=(20_000, 4, 5, 3)) * np.sqrt(variance) + mean
+    assert_moments(found, samples.reshape(-1, 3))
+    reach = 6 * np.sqrt(variance)
+    np.testing.assert_allclose(found.low, (mean - reach).min((0, 1)))
+    np.testing.assert_allclose(found.high, (mean + reach).max((0, 1)))
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,9 @@ def test_the_rate_falls_as_published():
     assert all(np.all(np.isfinite(v)) for v in plateau.variables)
     plateau.restart()
     assert plateau.rate.numpy() == 0.5
+    for loss in np.linspace(20, 10, 150, dtype=np.float32):  # above the best of the group before
+        plateau.observe(tf.constant(loss))
+    assert plateau.rate.numpy() == 0.5
 
 
 def test_start_images():

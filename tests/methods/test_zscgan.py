@@ -383,3 +383,13 @@ def test_images_one_pixel_wide_train(tmp_path, size, batch_size):
     teacher = tiny_teacher(num_classes=3, size=size)
     source = zscgan.train_generator(teacher, tmp_path, steps=2, batch_size=batch_size)
     assert source.images_of([0, 1, 2]).shape == (3, *size, 3)
+
+
+def test_a_training_computes_in_the_type_of_its_options(sure_teacher):
+    options = {**TINY_OPTIONS, 'compute_dtype': 'bfloat16'}
+    options = GeneratorOptions.resolve('small', options, sure_teacher)
+    generator, _, _ = zscgan.build_training(sure_teacher, options, seed=0)
+    assert 'bfloat16' in {layer.compute_dtype for layer in generator.layers}
+    _, update = zscgan.continue_training(sure_teacher, generator, options.record(), 2, seed=0)
+    _, pixels, _, logits = update(tf.constant(0, tf.int64))
+    assert (pixels.dtype, logits.dtype) == (tf.float32, tf.bfloat16)

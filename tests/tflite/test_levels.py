@@ -293,6 +293,14 @@ def test_the_scope_of_activations(file_w4a4):
     assert fewer.activations == report.activations - 1
 
 
+def test_one_bit_less_is_refused(file_w6a6):
+    data, _ = file_w6a6
+    with pytest.raises(UserError, match='5-bit weights'):
+        check_levels(data, [images()], weight_bits=5, activation_bits=6)
+    with pytest.raises(UserError, match='5-bit activations'):
+        check_levels(data, [images()], weight_bits=6, activation_bits=5)
+
+
 def test_no_images(file_w6a6):
     with pytest.raises(UserError, match='no images'):
         check_levels(file_w6a6[0], [], weight_bits=6, activation_bits=6)

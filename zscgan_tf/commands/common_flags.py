@@ -196,10 +196,6 @@ def define_generator_flags() -> None:
         'jit_compile', None, 'Compile the step with XLA. Default: with --strategy=tpu only.'
     )
     flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.', lower_bound=1)
-
-
-def define_images_every_flag() -> None:
-    """--images_every, of programs that train a generator."""
     flags.DEFINE_integer('images_every', 500, 'Steps between grids of images.', lower_bound=1)
 
 

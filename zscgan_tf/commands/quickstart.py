@@ -6,6 +6,7 @@ twice distilling a student; the other half says in the end how good the quantize
 """
 
 import functools
+import os
 import pathlib
 import shutil
 import typing
@@ -57,14 +58,16 @@ def _run():
     folder = pathlib.Path(FLAGS.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        held = os.listdir(folder)
     except OSError as error:
         raise UserError(
-            f'{folder} cannot be made ({error.strerror}): pass another --output.'
+            f'{folder} cannot be made or read ({error.strerror}): pass another --output.'
         ) from error
     classifier, held_out = folder / 'digits.keras', folder / 'held_out_digits.npz'
-    if any(folder.iterdir()) and not (folder / MARKER).exists():
+    if held and MARKER not in held:
         raise UserError(
-            f'{folder} holds files that this program did not make: pass another --output.'
+            f'{folder} has files, and no {MARKER}, so they may be yours: delete it, or pass '
+            f'another --output.'
         )
     atomic_files.check_output(classifier, overwrite=True)
     (folder / MARKER).touch()

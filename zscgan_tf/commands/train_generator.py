@@ -17,7 +17,6 @@ FLAGS = flags.FLAGS
 common_flags.define_teacher_flags()
 common_flags.define_run_flags()
 common_flags.define_generator_flags()
-common_flags.define_images_every_flag()
 
 
 def main() -> None:

@@ -333,10 +333,13 @@ def make_deep_inversion_images(
             inversion.optimize(
                 optimization, teacher, workdir, resolved, groups=half, name='deep_inversion', **run
             )
-            student = _first_student(
-                teacher, student_teacher, workdir, resolved, distilled, labels, half, batch_size,
-                seed, description, run,
-            )  # fmt: skip
+            first = pathlib.Path(workdir) / _FIRST_HALF
+            if not first.exists():  # a run that is resumed has it
+                count = half * resolved.group_size
+                inversion.join(workdir, _FIRST_HALF, count, half, labels.reshape(-1))
+            own = {**description, 'half': 1}
+            source = OptimizedImages(first, teacher, batch_size, seed, own)
+            student = _first_student(student_teacher, source, workdir, distilled, seed, run)
             tap, stored = build_tap(teacher.logits_model)
             step = make_step(
                 optimization.group, tap, stored, teacher, resolved, labels, seed, student
@@ -356,20 +359,13 @@ def make_deep_inversion_images(
     return OptimizedImages(path, teacher, batch_size, seed, description)
 
 
-def _first_student(
-    teacher, student_teacher, workdir, options, distilled, labels, half, batch_size, seed,
-    description, run,
-):  # fmt: skip
+def _first_student(teacher, source, workdir, distilled, seed, run):
     """The student of the first half of the groups, distilled in a folder of the workdir."""
-    count = half * options.group_size
-    path = pathlib.Path(workdir) / _FIRST_HALF
-    if not path.exists():  # a run that is resumed has it
-        inversion.join(workdir, _FIRST_HALF, count, half, labels.reshape(-1))
-    source = OptimizedImages(path, teacher, batch_size, seed, {**description, 'half': 1})
-    distilled = dataclasses.replace(distilled, range_images=min(distilled.range_images, count))
+    fewer = min(distilled.range_images, source.image_count)
+    distilled = dataclasses.replace(distilled, range_images=fewer)
     try:
         return distill(
-            student_teacher,
+            teacher,
             source,
             os.path.join(workdir, FIRST_STUDENT),
             seed=seed,

@@ -146,7 +146,6 @@ def make_step(
         metrics, teacher_logits = {}, None
         if generator_update is not None:
             metrics, pixels, labels, teacher_logits = generator_update(index)
-            pixels = tf.stop_gradient(pixels)
             if teacher_logits.dtype != tf.float32:
                 teacher_logits = None  # a rounded teacher trains generators, no students
         else:
@@ -264,7 +263,8 @@ def distill(
 
     def batches(done):
         start = math.ceil(resolved.range_images / source.batch_size) + done
-        for pixels, labels in checked_batches(teacher, source, start):
+        reads_labels = resolved.soft_target_weight < 1
+        for pixels, labels in checked_batches(teacher, source, start, reads_labels):
             yield (pixels,) if labels is None else (pixels, labels)
 
     loop.run(

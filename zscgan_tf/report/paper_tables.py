@@ -27,9 +27,9 @@ OURS = {
 TABLE_1A = (
     ('ZS-CGAN DF-PTQ', (70.27, 76.76, 69.20, 72.37, 73.45), 'ptq'),
     ('ZS-CGAN DF-QAT', (71.72, 77.87, 73.37, 73.05, 74.75), 'qat_w8a8'),
-    ('[11]', (69.70, None, 70.50, 71.20, None), 'ptq_dfq'),
-    ('[11], ReLU6 replaced by ReLU', (None,) * 5, 'ptq_dfq_relu'),
-    ('[12]', (71.43, 77.67, None, 72.91, None), 'ptq_zeroq_tflite'),
+    ('[11]; ours clips ReLU6 by channel', (69.70, None, 70.50, 71.20, None), 'ptq_dfq'),
+    ('[11]; ours replaces ReLU6 by ReLU', (None,) * 5, 'ptq_dfq_relu'),
+    ('[12]; ours with moments of the batch', (71.43, 77.67, None, 72.91, None), 'ptq_zeroq_tflite'),
     ('[13]', (71.35, 77.58, None, 72.45, 74.41), 'qat_w8a8_deep_inversion'),
     ('[14]', (71.56, 77.81, 73.06, 72.91, 74.71), 'qat_w8a8_adversarial'),
     ('our U-Net without a condition', (None,) * 5, 'qat_w8a8_unconditional'),

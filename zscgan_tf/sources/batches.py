@@ -78,7 +78,9 @@ def check_pixels(pixels: np.ndarray | tf.Tensor, input_spec: InputSpec) -> np.nd
     return pixels.astype(np.float32, copy=False)
 
 
-def check_batch(batch: Batch, source: Any, teacher: Teacher, name: str) -> Batch:
+def check_batch(
+    batch: Batch, source: Any, teacher: Teacher, name: str, reads_labels: bool = True
+) -> Batch:
     """A batch of a source as float32 pixels and int32 labels, or None.
 
     Args:
@@ -86,6 +88,7 @@ def check_batch(batch: Batch, source: Any, teacher: Teacher, name: str) -> Batch
         source: a `Source`, which says the size of a batch, and whether there are labels.
         teacher: the `Teacher`.
         name: of the source, for messages.
+        reads_labels: whether the labels must be classes of the teacher.
 
     Raises:
         UserError: no pair; see `check_pixels`; another number of images than `batch_size`; labels
@@ -117,12 +120,9 @@ def check_batch(batch: Batch, source: Any, teacher: Teacher, name: str) -> Batch
         return pixels, None
     labels, classes = np.asarray(labels), teacher.num_classes
     whole = labels.shape == (len(pixels),) and np.issubdtype(labels.dtype, np.integer)
-    if whole and teacher.has_independent_labels:  # such images have any classes
-        classes = labels.max() + 1
-    if not whole or labels.min() < 0 or labels.max() >= classes:
+    if not whole or (reads_labels and (labels.min() < 0 or labels.max() >= classes)):
         raise UserError(
-            f'{name}: labels are to be whole numbers from 0 to {teacher.num_classes - 1}, one an '
-            f'image.'
+            f'{name}: labels are to be whole numbers from 0 to {classes - 1}, one an image.'
         )
     return pixels, labels.astype(np.int32)
 

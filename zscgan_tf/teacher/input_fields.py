@@ -161,11 +161,11 @@ def resolve_input_spec(
     given = [field for field in ('preprocessing', 'mean', 'std') if field in fields]
     if given:
         try:
-            spec = _spec_of_fields(tuple(size), channels, fields, name)
+            spec = _spec_of_fields(tuple(size), channels, fields)
         except UserError as error:
-            if set(given) <= set(stored):
-                error = UserError(f'{name}: in the JSON beside the file: {error}')
-            raise error from None
+            used = {*given, 'bgr'} & fields.keys()
+            where = ' in the JSON beside the file:' if used <= set(stored) else ''
+            raise UserError(f'{name}:{where} {error}') from error
         _check_against(own, spec, given, stored, name)
         return spec
     plausible = own.plausible_units() if own else []
@@ -175,19 +175,19 @@ def resolve_input_spec(
     return spec.with_bgr(fields.get('bgr'))
 
 
-def _spec_of_fields(size, channels, fields, name):
+def _spec_of_fields(size, channels, fields):
     """The `InputSpec` of a preprocessing, or of a mean and a deviation."""
     if 'preprocessing' in fields:
         spec = InputSpec.from_preprocessing(size, channels, fields['preprocessing'])
         return spec.with_bgr(fields.get('bgr'))
     if ('mean' in fields) != ('std' in fields):
         given, missing = ('mean', 'std') if 'mean' in fields else ('std', 'mean')
-        raise UserError(f'{name}: --{given} is given without --{missing}: pass both.')
+        raise UserError(f'--{given} is given without --{missing}: pass both.')
     bgr = bool(fields.get('bgr'))
     try:
         return InputSpec(size, channels, fields['mean'], fields['std'], bgr)
     except (TypeError, ValueError) as error:
-        raise UserError(f'{name}: --mean and --std must be numbers ({error}).') from error
+        raise UserError(f'--mean and --std must be numbers ({error}).') from error
 
 
 def _check_against(own, spec, given, stored, name):

@@ -90,11 +90,11 @@ def run(
     metrics_file, events = workdir / 'metrics.jsonl', workdir / 'tensorboard'
     means = {}
     with contextlib.ExitStack() as stack:
-        is_finished = checkpoints.newest() >= steps  # it is only read
-        if is_finished and checkpoints.restore() >= steps:
-            return {}
-        stack.enter_context(_alone(named))
-        done = checkpoints.restore()
+        # A finished training is only read: without the lock.
+        done = checkpoints.restore() if checkpoints.newest() >= steps else 0
+        if done < steps:
+            stack.enter_context(_alone(named))
+            done = checkpoints.restore()
         if done >= steps:
             return {}
         if done:

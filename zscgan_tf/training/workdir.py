@@ -36,8 +36,10 @@ def other_than(workdir: PathLike) -> str:
 
 def config_of(teacher: Teacher, options: Mapping[str, object], seed: int) -> dict[str, object]:
     """What a workdir belongs to: the teacher, its preprocessing, and all that shapes the result."""
-    spec = teacher.preprocessing
-    raw_pixels = {'raw_pixels': spec.to_dict()} if spec else {}
+    raw_pixels = {}
+    if teacher.preprocessing:  # what the first convolution does, and `input_spec` does not say
+        spec = teacher.preprocessing.to_dict()
+        raw_pixels = {f'raw_pixels_{name}': spec[name] for name in ('mean', 'std', 'bgr')}
     return {
         'teacher': teacher.name,
         'fingerprint': teacher.fingerprint,

@@ -90,16 +90,16 @@ def first_images(
 
 
 def checked_batches(
-    teacher: Teacher, source: Source, start: int = 0
+    teacher: Teacher, source: Source, start: int = 0, reads_labels: bool = False
 ) -> collections.abc.Iterator[tuple]:
-    """A source's batches from number `start` on.
+    """A source's batches from number `start` on; `reads_labels`: see `check_batch`.
 
     Raises:
         UserError: while it is iterated: see `check_batch`; where the batches end, too.
     """
     kind = description_of(source)['kind']
     for batch in source.batches(start=start):
-        pixels, labels = check_batch(batch, source, teacher, kind)
+        pixels, labels = check_batch(batch, source, teacher, kind, reads_labels)
         yield tf.constant(pixels), labels
     raise UserError(f'{kind} ended: yield batches without end, from the first image again.')
 
