@@ -120,7 +120,7 @@ def test_a_layer_without_counterpart(tmp_path, caplog, with_trial):
     assert "TFLite's own calibration, 128 images (" in text and "layer 'odd'" in text
     # Asked for, in words or by options that only a student has, it is an error.
     for options in ({'range_estimator': 'mse'}, {'weight_bits': 4}, {'bias_correction': False}):
-        with pytest.raises(UserError, match="'odd' .*--range_estimator=tflite with --method"):
+        with pytest.raises(UserError, match="'odd' .*quantize with --method=ptq --range"):
             pipeline.quantize(teacher, source_of(teacher), tmp_path / 'b.tflite', **options)
     assert not (tmp_path / 'b.tflite').exists()
 

@@ -330,7 +330,7 @@ def times(folder):
         (
             'distill',
             ['--workdir=student_run/student_w6a6'],
-            ['holds a student, not a generator: pass the folder of the generator'],
+            ['holds a student, not a generator: pass the folder of a generator'],
         ),
         (
             'distill',

@@ -70,8 +70,7 @@ def test_raw_pixels_of_another_preprocessing_are_another_configuration():
     found, expected = (workdir.config_of(raw_pixels(t), {}, 0) for t in (other, teacher))
     assert found['input_spec'] == expected['input_spec'] and found != expected
     names = ('raw_pixels_mean', 'raw_pixels_std', 'raw_pixels_bgr')
-    values = [expected[name] for name in names]
-    assert values == [spec.to_dict()[name] for name in ('mean', 'std', 'bgr')]
+    assert [expected[name] for name in names] == [spec.mean, spec.std, spec.bgr]
     assert not set(names) & workdir.config_of(teacher, {}, 0).keys()
 
 

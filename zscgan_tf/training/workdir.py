@@ -38,8 +38,8 @@ def config_of(teacher: Teacher, options: Mapping[str, object], seed: int) -> dic
     """What a workdir belongs to: the teacher, its preprocessing, and all that shapes the result."""
     raw_pixels = {}
     if teacher.preprocessing:  # what the first convolution does, and `input_spec` does not say
-        spec = teacher.preprocessing.to_dict()
-        raw_pixels = {f'raw_pixels_{name}': spec[name] for name in ('mean', 'std', 'bgr')}
+        spec = teacher.preprocessing
+        raw_pixels = {f'raw_pixels_{name}': getattr(spec, name) for name in ('mean', 'std', 'bgr')}
     return {
         'teacher': teacher.name,
         'fingerprint': teacher.fingerprint,
