@@ -66,8 +66,8 @@ def _run():
     classifier, held_out = folder / 'digits.keras', folder / 'held_out_digits.npz'
     if held and MARKER not in held:
         raise UserError(
-            f'{folder} has files, and no {MARKER}, so they may be yours: delete it, or pass '
-            f'another --output.'
+            f'{folder} has files, and no {MARKER}, so they may be yours: pass another --output, or '
+            f'delete the folder if they are not.'
         )
     atomic_files.check_output(classifier, overwrite=True)
     (folder / MARKER).touch()

@@ -80,7 +80,7 @@ ROWS = {
     'qat_w6a6_deep_inversion': 'W6A6, DeepInversion [13]',
     'qat_w6a6_zeroq': 'W6A6, ZeroQ [12]',
     'qat_w6a6_real': 'W6A6 distilled on real images (not data-free)',
-    'qat_w6a6_real_1600': 'W6A6 on real images, four times the steps',
+    'qat_w6a6_real_1600': 'W6A6 on real images (not data-free), 1,600 steps',
     'qat_w6a6_real_labels': 'W6A6, real images and labels [8] (not data-free)',
     'qat_w5a5': 'DF-QAT W5A5',
     'qat_w5a5_wide': 'W5A5, residuals at 8 bits',

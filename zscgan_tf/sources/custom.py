@@ -90,7 +90,9 @@ class CustomSource:
         made = 0
         with one_line_errors(self._name):
             for batch in self._source.batches(start=start):
-                yield check_batch(batch, self, self._teacher, self._name)
+                # Where labels are independent, those of images are of any classes.
+                reads_labels = not self._teacher.has_independent_labels
+                yield check_batch(batch, self, self._teacher, self._name, reads_labels)
                 made += 1
         raise UserError(
             f'{self._name} ended after {start + made} batches: yield batches without end, from the '

@@ -164,7 +164,8 @@ def resolve_input_spec(
             spec = _spec_of_fields(tuple(size), channels, fields)
         except UserError as error:
             used = {*given, 'bgr'} & fields.keys()
-            where = ' in the JSON beside the file:' if used <= set(stored) else ''
+            flags = ' and the flags' if used - set(stored) else ''
+            where = f' in the JSON beside the file{flags}:' if used & set(stored) else ''
             raise UserError(f'{name}:{where} {error}') from error
         _check_against(own, spec, given, stored, name)
         return spec
