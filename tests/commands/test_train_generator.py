@@ -94,6 +94,7 @@ def test_images_of_a_damaged_run(programs, damaged):
     assert 'was trained for 6 of 8 steps: run the training again' in result.error
 
 
+@pytest.mark.slow
 def test_a_full_disk(finished, programs):
     workdir = programs.folder / 'full_disk'
     result = train(programs, workdir, during=full_disk_from(*METRICS, call=5, room=600))

@@ -306,7 +306,9 @@ class Uneven(NoiseSource):
         return tf.concat([first, 0.2 * second], axis=0)
 
 
-@pytest.mark.parametrize('training', ('learned', 'moving_average'))
+@pytest.mark.parametrize(
+    'training', (pytest.param('learned', marks=pytest.mark.slow), 'moving_average')
+)
 def test_two_replicas_agree_with_one_device(two_devices, tmp_path, not_exported, training):
     teacher = tiny_teacher()
     source = Uneven(teacher.input_spec, batch_size=8)
@@ -338,6 +340,7 @@ def ranges_of(student):
     ]
 
 
+@pytest.mark.slow
 def test_the_step_compiles_with_xla(tmp_path, not_exported):
     teacher = tiny_teacher()
     source = NoiseSource(teacher.input_spec, batch_size=8)

@@ -61,6 +61,15 @@ def test_another_configuration_is_refused_by_the_names_that_differ(tmp_path):
     assert workdir.read(tmp_path) == CONFIG
 
 
+def test_what_differs_within_a_value_is_named(tmp_path):
+    spec = {'image_size': [32, 32], 'channels': 3, 'mean': [0.0] * 3}
+    workdir.claim(tmp_path, {**CONFIG, 'input_spec': spec})
+    other = {**spec, 'mean': [0.5] * 3}
+    words = r'\(input_spec.mean \[0.0, 0.0, 0.0\], not \[0.5, 0.5, 0.5\]\)'
+    with pytest.raises(UserError, match=words):
+        workdir.claim(tmp_path, {**CONFIG, 'input_spec': other})
+
+
 def test_raw_pixels_of_another_preprocessing_are_another_configuration():
     """The input specification of raw pixels does not say what the first convolution does."""
     teacher = tiny_teacher()

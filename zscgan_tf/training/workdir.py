@@ -166,11 +166,14 @@ def differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> l
 
     A switch that is off is the same as one that is missing: options come and go with versions.
     """
-    return sorted(
-        f'{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}'
-        for key in stored.keys() | wanted.keys()
-        if _without_off(stored.get(key)) != _without_off(wanted.get(key))
-    )
+    found = []
+    for key in stored.keys() | wanted.keys():
+        one, other = _without_off(stored.get(key)), _without_off(wanted.get(key))
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += [f'{key}.{inner}' for inner in differences(one, other)]
+        elif one != other:
+            found.append(f'{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}')
+    return sorted(found)
 
 
 def _without_off(value):
