@@ -136,7 +136,7 @@ def test_refused(finished, programs):
         (['--images=real', '--blend'], '--blend is for fresh images'),
         (['--images=real', '--batch_size=0'], '--batch_size=0'),
         (['--workdir=run2', '--split=train'], '--split=train is of a --dataset'),
-        (['--workdir=run2', '--data_dir=x'], '--data_dir is for --dataset: pass both'),
+        (['--workdir=run2', '--data_dir=x'], '--data_dir is for real images'),
         (['--images=real', '--count=0'], '--count=0'),
         (['--teacher=other.h5', '--workdir=run2'], 'another teacher (tiny)'),
     ):

@@ -50,7 +50,7 @@ def test_refused(finished, programs):
         (['--output=/proc/page.html'], 'the folder /proc cannot be written'),
         (['--images=real', '--dataset=cifar10'], '--images and --dataset name two sets'),
         (['--split=test'], '--split=test is of a --dataset'),
-        (['--data_dir=x'], '--data_dir is for --dataset: pass both'),
+        (['--data_dir=x'], '--data_dir is for real images'),
         (['--workdir=missing'], 'holds no run (no config.json)'),
         (['--class_names=a,b'], '--class_names has 2 names, and tiny has 5 classes'),
         (['--teacher=other.h5', '--workdir=run2'], 'another teacher (tiny)'),

@@ -36,12 +36,12 @@ def check_unused(*read: str | None) -> None:
     Args:
         *read: the flags that name real images, None where they were not passed.
     """
-    if FLAGS.data_dir is not None and not FLAGS.dataset:
-        raise UserError('--data_dir is for --dataset: pass both, or leave --data_dir out.')
-    if FLAGS.resize_short_side is not None and not any(read):
-        raise UserError(
-            '--resize_short_side is for real images, and no flag names any: leave it out.'
-        )
+    # Recipes have a --data_dir that stays where their --dataset is replaced by --images.
+    for name in ('data_dir', 'resize_short_side'):
+        if getattr(FLAGS, name) is not None and not any(read):
+            raise UserError(
+                f'--{name} is for real images, and no flag names any: leave --{name} out.'
+            )
 
 
 def define_split_flag() -> None:

@@ -44,6 +44,7 @@ ROWS = {
     'ptq_noise_gaussian': 'Gaussian noise',
     'ptq_noise_uniform': 'uniform noise',
     'ptq_real': 'real images (not data-free)',
+    'paper_ptq_real': '10,000 real images, --preset=paper (not data-free)',
     'ptq_mse': 'through the student, ZS-CGAN images',
     'ptq_mse_unconditional': 'through the student, U-Net without classes',
     'ptq_deep_inversion': 'through the student, DeepInversion [13]',
@@ -136,7 +137,9 @@ def result_table(folder: PathLike, method: str = 'ptq') -> list[str]:
     rows, floats, teacher = {}, set(), pathlib.Path(folder).name
     if teacher not in TEACHERS:
         raise UserError(f'{folder}: name the teacher and its test images in {__name__}.TEACHERS.')
-    for path in pathlib.Path(folder).glob(f'{method}*.json'):
+    for path in pathlib.Path(folder).glob('*.json'):
+        if not path.stem.removeprefix('paper_').startswith(method):
+            continue
         with _whole(path):
             result = json.loads(path.read_text(encoding='utf-8'))
             if 'accuracy' in result['metrics']:
