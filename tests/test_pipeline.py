@@ -125,6 +125,18 @@ def test_a_layer_without_counterpart(tmp_path, caplog, with_trial):
     assert not (tmp_path / 'b.tflite').exists()
 
 
+def test_the_trial_of_a_stock_student_has_ranges():
+    """tfmot's own first ranges round kernels as small as these to zeros."""
+    teacher = tiny_teacher()
+    for layer in teacher.model.layers:
+        if isinstance(layer, layers.Conv2D) and not layer.use_bias:
+            layer.kernel.assign(1e-3 * layer.kernel)
+        if isinstance(layer, layers.BatchNormalization):
+            layer.moving_variance.assign(1e-6 * layer.moving_variance)
+    plan = pipeline.make_plan(teacher, 'small', {'student': 'tfmot'}, with_trial=True)
+    assert plan.options.student == 'tfmot'
+
+
 def test_unknown_options(tmp_path):
     teacher = tiny_teacher()
     with pytest.raises(UserError, match='unknown option steps: the options are'):
