@@ -361,7 +361,10 @@ def test_a_full_disk_leaves_the_old_file(programs):
         (['--teacher=other.h5'], 'belongs to another teacher (tiny)'),
         (['--teacher=tiny.h5', '--learning_rate=0.5'], 'learning_rate 0.001, not 0.5'),
         (['--teacher=tiny.h5', '--seed=3'], 'seed 2, not 3'),
-        (['--teacher=tiny.h5', '--mean=0.5', '--std=0.5'], 'input_spec {'),
+        (
+            ['--teacher=tiny.h5', '--mean=0.5', '--std=0.5'],
+            'input_spec.mean [0.4, 0.5, 0.6], not [0.5, 0.5, 0.5]',
+        ),
     ],
 )
 def test_workdirs_are_never_mixed(finished, programs, flags, words):
