@@ -3,7 +3,7 @@
 #   docker build -t zscgan .                            on a CPU
 #   docker build -t zscgan-gpu --build-arg EXTRA=gpu .  with the CUDA libraries, for --gpus=all
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" zscgan \
-#       model.keras --output=model.tflite
+#       model.keras --output=model.tflite --preprocessing=unit
 #
 # The model is read from the folder that is mounted as /work, and the file is written there.
 FROM python:3.11-slim

@@ -312,6 +312,9 @@ def single_unit_model():
         ([(pixels(2), [-1, 0])], 'Label -1 is not a class'),
         ([(pixels(2), [0])], 'labels of the shape'),
         ([(pixels(2), [0, 1]), (pixels(3), None)], 'Only 2 of 5 images have labels'),
+        ([(np.uint8(255 * pixels(2)), None)], 'holds uint8: pass pixels in'),
+        ([(255 * pixels(2), None)], 'yield pixels in'),
+        ([(pixels(2)[:, :7], None)], 'has the shape'),
     ],
 )
 def test_bad_batches(teacher, batches, message):

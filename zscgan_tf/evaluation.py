@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources.batches import Batch, check_labels, with_progress
+from zscgan_tf.sources.batches import Batch, check_labels, check_pixels, with_progress
 from zscgan_tf.teacher.description import parameter_count
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
 from zscgan_tf.tflite.interpreter import TfliteModel
@@ -57,9 +57,9 @@ def evaluate(
         `divergence`: mean over images in nats; of a candidate that returns logits.
 
     Raises:
-        UserError: no images, a label that is no class of the teacher's, labels for a part of the
-            images only, answers that are not finite, or a candidate with other classes or images
-            than the teacher's.
+        UserError: no images, pixels of another shape or type or beyond [0, 1], a label that is no
+            class of the teacher's, labels for a part of the images only, answers that are not
+            finite, or a candidate with other classes or images than the teacher's.
     """
     in_probabilities = _gives_probabilities(candidate, teacher)
     with_top5 = teacher.num_classes > 5 and not (in_probabilities and candidate.quantized_output)
@@ -169,7 +169,7 @@ def _answers(candidate, teacher, batches, in_probabilities):
     logits_of_teacher = tf.function(teacher.logits, reduce_retracing=True)
     scores_of = _scores_function(candidate, teacher, in_probabilities)
     for pixels, labels in batches:
-        pixels = tf.convert_to_tensor(pixels, tf.float32)
+        pixels = tf.constant(check_pixels(pixels, teacher.input_spec))
         teacher_logits = _finite(logits_of_teacher(pixels).numpy(), teacher)
         scores = teacher_logits if scores_of is None else _finite(scores_of(pixels), candidate)
         if scores.shape != teacher_logits.shape:

@@ -1,6 +1,7 @@
 """bin/quantize.py --method=dfq: no images, no workdir, and no flag that nothing would read."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -36,11 +37,19 @@ def test_a_file_without_images(programs):
     # With images there is a page, and the agreement is known, of the float model too.
     again = ['tiny.h5', '--method=dfq', '--overwrite', '--output=dfq.tflite', '--relu6=replaced']
     result = programs.run(
-        'quantize', *again, '--page', '--evaluation_images=real.npz', '--absorb_padded'
+        'quantize',
+        *again,
+        '--page',
+        '--evaluation_images=real.npz',
+        '--absorb_padded',
+        '--result_json=real.json',
     )
     assert result.status in (0, 2), result.stderr
     assert '% on 20 real images' in result.stdout and 'page         dfq.html' in result.stdout
-    assert 'it was rounded, the model agreed with its teacher on' in result.stdout
+    before = re.search(r'it was rounded, the model agreed with its teacher on .*', result.stdout)[0]
+    found = json.loads((folder / 'real.json').read_text())['metrics']
+    (agreement,), (accuracy,) = found['unquantized_agreement'], found['unquantized_accuracy']
+    assert before.endswith(f'{agreement:.2f} % (accuracy {accuracy:.2f} %)')
     assert (folder / 'dfq.html').exists()
 
 

@@ -152,7 +152,6 @@ def test_a_model_that_scales_its_own_images(start, highest):
         (layers.Rescaling(1.0), '[-1, 1] becomes -1...1'),
         # Of digits in [0, 1], or in [-1, 1].
         (layers.Normalization(mean=0.1307, variance=0.3081**2), '[0, 1] becomes -0.4242...2.821'),
-        # What a batch norm stores before any training.
         (layers.BatchNormalization(), '[0, 1] becomes'),
     ],
 )
@@ -212,9 +211,14 @@ def test_moments_of_a_first_batch_norm_tell_the_unit(deviation, mean, highest):
     np.testing.assert_allclose(spec.to_inputs(tf.ones((1, 8, 8, 3))), highest, rtol=1e-6)
 
 
-@pytest.mark.parametrize('deviation, mean', [(1, 0.45), (1, -0.5), (65, 15), (0.6, 0.5)])
-def test_moments_that_no_unit_can_have_are_no_answer(deviation, mean):
-    """Values in [0, 1] have a variance of at most mean (1 - mean), and so on."""
+@pytest.mark.parametrize(
+    'deviation, mean', [(1, 0.45), (1, -0.5), (65, 15), (0.6, 0.5), (1, 0), (0.9, 0.2)]
+)
+def test_moments_of_no_pixels_are_no_answer(deviation, mean):
+    """Values in [0, 1] have a variance of at most mean (1 - mean), and so on.
+
+    The last two are those of inputs that were standardized already, and before any training.
+    """
     made = model(layers.BatchNormalization(name='start'))
     norm = made.get_layer('start')
     norm.moving_mean.assign(np.full(3, mean, np.float32))

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import randomize
+from tests.students import student_of
 from tests.tiny import tiny_teacher
 from zscgan_tf import pipeline
 from zscgan_tf.errors import UserError
@@ -15,6 +16,7 @@ from zscgan_tf.evaluation import evaluate
 from zscgan_tf.report.summary import summary
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import calibrate_student
+from zscgan_tf.student.graph import computes, constants, is_the_input
 from zscgan_tf.teacher.input_spec import InputSpec
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.raw_pixels import RAW_PIXELS, raw_pixels
@@ -77,6 +79,30 @@ def teacher_of(start, input_spec, head='softmax'):
     rescales = start in (STARTS['rescaled'], STARTS['normalized'])
     teacher = load_teacher(model, input_spec=None if rescales else spec)
     return dataclasses.replace(teacher, input_spec=spec)
+
+
+@pytest.mark.parametrize('input_spec', [PREPROCESSINGS[0], PREPROCESSINGS[2]])
+@pytest.mark.parametrize('channels', [[2, 1, 0], [1, 2, 0], [2, 0], [1, 1, 1]])
+def test_a_model_that_orders_its_channels_itself(channels, input_spec):
+    """Its file takes RGB bytes, and rounds nothing between the image and the first convolution."""
+    images = layers.Input((9, 8, 3))
+    x = tf.gather(layers.ZeroPadding2D(1)(images), channels, axis=-1)
+    x = layers.BatchNormalization()(layers.Conv2D(6, 3)(x))
+    model = tf_keras.Model(
+        images, layers.Dense(5)(layers.GlobalAveragePooling2D()(layers.ReLU()(x)))
+    )
+    if 'preprocessing' in input_spec:
+        input_spec = InputSpec.from_preprocessing((9, 8), 3, input_spec['preprocessing'])
+    else:
+        input_spec = InputSpec((9, 8), 3, **input_spec)
+    teacher = load_teacher(randomize(model, 0), input_spec=input_spec)
+    found = raw_pixels(teacher)
+    expected = teacher.logits(PIXELS).numpy()
+    np.testing.assert_allclose(found.logits(PIXELS), expected, atol=1e-4 * expected.std())
+    twin = student_of(found, activation_bits=4).twin
+    first = next(layer for layer in twin.layers if computes(layer))
+    assert first.kernel_size == (3, 3) and is_the_input(first.input)
+    assert bool(constants(twin)) == (sorted(channels) != [0, 1, 2])
 
 
 def test_a_model_in_bgr_order_still_takes_rgb_bytes():

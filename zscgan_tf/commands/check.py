@@ -187,7 +187,7 @@ def _training(teacher: 'Teacher') -> Rows:
     # In bytes on macOS, in KiB on Linux.
     unit = 1 if sys.platform == 'darwin' else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    yield 'memory', f'{peak / 1e9:.1f} GB at the most so far, and in training'
+    yield 'memory', f'{peak / 1e9:.1f} GB: the peak of this process, training steps included'
 
 
 def _distillation() -> Rows:

@@ -1,8 +1,9 @@
 r"""Distils a quantized student of a float classifier on its generator's images.
 
 This is DF-QAT. The generator is that of --workdir (bin/train_generator.py). A distillation that was
-interrupted goes on where it stopped; bin/quantize.py --method=qat with the same flags writes its
-.tflite. That program also distils on images of another --source.
+interrupted goes on where it stopped; bin/quantize.py --method=qat with the same flags and --output
+writes its .tflite. That program also distils on images of another --source. Pass the
+--preprocessing of the model's training too.
 
   bin/distill.py model.keras --workdir=runs/model
   bin/distill.py model.keras --workdir=runs/model --weight_bits=4

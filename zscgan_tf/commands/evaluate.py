@@ -3,7 +3,8 @@ r"""Measures how well a .tflite, or the float model itself, answers.
 The program measures the accuracy, and how often the file and the float model agree. It takes real
 images (--images, or --dataset and --split), or generated ones (--workdir). Without real images, use
 a second generator, whose images differ from those that set the ranges: train it with
-bin/train_generator.py --bns_loss_weight=0, and pass its --workdir and --blend.
+bin/train_generator.py --bns_loss_weight=0, and pass its --workdir and --blend. Pass the
+--preprocessing of the model's training too, as to bin/quantize.py.
 
   bin/evaluate.py model.keras --model=model.tflite --images=photos
   bin/evaluate.py model.keras --images=photos --bns

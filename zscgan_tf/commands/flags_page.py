@@ -36,7 +36,7 @@ def page() -> str:
         '- Numbers in brackets, as [14], are references that [paper.md](paper.md) explains.',
         '- An installed program is called `zscgan-quantize`, `zscgan-train-generator`, and so on.',
         '- In a clone, the programs are `bin/quantize.py`, `bin/train_generator.py`, and so on.',
-        '- The model stands behind the program, or is `--teacher`. These flags are required too: '
+        '- Pass the model as the first argument, or as `--teacher`. These flags are required too: '
         '`--output` of `quantize` and `synthesize`, `--workdir` of `train_generator`, `distill` '
         'and `synthesize`, `--model` of `report`.',
         '',

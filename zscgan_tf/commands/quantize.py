@@ -6,9 +6,9 @@ program continues or reuses it. The generated images set the ranges of the integ
 file is written only if all its operations are integer, or with --allow_float_ops. At the end the
 program says how good it is.
 
-  bin/quantize.py model.keras --output=model.tflite
-  bin/quantize.py model.keras --output=model_w4.tflite --method=qat \
-      --weight_bits=4
+  bin/quantize.py model.keras --output=model.tflite --preprocessing=unit
+  bin/quantize.py model.keras --output=model_w4.tflite --preprocessing=unit \
+      --method=qat --weight_bits=4
 
 With --method=dfq no image is made at all (Nagel et al., "Data-Free Quantization through Weight
 Equalization and Bias Correction").
@@ -70,7 +70,7 @@ flags.DEFINE_enum(
     'ptq',
     ['ptq', 'qat', 'dfq'],
     'ptq: set ranges on the images, no training; qat: train a student, distilled from the model; '
-    'dfq: no images at all, everything is told from batch norms (Nagel et al., 2019).',
+    'dfq: no images; ranges are computed from the statistics of batch norms (Nagel et al., 2019).',
 )
 option_flags.define(DfqOptions)
 option_flags.define(TfliteCalibrationOptions)
@@ -145,7 +145,11 @@ def _run_dfq():
     )
     metrics = {}
     if result.unquantized:
-        metrics['unquantized_agreement'] = result.unquantized['agreement']
+        metrics |= {
+            f'unquantized_{name}': result.unquantized[name]
+            for name in ('agreement', 'accuracy')
+            if name in result.unquantized
+        }
     problem = result_json.add(result, metrics, 0.0, shared)
     return _tell(to_quantize, result, evaluate_on, problem)
 

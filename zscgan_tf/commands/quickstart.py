@@ -1,8 +1,8 @@
 """The whole job on handwritten digits: train a classifier, put its data aside, quantize it.
 
 The digits are scikit-learn's (real ones, 8x8 pixels, part of that package). A small network with
-batch norms learns half of them; everything behind that sees the network only, once calibrating and
-twice distilling a student; the other half says in the end how good the quantized files are.
+batch norms learns half of them. The steps after that see only the network: one file is calibrated,
+and two students are distilled. The other half of the digits measures the files at the end.
 """
 
 import functools

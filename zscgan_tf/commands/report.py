@@ -1,7 +1,8 @@
 """Writes the page of a .tflite: how good it is, how to feed it, and which layer costs what.
 
 The page is one HTML file that opens offline. Its images come from the generator of --workdir, else
-from the real ones of --images or --dataset, else they are noise.
+from the real ones of --images or --dataset, else they are noise. Pass the --preprocessing of the
+model's training too, as to bin/quantize.py.
 
   bin/report.py model.keras --model=model.tflite --workdir=model.workdir
 """

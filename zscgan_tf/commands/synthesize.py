@@ -1,7 +1,8 @@
 """Writes images of a trained generator: a folder of PNGs by class, or an .npz.
 
 The generator is that of --workdir (bin/train_generator.py). Its images are balanced over classes.
-Those of a generator without classes (--unconditional) are in no folders, and have no labels.
+Those of a generator without classes (--unconditional) are in no folders, and have no labels. Pass
+the --preprocessing of the model's training too, as to bin/quantize.py.
 
   bin/synthesize.py model.keras --workdir=runs/model --output=images
   bin/synthesize.py model.keras --workdir=runs/model --output=images.npz

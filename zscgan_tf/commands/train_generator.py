@@ -1,6 +1,7 @@
 """Trains a generator of images against a float classifier, without data.
 
 This is ZS-CGAN. A workdir that holds an interrupted training goes on where it stopped.
+Pass the --preprocessing of the model's training too, as to bin/quantize.py.
 
   bin/train_generator.py model.keras --workdir=runs/model
   bin/train_generator.py model.keras --workdir=runs/longer --steps=5000

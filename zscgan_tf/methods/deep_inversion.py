@@ -279,8 +279,9 @@ def make_deep_inversion_images(
 
     With a `compete_weight` the first half of the groups is optimized without a student. A student
     is distilled on these images in half of its steps, in a folder of the workdir. The other half
-    is optimized with the student's disagreement as a further term. The published code trains the
-    student all the time instead.
+    is optimized with the student's disagreement as a further term. In the paper, images alternate
+    with the training of the final student (maintainers of NVlabs/DeepInversion, issues 10 and 20).
+    The published code asks a student that it does not train.
 
     Args:
         teacher: a `Teacher`.

@@ -36,14 +36,14 @@ class InversionOptions(Options):
     )
     group_size: int = option(
         COUNT,
-        'Images that are optimized together, on the moments of each or of all of them. Surplus '
-        'images of the last group are dropped.',
+        'Images that are optimized together. --statistics says whose moments count (ZeroQ). '
+        'Surplus images of the last group are dropped.',
         paper=Derived('64; for deep_inversion 256, in the ImageNet settings 84'),
         small=Derived(f'64; for deep_inversion 256, from {LARGE_SIDE} pixels on 32'),
     )
     iterations: int = option(
         WHOLE,
-        'Steps of each group; 0 leaves the random images that it starts with, as a control.',
+        'Optimization steps of each group. 0: the random start images are used, as a control.',
         paper=Derived('500; for deep_inversion 2,000, with imagenet_20k 20,000'),
         small=Derived(f'500; for deep_inversion 1,000, from {LARGE_SIDE} pixels on 500'),
     )
@@ -90,7 +90,7 @@ class ZeroqOptions(InversionOptions):
     The published code takes the moments of each image, and leaves logits in float. Its images all
     have the same mean features, and so logits far below those of real images. In a file whose
     logits are integers too, ranges set on such images cut real logits off. `small` therefore reads
-    equation 3 as moments of all images.
+    equation 3 (as we remember it) as moments of all images.
     """
 
     statistics: str = option(
@@ -162,8 +162,8 @@ class DeepInversionOptions(InversionOptions):
         WEIGHT,
         "Weight of the images' total variation (DeepInversion).",
         paper=Derived(
-            '2.5e-05 for groups of 256; in the ImageNet settings 0.0001 for groups of 84; else '
-            'times the root of 256 or 84 over --group_size'
+            '2.5e-05 x sqrt(256 / --group_size); in the ImageNet settings 0.0001 x sqrt(84 / '
+            '--group_size)'
         ),
     )
     norm_weight: float = option(

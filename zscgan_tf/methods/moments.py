@@ -23,7 +23,7 @@ from zscgan_tf.teacher.layers import ConstantChannel, HardSwish, Reshape
 
 layers = tf_keras.layers
 
-# Ranges end so many deviations from the mean (Nagel et al., section 5).
+# Ranges end so many deviations from the mean (Nagel et al., section 5, as remembered).
 DEVIATIONS = 6
 # Points of the Gauss-Hermite quadrature, for functions whose moments have no closed form.
 _POINTS = 64

@@ -29,9 +29,9 @@ def distance(
 ) -> tf.Tensor:
     """||m - mean||² + ||s - deviation||², summed over channels, mean over the images.
 
-    The published code takes the moments m and s of each image; the paper's equation 3 can be read
-    as those of the whole batch (`ZeroqOptions` says what follows of it). Variances are unbiased,
-    that of a single position is 0.
+    The published code takes the moments m and s of each image; the paper's equation 3, as
+    remembered, can be read as those of the whole batch (`ZeroqOptions` says what follows of it).
+    Variances are unbiased, that of a single position is 0.
 
     Args:
         x: [B, ..., C].

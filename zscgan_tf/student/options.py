@@ -45,8 +45,8 @@ class StudentOptions(Options):
     )
     activation_scope: str = option(
         choice('read', 'all_but_input', 'all'),
-        'Tensors of --activation_bits; others have 8. read: what convolutions read; all_but_input: '
-        'also logits and what is only summed; all: also the input.',
+        'Which tensors have --activation_bits; others have 8. read: what convolutions read; '
+        'all_but_input: also logits and what is only summed; all: also the input.',
         paper='all_but_input',
         small='read',
         before='read',

@@ -28,6 +28,10 @@ _LOWER_END = 1e-3
 _MEANS = (0.05, 0.66)
 # Black and white pixels have the variance 1; less by the ε of the batch norm.
 _LEAST_LARGEST_VARIANCE = 0.9
+# What a batch norm does to inputs that have about the mean 0 and the variance 1 already. Pixels of
+# -1...1 have a deviation of about 0.5.
+_UNIT_SCALES = (0.75, 1.33)
+_NEAR_ZERO = 0.4
 # These change no pixel.
 _PASSING = (tf_keras.layers.Cropping2D, tf_keras.layers.Resizing, tf_keras.layers.ZeroPadding2D)
 
@@ -62,6 +66,9 @@ class FirstLayers:
             # The batch norm gives a mean of 0 and a variance of 1. Values within limits have no
             # larger variance than this product (the inequality of Bhatia and Davis).
             placed &= -low * high > _LEAST_LARGEST_VARIANCE
+            # Inputs that were standardized outside of the model look like pixels of -1...1.
+            standardized = _between(self.scale, _UNIT_SCALES) & (np.abs(self.offset) < _NEAR_ZERO)
+            placed &= ~standardized
         return bool(np.all(sized & placed))
 
     def describe(self) -> str:
@@ -86,10 +93,10 @@ def first_layers(model: tf_keras.Model, channels: int) -> FirstLayers | None:
         if isinstance(layer, _PASSING):
             continue
         if isinstance(layer, SelectChannels):
-            chosen = np.argmax(layer.get_weights()[0][0, 0], axis=0)
-            if sorted(chosen) != list(range(channels)):
+            order = layer.order()
+            if order is None:
                 break
-            scale, offset = scale[chosen], offset[chosen]  # as in BGR order
+            scale, offset = scale[order], offset[order]  # as in BGR order
             continue
         is_norm = is_batch_norm(layer)
         affine = _standardization(layer) if is_norm else affine_of(layer)

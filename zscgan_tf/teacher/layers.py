@@ -65,6 +65,12 @@ class SelectChannels(tf_keras.layers.Conv2D):
     It stands for slices, splits and paddings of channels; nothing of it is ever trained.
     """
 
+    def order(self) -> np.ndarray | None:
+        """The order in which it hands on all channels, [C]; None if it drops or adds some."""
+        kernel = self.get_weights()[0][0, 0]
+        order = np.argmax(kernel, axis=0)
+        return order if np.array_equal(kernel[order], np.eye(len(kernel))) else None
+
 
 def classes_of(name: str) -> list[type]:
     """The classes of a layer type: of this module, and of tf_keras."""

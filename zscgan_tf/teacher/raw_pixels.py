@@ -44,8 +44,8 @@ def raw_pixels(teacher: Teacher) -> Teacher:
         specification has the deviation 1/255 and as mean the number over 255.
 
     Raises:
-        UserError: the model does not begin with a convolution (rescalings, normalizations and zero
-            padding may stand before it).
+        UserError: the model does not begin with a convolution (rescalings, normalizations, zero
+            padding and another order of the channels may stand before it).
     """
     start = _Start(teacher)
     zero = int(np.clip(np.rint(np.mean(-start.offset / start.scale)), 0, 255))
@@ -76,18 +76,25 @@ class _Start:
 
     Attributes:
         node: the convolution's.
-        scale, offset: the convolution's inputs are scale p + offset, of pixels p of 0...255 in the
-            model's channel order; float64, a value a channel.
+        order: the pixels' channels in the order of the convolution's inputs, [C].
+        scale, offset: the convolution's inputs are scale p + offset, of pixels p of 0...255 in this
+            order; float64, a value a channel.
     """
 
     def __init__(self, teacher):
         spec = teacher.input_spec
-        self._name, self._bgr, self._padding = teacher.name, spec.bgr, []
+        self._name, self._padding = teacher.name, []
+        self.order = np.arange(spec.channels)[:: -1 if spec.bgr else 1]
         mean, std = np.float64(spec.mean), np.float64(spec.std)
         self.scale, self.offset = 1 / (255 * std), -mean / std
         for self.node in leading_nodes(teacher.model):
             layer = self.node.layer
             what, found = f"layer '{layer.name}'", affine_of(layer)
+            order = layer.order() if isinstance(layer, SelectChannels) else None
+            if order is not None:
+                self.order = self.order[order]
+                self.scale, self.offset = self.scale[order], self.offset[order]
+                continue
             if type(layer) in (layers.Conv2D, SelectChannels) and layer.groups == 1:
                 return
             if isinstance(layer, layers.ZeroPadding2D):
@@ -110,8 +117,7 @@ class _Start:
         left = self.offset + self.scale * zero
         new = np.float64(kernel) * self.scale[:, None]
         constant = np.einsum('hwco,c->hwo', np.float64(kernel), left)[:, :, None]
-        if self._bgr:
-            new = new[:, :, ::-1]
+        new = new[:, :, np.argsort(self.order)]
         x = images
         if np.max(np.abs(left / self.scale)) > _NO_OFFSET:
             # Large enough for its weights not to stretch the range of the others.
@@ -124,7 +130,7 @@ class _Start:
             x = padding(x)
         # The layer itself may be used elsewhere too.
         config = {**layer.get_config(), 'name': f'{layer.name}_of_{RAW_PIXELS}'}
-        copy = layers.Conv2D.from_config(config)
+        copy = type(layer).from_config(config)
         copy.trainable = False
         y = copy(x)
         copy.set_weights([np.float32(new), *bias])

@@ -173,6 +173,13 @@ def test_names_and_order_repeat():
         (lambda x: tf_keras.activations.hard_sigmoid(x * 4), ['Rescaling', 'ReLU']),
         (lambda x: tf.identity(tf.stop_gradient(x)), []),
         (lambda x: tf.cast(x, tf.float32), []),
+        (lambda x: layers.Add()([x, tf.constant([[[[0.5, -1, 2]]]])]), ['Rescaling']),
+        (lambda x: layers.Subtract()([tf.constant([[[[0.5, -1, 2]]]]), x]), ['Rescaling']),
+        (
+            lambda x: layers.Multiply()([x, x, tf.constant([[[[0.5, -1, 2]]]])]),
+            ['Multiply', 'Rescaling'],
+        ),
+        (lambda x: layers.Maximum()([x, tf.constant([[[[0.5, -1, 2]]]])]), ['Rescaling', 'ReLU']),
         (lambda x: tf.concat([x, x], axis=3), ['Concatenate']),
         (lambda x: tf.pad(x, [[0, 0], [1, 2], [0, 3], [0, 0]]), ['ZeroPadding2D']),
         (lambda x: tf.pad(x, [[0, 0], [0, 0], [0, 0], [1, 2]]), ['SelectChannels']),
@@ -291,10 +298,12 @@ def test_rescaling_and_normalization_become_one_rescaling():
     assert names(flat).count('Rescaling') == 1
 
 
-def test_adapted_normalization():
-    layer = layers.Normalization()
+@pytest.mark.parametrize('axis', [-1, None, 1, (1, 2, 3)])
+def test_adapted_normalization(axis):
+    layer = layers.Normalization(axis=axis)
     layer.adapt(np.random.default_rng(0).normal(5, 2, (100, 8, 8, 3)))
     model = make(lambda x: end(layers.BatchNormalization()(layer(x))))
+    layer.finalize_state()  # `make` changed its weights
     assert_same(model, flatten(model), 0, 9)
 
 

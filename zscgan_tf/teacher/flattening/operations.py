@@ -4,12 +4,13 @@ A handler has the parameters of the TensorFlow function that it stands for, behi
 in the graph where it is.
 """
 
+import functools
 import inspect
 
 import tf_keras
 
 from zscgan_tf.teacher.flattening import arithmetic, shapes
-from zscgan_tf.teacher.flattening.arithmetic import Place, Value
+from zscgan_tf.teacher.flattening.arithmetic import Place, Value, is_tensor
 from zscgan_tf.teacher.layers import affine_of
 
 _OPERATION_CLASSES = """
@@ -61,6 +62,9 @@ def layer_as_operation(
     if type(layer) is layers.Normalization and layer.axis in ((-1,), (3,), ()):
         scale, offset = affine_of(layer)
         return arithmetic.affine(at, args[0], scale, offset)
+    if type(layer) in _MERGES and not all(map(is_tensor, args[0])):
+        # The student knows merges of tensors only, and the fingerprint counts no constant.
+        return functools.reduce(functools.partial(_MERGES[type(layer)], at), args[0])
     if type(layer) is layers.ReLU and arithmetic.is_relu6(layer):
         return arithmetic.relu6(at, args[0])
     if type(layer) is layers.Multiply and len(args[0]) == 2:
@@ -75,6 +79,18 @@ def layer_as_operation(
     return args[0] if changes_nothing else None
 
 
+def _average(at, *values):
+    at.refuse('an average with a constant')
+
+
+_MERGES = {
+    tf_keras.layers.Add: arithmetic.add,
+    tf_keras.layers.Average: _average,
+    tf_keras.layers.Maximum: arithmetic.maximum,
+    tf_keras.layers.Minimum: arithmetic.minimum,
+    tf_keras.layers.Multiply: arithmetic.multiply,
+    tf_keras.layers.Subtract: arithmetic.subtract,
+}
 _ACTIVATIONS = """
     math.sigmoid math.softplus math.tanh nn.elu nn.selu nn.sigmoid nn.softplus nn.softsign nn.tanh
 """.split()
