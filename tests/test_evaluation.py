@@ -215,6 +215,7 @@ def test_independent_labels(output_head):
     found = evaluate(TfliteModel(data), teacher, batches_of(images, np.zeros(60, int), 16))
     assert found['agreement'] == pytest.approx(100 * np.mean((own > middle) == expected))
     assert found['ties'] == pytest.approx(100 * np.mean(own == middle))
+    assert found['positives'] == pytest.approx(100 * np.mean(expected))
     assert found['classes'] == np.sum(expected.any(axis=0)) > 1
     assert 'accuracy' not in found
     if output_head == 'logits':

@@ -49,6 +49,7 @@ def evaluate(
         `classes`: number of the teacher's top-1 classes among them (of independent labels: of those
             that the teacher finds in an image at least).
         `agreement`: in per cent, see the module.
+        `positives`: labels in per cent that the teacher finds; of independent labels.
         `ties`: images in per cent whose top-1 class shares its score with another (of independent
             labels: those that are neither more nor less likely than not).
         `accuracy`, `float_accuracy`: the candidate's and the teacher's, in per cent; with labels.
@@ -72,6 +73,7 @@ def evaluate(
         if teacher.has_independent_labels:
             found_classes |= np.any(teacher_logits > 0, axis=0)
             values = _compare_labels(scores, teacher_logits, in_probabilities)
+            values['positives'] = np.mean(teacher_logits > 0, axis=1)
         else:
             found_classes[top_class(teacher_logits)] = True
             values = {'agreement': agreements(scores, teacher_logits), 'ties': ties(scores)}

@@ -89,12 +89,26 @@ class Quantized:
         """What `evaluate` said: of real images if there are any, else of fresh ones."""
         return self.real or self.fresh or self.seen
 
+    def beyond_chance(self, teacher: Teacher) -> float | None:
+        """The agreement as a share of what chance leaves open; 1 at the most.
+
+        Chance is 1 / K of K classes. Of independent labels it is the agreement of a file that
+        answers everywhere what is more frequent, yes or no.
+
+        Returns:
+            The share; None where nothing was measured, or where chance leaves nothing open.
+        """
+        if not self.measured:
+            return None
+        chance = 100 / teacher.num_classes
+        if teacher.has_independent_labels:
+            chance = max(self.measured['positives'], 100 - self.measured['positives'])
+        return (self.measured['agreement'] - chance) / (100 - chance) if chance < 100 else None
+
     def disagrees(self, teacher: Teacher) -> bool:
         """Whether the file agrees with its teacher in less than half of what chance leaves open."""
-        if not self.measured:
-            return False
-        chance = 50 if teacher.has_independent_labels else 100 / teacher.num_classes
-        return (self.measured['agreement'] - chance) / (100 - chance) < 0.5
+        share = self.beyond_chance(teacher)
+        return share is not None and share < 0.5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 import zscgan_tf
@@ -154,6 +155,35 @@ def test_without_anything(folder, teacher, tmp_path):
     assert 'No real images were passed' in page.text and 'No workdir was passed' in page.text
     assert 'Training of the' not in page.text and 'a row a class' not in page.text
     assert "model = Interpreter('tiny.tflite')" in page.code
+
+
+def test_a_file_of_float16(folder, teacher, tmp_path):
+    converter = tf.lite.TFLiteConverter.from_keras_model(teacher.model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    (tmp_path / 'half.tflite').write_bytes(converter.convert())
+    real = FileSource(folder / 'real.npz', teacher.input_spec)
+    write_page(tmp_path / 'half.html', teacher, tmp_path / 'half.tflite', real=real)
+    assert 'costs most in' in Page(tmp_path / 'half.html').text
+
+
+def test_the_page_says_how_the_model_itself_takes_pixels(folder, teacher, tmp_path):
+    raw = zscgan_tf.raw_pixels(teacher)
+    real = FileSource(folder / 'real.npz', teacher.input_spec)
+    options = {'range_estimator': 'tflite', 'calibration_images': 16, 'check_images': 8}
+    result = zscgan_tf.quantize(raw, real, tmp_path / 'raw.tflite', **options)
+    write_page(tmp_path / 'raw.html', raw, result, real)
+    assert f'preprocessing {teacher.input_spec.describe()}' in Page(tmp_path / 'raw.html').text
+
+
+def test_losses_of_the_generator_are_not_the_students(folder, teacher, tmp_path):
+    config = {'fingerprint': teacher.fingerprint, 'teacher': 'tiny', 'source_kind': 'zscgan'}
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    metrics = {'bns_loss': 1, 'class_loss': 2, 'distillation_loss': 3.25, 'feature_loss': 4.5}
+    (tmp_path / 'metrics.jsonl').write_text(json.dumps({'step': 1, **metrics}))
+    write_page(tmp_path / 'a.html', teacher, folder / 'tiny.tflite', workdir=tmp_path)
+    text = Page(tmp_path / 'a.html').text
+    assert 'At the end: distillation loss 3.25, feature loss 4.5' in text
 
 
 def test_noise_beside_real_images(folder, teacher, tmp_path):

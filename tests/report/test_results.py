@@ -32,11 +32,13 @@ def test_seeds_are_merged_in_order(tmp_path):
     assert result['versions']['tensorflow'].startswith('2.') and 'cores' in result['machine']
 
 
-def test_only_metrics_that_every_seed_has(tmp_path):
+def test_a_seed_without_a_metric_has_null(tmp_path):
     path = tmp_path / 'ptq.json'
     results.add(path, 0, {'accuracy': 1, 'top5': 2}, 0, steps=1)
     results.add(path, 1, {'accuracy': 3}, 0, steps=1)
-    assert results.read(path)['metrics'] == {'accuracy': [1, 3]}
+    results.add(path, 2, {'accuracy': 4, 'loss': 5}, 0, steps=1)
+    metrics = {'accuracy': [1, 3, 4], 'top5': [2, None, None], 'loss': [None, None, 5]}
+    assert results.read(path)['metrics'] == metrics
 
 
 @pytest.mark.parametrize('other', [{'steps': 200}, {'images': 64}, {'float_accuracy': 91.0}])

@@ -8,6 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tests.conftest import randomize
 from zscgan_tf.methods import zscgan
+from zscgan_tf.teacher.flattening.flatten import flatten
 from zscgan_tf.teacher.loading import load_teacher
 from zscgan_tf.teacher.tap import batch_moments, batch_norm_inputs, build_tap
 from zscgan_tf.tflite import calibration
@@ -153,6 +154,19 @@ def test_a_teacher_that_normalizes_another_axis_is_quantized(tmp_path, axis):
     found = (interpreter.get_tensor(answer['index']).astype(int) - zero) * scale
     expected = model(images).numpy()
     assert np.abs(found - expected).mean() < 0.05 * expected.std()
+
+
+def test_a_normalization_over_other_axes_is_kept_in_bfloat16():
+    normalization = layers.Normalization(axis=(1, 2, 3))
+    normalization.adapt(5 + 3 * images(32))
+    x = start = tf_keras.Input(images().shape[1:])
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(normalization(x)))
+    model = flatten(tf_keras.Model(start, layers.Dense(3)(layers.GlobalMaxPooling2D()(x))))
+    exact, found = (
+        build_tap(model, dtype)[0](5 + 3 * images()) for dtype in ('float32', 'bfloat16')
+    )
+    for a, b in zip(exact, found, strict=True):
+        np.testing.assert_allclose(tf.cast(b, tf.float32), a, atol=0.05 * np.std(a))
 
 
 def test_no_batch_norm_no_inputs():

@@ -45,8 +45,8 @@ _LOSSES = {
     'variation_loss': 'variation',
     'input_loss': 'loss of inputs',
     'compete_loss': 'loss of agreement',
-    'distillation_loss': 'distillation loss',
 }
+_LOSSES_OF_STUDENTS = {'distillation_loss': 'distillation loss', 'feature_loss': 'feature loss'}
 
 
 def write_page(
@@ -131,7 +131,7 @@ def write_page(
         'versions': {'zscgan_tf': __version__, **made['versions']},
         'machine': made['machine'],
         'fingerprint': teacher.fingerprint,
-        'preprocessing': teacher.input_spec.describe(),
+        'preprocessing': (teacher.preprocessing or teacher.input_spec).describe(),
     }
     write_atomically(path, _render(values).encode(errors='replace'), overwrite)
 
@@ -243,9 +243,12 @@ def _run_of(folder, teacher):
     """What a page shows of a workdir: its losses and its options."""
     config = workdirs.read_of(folder, teacher.fingerprint)
     flags = pathlib.Path(folder) / 'flags.cfg'
-    curves = _curves(pathlib.Path(folder) / 'metrics.jsonl')
+    kind = workdirs.kind_of(config)
+    # The metrics of a student's run have the losses of a generator that is updated meanwhile too.
+    shown = _LOSSES_OF_STUDENTS if kind == 'student' else _LOSSES
+    curves = _curves(pathlib.Path(folder) / 'metrics.jsonl', shown)
     return {
-        'kind': workdirs.kind_of(config),
+        'kind': kind,
         'folder': os.fspath(folder),
         'options': {name: _text(value) for name, value in config.items()},
         'flags': flags.read_text(encoding='utf-8', errors='replace') if flags.exists() else None,
@@ -258,8 +261,8 @@ def _text(value):
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _curves(path) -> Mapping[str, dict]:
-    """The losses in a run's metrics: name -> steps and values; empty where there are none."""
+def _curves(path, shown) -> Mapping[str, dict]:
+    """The shown losses of a run's metrics: name -> steps and values; empty where there are none."""
     curves = {}
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
     for line in lines:
@@ -268,7 +271,7 @@ def _curves(path) -> Mapping[str, dict]:
             step = entry['step']
         except (ValueError, KeyError, TypeError):  # cut off by a kill
             continue
-        for key, name in _LOSSES.items():
+        for key, name in shown.items():
             if isinstance(entry.get(key), (int, float)):
                 curve = curves.setdefault(name, {'step': [], 'value': []})
                 curve['step'].append(step)

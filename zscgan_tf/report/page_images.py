@@ -63,7 +63,7 @@ def sample(source: Source, count: int) -> np.ndarray:
 
 
 def images_to_look_at(teacher: Teacher) -> int:
-    """How many images a page evaluates in some seconds: 1,000, and 200 from 200 pixels on."""
+    """How many images a page evaluates in some seconds: 1,000, and 200 from 215 pixels on."""
     height, width = teacher.input_spec.image_size
     return int(np.clip(1000 * 96 * 96 // (height * width), 200, 1000))
 

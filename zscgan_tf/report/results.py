@@ -34,7 +34,7 @@ def add(
     Args:
         path: the JSON file; made if it is not there.
         seed: of the run.
-        metrics: by name.
+        metrics: by name. Seeds without a metric that others have get null.
         minutes: of training.
         **common: what all seeds share, such as `float_accuracy`, `images`, `steps`. `options` and
             `evaluation`, dicts of what shaped the result and of the images that it was measured
@@ -51,16 +51,24 @@ def add(
         runs = {
             old: {
                 'minutes': found['minutes'][i],
-                'metrics': {name: values[i] for name, values in found['metrics'].items()},
+                'metrics': {
+                    name: values[i]
+                    for name, values in found['metrics'].items()
+                    if values[i] is not None
+                },
             }
             for i, old in enumerate(found.get('seeds', []))
         }
         runs[seed] = {'minutes': round(minutes, 2), 'metrics': metrics}
         seeds = sorted(runs)
-        names = [name for name in metrics if all(name in runs[s]['metrics'] for s in seeds)]
+        names = dict.fromkeys(name for s in seeds for name in runs[s]['metrics'])
         result = {
             'metrics': {
-                name: [round(runs[s]['metrics'][name], 4) for s in seeds] for name in names
+                name: [
+                    round(runs[s]['metrics'][name], 4) if name in runs[s]['metrics'] else None
+                    for s in seeds
+                ]
+                for name in names
             },
             **common,
             'minutes': [runs[s]['minutes'] for s in seeds],

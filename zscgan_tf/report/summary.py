@@ -34,11 +34,11 @@ def summary_rows(teacher: Teacher, result: Quantized, **paths: str) -> list[tupl
         ('integer', f'{ops} ({kinds})'),
         ('weights', f'{_scales(result)}, {", ".join(report.weight_types)}'),
         *([('ranges', _ranges(result))] if result.options else []),
-        *_student_rows(result),
+        *_student_rows(teacher, result),
         *_dfq_rows(result),
         ('input', _end(report.input)),
         ('output type', _end(report.output)),
-        *(evaluation_rows(teacher, fresh, f'fresh images of {_source(result)}') if fresh else []),
+        *(evaluation_rows(teacher, fresh, _images_of(result)) if fresh else []),
         *(evaluation_rows(teacher, seen, 'images that it was made with') if seen else []),
         *(evaluation_rows(teacher, real) if real else []),
         *([] if result.measured else [('agreement', _NOT_MEASURED)]),
@@ -55,10 +55,10 @@ _NOT_MEASURED = (
 )
 
 
-def _source(result):
-    """What fresh images are of."""
+def _images_of(result):
+    """What the source's images are called. A file does not tell which ones it was made with."""
     is_noise = (result.source_kind or '').startswith('noise_')
-    return 'noise' if is_noise else 'the source'
+    return f'{"fresh " if result.options else ""}images of {"noise" if is_noise else "the source"}'
 
 
 def _scales(result):
@@ -89,6 +89,8 @@ _BETTER_IMAGES = {
 # Below this there is often something to be had (MobileNetV1: 89.0 by TFLite's calibration, 95.9
 # through the student).
 _LOW_AGREEMENT = 95.0
+# Of independent labels, of which nearly all may be "no": 95 %, where half of them are.
+_LOW_SHARE = 0.9
 
 
 def _warnings(teacher, result):
@@ -107,6 +109,10 @@ def _warnings(teacher, result):
     if result.disagrees(teacher):
         listed = ', or '.join(advice)
         warnings.append(f'agrees with its teacher too rarely to be of use: {listed}')
+    elif teacher.has_independent_labels and (result.beyond_chance(teacher) or 1) < _LOW_SHARE:
+        warnings.append(
+            f'agrees on few of the labels that chance leaves open: {", or ".join(advice)}'
+        )
     elif measured['agreement'] < _LOW_AGREEMENT:
         warnings.append(f'agrees on less than {_LOW_AGREEMENT:g} %: {", or ".join(advice)}')
     found = None
@@ -141,21 +147,22 @@ def _more_exact(result):
     )
 
 
-def _student_rows(result):
+def _student_rows(teacher, result):
     """What a student's file says beside what every file says."""
-    levels = result.levels
+    levels, options = result.levels, result.options
     if not levels:
         return []
-    rows = [
-        (
-            'levels',
-            f'at most {levels.weight_levels} per channel of weights, {levels.activation_levels} '
-            f'per tensor that a convolution reads',
-        )
-    ]
+    weights = f'at most {levels.weight_levels} per channel of weights'
+    if options.first_last_bits != options.weight_bits:
+        weights += f' (first and last layer: {options.first_last_bits} bits)'
+    read = 'that a convolution reads'
+    if options.activation_bits < 8:  # these are not counted
+        read += ', but for the image and for what a sigmoid, softmax or tanh gives'
+    rows = [('levels', f'{weights}, {levels.activation_levels} per tensor {read}')]
     if result.student_agreement is not None:
+        kinds = 'labels' if teacher.has_independent_labels else 'images'
         own = f'{result.student_agreement:.2f} %'
-        rows.append(('student', f'agrees with its file on {own} of the images'))
+        rows.append(('student', f'agrees with its file on {own} of the {kinds}'))
     return rows
 
 

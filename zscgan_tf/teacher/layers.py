@@ -109,12 +109,11 @@ def normalization_moments(layer: object) -> tuple[np.ndarray, np.ndarray]:
         exact = (layer.adapt_mean, layer.adapt_variance)
     moments = []
     for used, value in zip((layer.mean, layer.variance), exact, strict=True):
-        used = np.array(used)
-        whole = np.broadcast_to(np.float64(np.array(value)).ravel(), [used.size])
-        is_rounded = used.dtype.itemsize == 2
-        used = used.astype(np.float64)
-        whole = whole.reshape(used.shape)
-        moments.append(whole if is_rounded and np.allclose(whole, used, rtol=0.01) else used)
+        used, value = np.array(used), np.float64(np.array(value))
+        if used.dtype.itemsize == 2 and value.size in (1, used.size):
+            whole = np.broadcast_to(value.ravel(), [used.size]).reshape(used.shape)
+            used = whole if np.allclose(whole, np.float64(used), rtol=0.01) else used
+        moments.append(np.float64(used))
     return tuple(moments)
 
 

@@ -96,6 +96,8 @@ def _with_dtype(model, compute_dtype):
 
     copy = tf_keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
+    for layer in copy.layers:
+        layer.finalize_state()  # a Normalization computes with what was set
     copy.trainable = False
     return copy
 

@@ -141,7 +141,7 @@ def _float_tensor(model, tensor, buffers):
     """A tensor without its quantization; a constant's own buffer is added to `buffers`."""
     new = copy.copy(tensor)
     new.buffer, new.quantization, new.shapeSignature = 0, None, None
-    quantized = len(scales_of(tensor)) > 0
+    quantized = len(scales_of(tensor)) > 0 or tensor.type == schema.TensorType.FLOAT16
     if quantized:
         new.type = schema.TensorType.FLOAT32
     data = constant_bytes(model, tensor)

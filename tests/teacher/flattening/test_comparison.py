@@ -101,6 +101,20 @@ def test_a_normalization_in_16_bits_keeps_its_digits(library):
     np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-5)
 
 
+def test_a_wrapped_layer_in_16_bits_becomes_float32():
+    tf_keras.mixed_precision.set_global_policy('mixed_float16')
+    try:
+        convolution = layers.TimeDistributed(layers.Conv1D(4, 3))
+        images = layers.Input((8, 8, 3))
+        x = layers.GlobalMaxPooling2D()(layers.BatchNormalization()(convolution(images)))
+        model = tf_keras.Model(images, layers.Dense(5, dtype='float32')(x))
+    finally:
+        tf_keras.mixed_precision.set_global_policy('float32')
+    teacher = load_teacher(model, input_spec=SPEC)
+    (found,) = (x.layer for x in teacher.model.layers if hasattr(x, 'layer'))
+    assert found.compute_dtype == 'float32'
+
+
 def test_what_has_no_float32_copy_is_compared_less_closely():
     class Net(tf_keras.Model):
         def __init__(self):

@@ -1,5 +1,6 @@
 """Flat copies give the original's answers, whatever the original is made of."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -189,6 +190,7 @@ def test_names_and_order_repeat():
         (lambda x: tf.concat([x, x], axis=-2), ['Concatenate']),
         (lambda x: tf.concat([x], axis=-1), []),
         (lambda x: layers.Concatenate()([x]), []),
+        (lambda x: Flip()(x), []),
         (lambda x: tf.nn.softmax(9 * x, axis=-2), ['Softmax']),
         (lambda x: layers.Normalization(axis=-3, mean=range(8), variance=range(1, 9))(x), []),
         (lambda x: x[..., ::-1], ['SelectChannels']),
@@ -305,6 +307,33 @@ def test_adapted_normalization(axis):
     model = make(lambda x: end(layers.BatchNormalization()(layer(x))))
     layer.finalize_state()  # `make` changed its weights
     assert_same(model, flatten(model), 0, 9)
+
+
+@pytest.mark.parametrize('axis', [(1, 2, 3), (1, 3)])
+def test_normalization_of_fewer_values_than_positions(axis):
+    layer = layers.Normalization(axis=axis, mean=[1.0, 2.0, 3.0], variance=[1.0, 2.0, 3.0])
+    model = make(lambda x: end(layers.BatchNormalization()(layer(x))))
+    assert_same(model, flatten(model), 0, 4)
+    assert load_teacher(model, input_spec={'preprocessing': 'raw'}).num_classes == 5
+
+
+@pytest.mark.parametrize('library', [tf_keras, keras], ids=['tf_keras', 'keras'])
+def test_spectral_normalization_is_what_it_wraps(library, monkeypatch):
+    # That of tf_keras makes one of `tf.keras`, which may be Keras 3.
+    monkeypatch.setattr(tf.keras.layers, 'InputSpec', tf_keras.layers.InputSpec)
+    k = library.layers
+    start = library.Input((8, 8, 3))
+    x = k.SpectralNormalization(k.Conv2D(4, 3, activation='relu'))(start)
+    x = k.GlobalAveragePooling2D()(k.BatchNormalization()(x))
+    model = library.Model(start, k.SpectralNormalization(k.Dense(5))(x))
+    model(np.ones((2, 8, 8, 3), np.float32), training=True)  # normalizes
+    teacher = load_teacher(model, input_spec={'preprocessing': 'raw'})
+    assert_same(model, teacher.model)
+    assert {'Conv2D', 'Dense'} <= set(names(teacher.model))
+
+
+class Flip(layers.RandomFlip):
+    """A user's own name for it."""
 
 
 def test_synchronized_batch_norms_become_plain():

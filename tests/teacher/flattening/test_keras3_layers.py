@@ -182,6 +182,7 @@ LAYERS = {
     'resizing': lambda: layers.Resizing(5, 12),
     'resizing_nearest': lambda: layers.Resizing(16, 11, interpolation='nearest'),
     'activation_layer': lambda: layers.Conv2D(6, 3, activation=layers.LeakyReLU(0.4)),
+    'activation_of_ops': lambda: layers.Conv2D(6, 3, activation=ops.gelu),
     'activation_function': lambda: layers.Conv2D(6, 3, activation=lambda x: ops.relu(x) + 1.0),
 }
 
@@ -194,6 +195,7 @@ def test_layer(name):
         'separable',
         'transpose_valid',
         'activation_layer',
+        'activation_of_ops',
         'activation_function',
     )
 

@@ -33,6 +33,8 @@ class PythonBranch(layers.Layer):
         (lambda x: layers.BatchNormalization(name='b')(x, True), ["'b'", 'training=True']),
         (lambda x: tf.reshape(x, [tf.shape(x)[0] * 4, 4, 4, 3]), ['with these arguments']),
         (lambda x: tf.clip_by_value(x, [0.0] * 3, [1.0] * 3), ['with these arguments']),
+        (lambda x: tf.clip_by_value(x, -65504, 65504), ['at 65504, too far off']),
+        (lambda x: tf.minimum(x, 1e4), ['at 10000, too far off']),
         (lambda x: layers.BatchNormalization(axis=1, name='nchw')(x), ["'nchw'", 'channels first']),
         (
             lambda x: layers.MaxPooling2D(data_format='channels_first', name='pool')(x),

@@ -1,8 +1,10 @@
 """Sizes in messages."""
 
 import pytest
+import tensorflow as tf
+import tf_keras
 
-from zscgan_tf.teacher.reading.sizes import in_words
+from zscgan_tf.teacher.reading.sizes import check_outputs, in_words
 
 
 @pytest.mark.parametrize(
@@ -19,3 +21,10 @@ from zscgan_tf.teacher.reading.sizes import in_words
 )
 def test_sizes_in_words(size, words):
     assert in_words(size) == words
+
+
+def test_an_output_of_unknown_rank_has_no_size():
+    images = tf_keras.Input((8, 8, 3))
+    answers = tf.squeeze(tf_keras.layers.GlobalAveragePooling2D(keepdims=True)(images))
+    assert answers.shape.rank is None
+    check_outputs(tf_keras.Model(images, answers), 'a.h5')

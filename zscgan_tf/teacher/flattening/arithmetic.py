@@ -18,6 +18,9 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.graphs import is_symbolic
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
 
+# Limits of clips: pixels are within.
+_FARTHEST_LIMIT = 1000.0
+
 # A tensor of the new graph, a `Pending` operation, or a plain number, array, shape or list of them.
 Value = object
 
@@ -211,6 +214,13 @@ def add_n(at: Place, inputs: Value) -> Value:
     return _combine(at, tf_keras.layers.Add, 'add', *inputs)
 
 
+def _refuse_far(at, limit):
+    """Refuses a limit beside which the values themselves would be rounded away: it is added."""
+    far = np.max(np.abs(limit))
+    if far > _FARTHEST_LIMIT:
+        at.refuse(f'tf.clip_by_value (or a maximum or minimum) at {far:g}, too far off for float32')
+
+
 def _extreme(layer_class, kind, sign):
     """The handler of a maximum (sign 1) or minimum (-1)."""
 
@@ -218,6 +228,7 @@ def _extreme(layer_class, kind, sign):
         if is_tensor(x) and is_tensor(y):
             return _combine(at, layer_class, kind, x, y)
         x, y = (x, y) if is_tensor(x) else (y, x)
+        _refuse_far(at, y)
         return affine(at, relu(at, affine(at, x, sign, -sign * np.float64(y))), sign, y)
 
     return handler
@@ -229,6 +240,7 @@ minimum = _extreme(tf_keras.layers.Minimum, 'minimum', -1.0)
 
 def clip_by_value(at: Place, t: Value, clip_value_min: Value, clip_value_max: Value) -> Value:
     low, high = float(clip_value_min), float(clip_value_max)
+    _refuse_far(at, low)
     if (low, high) == (0, 6):
         return relu6(at, t)
     if low == 0:

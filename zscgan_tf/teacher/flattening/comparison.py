@@ -7,6 +7,7 @@ TensorFlow operations that each of them runs.
 
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -136,7 +137,7 @@ def _in_float32(model):
     own = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
     try:
         with library.utils.custom_object_scope(own):
-            copy = type(model).from_config(_without_half(model.get_config()))
+            copy = type(model).from_config(without_half(model.get_config()))
         copy.set_weights([np.float32(weight) for weight in model.get_weights()])
         for layer in copy._flatten_layers():
             if hasattr(layer, 'finalize_state'):  # a Normalization keeps what its weights give
@@ -147,13 +148,14 @@ def _in_float32(model):
     return copy
 
 
-def _without_half(value):
+def without_half(value: Any) -> Any:
     """A configuration without types of 16 bits."""
     if isinstance(value, dict):
         return {
-            key: 'float32' if isinstance(part, str) and part in _HALF_TYPES else _without_half(part)
+            key: 'float32' if isinstance(part, str) and part in _HALF_TYPES else without_half(part)
             for key, part in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return type(value)(_without_half(part) for part in value)
+        parts = [without_half(part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
     return value

@@ -16,6 +16,7 @@ import tf_keras
 from zscgan_tf.errors import UserError, first_line
 from zscgan_tf.teacher.flattening import operations
 from zscgan_tf.teacher.flattening.arithmetic import Pending, Value, is_tensor, settle
+from zscgan_tf.teacher.flattening.comparison import without_half
 from zscgan_tf.teacher.graphs import called, is_symbolic, nodes_in_order
 from zscgan_tf.teacher.layers import Reshape, classes_with
 from zscgan_tf.teacher.tap import is_batch_norm
@@ -136,10 +137,12 @@ class Flattener:
         kwargs = {k: v for k, v in kwargs.items() if k not in ('training', 'mask')}
         if operations.is_operation(layer):
             return operations.apply(self, layer, args, kwargs, path)
-        if isinstance(layer, _DROPPED) and _is_built_in(type(layer)):
+        if isinstance(layer, _DROPPED) and _is_built_in(_implementation(layer)):
             return args[0]
         if isinstance(layer, tf_keras.Model) or not _is_built_in(_implementation(layer)):
             return self.follow(layer, args, kwargs, join(path, layer.name))
+        if isinstance(layer, tf_keras.layers.SpectralNormalization):
+            return self.apply(layer.layer, args, kwargs, path)  # normalizes in training alone
         if isinstance(layer, tf_keras.layers.Lambda):
             return self.trace(layer.call, args, kwargs, path, layer)
         special = operations.layer_as_operation(self, layer, args, kwargs, path)
@@ -273,7 +276,7 @@ def _fresh(layer, name, linear):
         layer_class = tf_keras.layers.BatchNormalization
     if layer_class is tf_keras.layers.Reshape:
         layer_class = Reshape
-    config = layer_class.get_config(layer)
+    config = without_half(layer_class.get_config(layer))  # of wrapped layers too
     for key in config:
         if key.endswith(('_regularizer', '_constraint')):
             config[key] = None

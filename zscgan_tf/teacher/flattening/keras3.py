@@ -88,8 +88,10 @@ class Keras3Flattener(Flattener):
         if len(inputs) != (len(first) if merges else 1):
             raise unsupported(layer, 'is called with more than one tensor, or with constants')
         x = first if len(inputs) > 1 else inputs[0]
-        check_layer(layer, inputs[0].shape)
         kind = built_in_class(layer).__name__
+        if kind == 'SpectralNormalization':  # normalizes in training alone
+            return self.apply(layer.layer, args, kwargs, path)
+        check_layer(layer, inputs[0].shape)
         if LAYER_TYPES[kind].dropped or merges and len(inputs) == 1:
             return x
         at = Place(self, path, layer)

@@ -66,7 +66,8 @@ def activation_name(layer: object) -> str | None:
     activation = getattr(layer, 'activation', None)
     if activation is None:
         return 'linear'
-    of_keras = getattr(activation, '__module__', '').startswith('keras.')
+    # Not of `keras.ops`: its gelu has another default.
+    of_keras = getattr(activation, '__module__', '').startswith('keras.src.activations')
     return getattr(activation, '__name__', None) if of_keras else None
 
 

@@ -128,6 +128,8 @@ def check_outputs(model: 'tf_keras.Model | keras.Model', path: pathlib.Path) -> 
         graph = getattr(inner, '_functional', None) or inner
         for node in itertools.chain(*getattr(graph, '_nodes_by_depth', {}).values()):
             for tensor in tf.nest.flatten(node.outputs):
+                if getattr(tensor.shape, 'rank', 0) is None:  # as of a squeeze
+                    continue
                 size = 4 * math.prod(n or 1 for n in tuple(tensor.shape))
                 if size > memory:
                     layer = getattr(node, 'operation', None) or node.layer
