@@ -182,6 +182,8 @@ def folder(tmp_path_factory):
     (path / 'no_text').write_bytes(b'\x89HDF\r\n\xff')
     (path / 'run').mkdir()
     (path / 'run' / 'config.json').write_text('{}')
+    (path / 'photos').mkdir()
+    (path / 'saved_model').mkdir()
     return path
 
 
@@ -216,6 +218,20 @@ def folder(tmp_path_factory):
         (
             'quantize model.h5 --output=a.tflite --method=qat --workdir=run --student_workdir=run',
             '--student_workdir and --workdir are the same file',
+        ),
+        (
+            'quantize model.h5 --output=photos/a.tflite --evaluation_images=photos',
+            'photos/a.workdir lies in --evaluation_images=photos, where its pictures would count',
+        ),
+        (
+            'quantize model.h5 --output=a.tflite --method=qat --source=files --images=photos/ '
+            '--student_workdir=photos/student',
+            'photos/student lies in --images=photos/, where its pictures would count as images: '
+            'pass another --student_workdir',
+        ),
+        (
+            'train_generator saved_model --workdir=saved_model',
+            '--workdir and --teacher are the same file, saved_model',
         ),
         ('quantize model.h5 --output=~/there.tflite', '/there.tflite: exists already'),
         ('train_generator model.h5 --workdir=~/a_file', '/a_file is a file'),

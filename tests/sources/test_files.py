@@ -46,6 +46,15 @@ def message(path, spec=SPEC, read=False):
     return str(error.value)
 
 
+@pytest.mark.parametrize('suffix', ['bmp', 'ppm', 'tiff'])
+def test_other_images_of_the_same_size_are_others(tmp_path, suffix):
+    found = []
+    for grey in (10, 20):
+        Image.new('RGB', (8, 8), (grey, 0, 0)).save(tmp_path / f'a.{suffix}')
+        found.append(FileSource(tmp_path, SPEC).description['content'])
+    assert found[0] != found[1]
+
+
 def test_a_description_is_of_the_images_not_of_their_place(tmp_path):
     def description(name, seed):
         images = random_images(4, (8 + seed, 8, 3), seed)

@@ -25,6 +25,20 @@ def test_claims_a_new_folder_and_its_own_again(tmp_path):
     assert [path.name for path in folder.iterdir()] == ['config.json']
 
 
+def test_two_processes_claim_a_new_folder_at_once(tmp_path, monkeypatch):
+    """The one that comes second goes on if it is of the same configuration."""
+    write = workdir.write_atomically
+
+    def written_before(path, data, *args, **kwargs):
+        path.write_text(json.dumps(CONFIG))
+        write(path, data, *args, **kwargs)
+
+    monkeypatch.setattr(workdir, 'write_atomically', written_before)
+    workdir.claim(tmp_path / 'a', CONFIG)
+    with pytest.raises(UserError, match='holds a run of another configuration .rate 0.001, not 9'):
+        workdir.claim(tmp_path / 'b', {**CONFIG, 'rate': 9})
+
+
 def test_keeps_texts_beside_the_configuration(tmp_path):
     workdir.claim(tmp_path, CONFIG, {'flags.cfg': '--seed=0'})
     workdir.claim(tmp_path, CONFIG, {'flags.cfg': '--seed=0\n--steps=3'})

@@ -29,8 +29,8 @@ if typing.TYPE_CHECKING:
     from zscgan_tf.training.workdir import NamedFolder
 
 FLAGS = flags.FLAGS
-# Fresh images come from another seed than those that a run calibrates with.
-FRESH_SEED = 1_000_003
+# Between the seeds of fresh images and of those that a run calibrates with.
+_FRESH_SEED = 1_000_003
 logger = logging.getLogger(__name__)
 # What says how images become inputs, and what of a file is the teacher.
 TEACHER_FLAGS = (
@@ -352,24 +352,9 @@ def define_overwrite_flag() -> None:
     flags.DEFINE_boolean('overwrite', False, 'Replace the output if it exists.')
 
 
-def check_distinct(**outputs: str | None) -> None:
-    """Refuses an output in the place of what is read, or of another output.
-
-    Args:
-        **outputs: the paths by the names of their flags; None of one that is not written.
-
-    Raises:
-        UserError: two are the same file.
-    """
-    names = ('teacher', 'model', 'images', 'evaluation_images', 'class_names')
-    read = {name: getattr(FLAGS, name, None) for name in names}
-    paths = [(name, path) for name, path in (read | outputs).items() if path]
-    for number, (name, path) in enumerate(paths):
-        for other, other_path in paths[:number]:
-            if name in outputs and os.path.realpath(path) == os.path.realpath(other_path):
-                raise UserError(
-                    f'--{name} and --{other} are the same file, {path}: pass another name.'
-                )
+def fresh_seed() -> int:
+    """The seed of images that a run with the seed of --seed did not calibrate with."""
+    return (FLAGS.seed + _FRESH_SEED) % (options.MAX_SEED + 1)
 
 
 def require(name: str, what: str) -> None:

@@ -70,7 +70,9 @@ def check() -> None:
     early.check_inputs()
     early.check_workdir(holds_run=True)
     name = 'student_workdir' if FLAGS.student_workdir else 'workdir'
-    early.check_folder(name, common_flags.with_seed(getattr(FLAGS, name)))
+    folder = common_flags.with_seed(getattr(FLAGS, name))
+    early.check_folder(name, folder)
+    early.check_distinct(**{name: folder})
     DistillationOptions.resolve(FLAGS.preset, option_flags.passed(DistillationOptions))
 
 

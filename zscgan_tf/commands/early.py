@@ -94,3 +94,45 @@ def _check_dataset():
             f'--dataset={FLAGS.dataset}: no such dataset in {data_dir}: pass its name, as '
             f'`cifar10`, and the --data_dir that tfds prepared it in (nothing is downloaded here).'
         )
+
+
+def check_distinct(**outputs: str | None) -> None:
+    """Refuses an output in the place of what is read, or of another output.
+
+    Args:
+        **outputs: the paths by the names of their flags; None of one that is not written.
+
+    Raises:
+        UserError: two are the same file.
+    """
+    names = ('teacher', 'model', 'images', 'evaluation_images', 'class_names')
+    read = {name: getattr(FLAGS, name, None) for name in names}
+    paths = [(name, path) for name, path in (read | outputs).items() if path]
+    for number, (name, path) in enumerate(paths):
+        for other, other_path in paths[:number]:
+            if name in outputs and os.path.realpath(path) == os.path.realpath(other_path):
+                raise UserError(
+                    f'--{name} and --{other} are the same file, {path}: pass another name.'
+                )
+
+
+def check_outside_images(**folders: str | None) -> None:
+    """Refuses a run's folder inside a folder of images, where its pictures would count as images.
+
+    Args:
+        **folders: the paths by the names of their flags; None of one that is not written.
+
+    Raises:
+        UserError: a folder lies in that of --images or --evaluation_images.
+    """
+    for name in ('images', 'evaluation_images'):
+        images = getattr(FLAGS, name, None)
+        if not images or not os.path.isdir(images):
+            continue
+        top = os.path.realpath(images)
+        for flag, folder in folders.items():
+            if folder and os.path.commonpath([top, os.path.realpath(folder)]) == top:
+                raise UserError(
+                    f"the run's folder {folder} lies in --{name}={images}, where its pictures "
+                    f'would count as images: pass another --{flag}.'
+                )

@@ -70,7 +70,7 @@ def main() -> None:
 
         count = FLAGS.count or 1000
         source = zscgan.load_generator(
-            teacher, common_flags.workdir(), seed=FLAGS.seed + common_flags.FRESH_SEED
+            teacher, common_flags.workdir(), seed=common_flags.fresh_seed()
         )
         images = f'blends of {images}' if FLAGS.blend else images
 
@@ -133,7 +133,7 @@ def check() -> None:
             f'--batch_size={FLAGS.batch_size} is for real images; a generator keeps the batches of '
             f'its training: leave it out.'
         )
-    common_flags.check_distinct(result_json=FLAGS.result_json)
+    early.check_distinct(result_json=FLAGS.result_json)
     if not FLAGS.images and not FLAGS.dataset and FLAGS.workdir is None:
         raise UserError(
             'there is nothing to evaluate on: pass --dataset and --split, --images, or the '

@@ -321,13 +321,12 @@ def _check_outputs():
     workdir = None
     if image_sources.has_workdir() or FLAGS.method == 'qat':
         workdir = common_flags.workdir_path(default_of=output)
-    common_flags.check_distinct(
-        output=output,
-        result_json=FLAGS.result_json,
-        page=page,
-        workdir=workdir,
-        student_workdir=FLAGS.student_workdir and common_flags.with_seed(FLAGS.student_workdir),
-    )
+    folders = {
+        'workdir': workdir,
+        'student_workdir': FLAGS.student_workdir and common_flags.with_seed(FLAGS.student_workdir),
+    }
+    early.check_distinct(output=output, result_json=FLAGS.result_json, page=page, **folders)
+    early.check_outside_images(**folders)
     common_flags.class_names()
     for path in filter(None, (output, page)):
         atomic_files.check_output(path, FLAGS.overwrite)

@@ -41,7 +41,7 @@ def main() -> None:
         from zscgan_tf.methods import zscgan
 
         workdir = common_flags.workdir()
-        source = zscgan.load_generator(teacher, workdir, seed=FLAGS.seed + common_flags.FRESH_SEED)
+        source = zscgan.load_generator(teacher, workdir, seed=common_flags.fresh_seed())
     write_page(
         _output(),
         teacher,
@@ -61,7 +61,7 @@ def check() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
     common_flags.require('model', 'the .tflite that the page is about')
     real_images.check_one_set()
-    common_flags.check_distinct(output=_output())
+    early.check_distinct(output=_output())
     early.check_inputs()
     common_flags.class_names()
     if not os.path.isfile(FLAGS.model):

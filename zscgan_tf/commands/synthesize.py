@@ -57,7 +57,7 @@ def check() -> None:
     common_flags.require('output', 'the folder or .npz to write')
     early.check_inputs()
     early.check_workdir(holds_run=True)
-    common_flags.check_distinct(output=FLAGS.output)
+    early.check_distinct(output=FLAGS.output)
     if os.path.lexists(FLAGS.output) and not FLAGS.overwrite:
         raise UserError(f'{FLAGS.output}: exists already: pass --overwrite or another name.')
 

@@ -39,6 +39,7 @@ def check() -> None:
     """Refuses wrong flags before TensorFlow is imported."""
     early.check_inputs()
     early.check_workdir()
+    early.check_distinct(workdir=common_flags.workdir_path())
 
 
 run = functools.partial(app.run, __name__, main, usage='MODEL --workdir=FOLDER', check=check)

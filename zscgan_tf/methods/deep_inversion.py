@@ -335,6 +335,8 @@ def make_deep_inversion_images(
                 optimization, teacher, workdir, resolved, groups=half, name='deep_inversion', **run
             )
             first = pathlib.Path(workdir) / _FIRST_HALF
+            if not first.exists() and path.exists():  # another process has finished just now
+                return OptimizedImages(path, teacher, batch_size, seed, description)
             if not first.exists():  # a run that is resumed has it
                 count = half * resolved.group_size
                 inversion.join(workdir, _FIRST_HALF, count, half, labels.reshape(-1))

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import zipfile
+import zlib
 
 from zscgan_tf.atomic_files import PathLike, check_local
 from zscgan_tf.errors import UserError
@@ -12,6 +13,9 @@ from zscgan_tf.sources.image_folder import decode, list_images
 from zscgan_tf.sources.npz import open_npz
 from zscgan_tf.sources.stored import StoredImages
 from zscgan_tf.teacher.input_spec import InputSpec
+
+# Files whose size is that of the image.
+_UNCOMPRESSED = ('.bmp', '.pgm', '.ppm', '.tif', '.tiff')
 
 
 class FileSource(StoredImages):
@@ -68,12 +72,11 @@ class FileSource(StoredImages):
         }
 
     def _digest(self):
-        """What tells these images from others without reading them: checksums, or sizes."""
+        """What tells these images from others, mostly without reading them: checksums, or sizes."""
         if self._is_folder:
             names = [os.path.relpath(image, self._path) for image in self._images]
             labels = [None] * len(names) if self._labels is None else self._labels.tolist()
-            sizes = map(os.path.getsize, self._images)
-            entries = list(zip(names, sizes, labels, strict=True))
+            entries = list(zip(names, map(_mark, self._images), labels, strict=True))
         else:
             with zipfile.ZipFile(self._path) as archive:
                 entries = [(each.filename, each.CRC) for each in archive.infolist()]
@@ -88,3 +91,11 @@ class FileSource(StoredImages):
         except UserError as error:
             raise UserError(f'{name}: {error}') from error
         return pixels, self._labels[index] if self.has_labels else None
+
+
+def _mark(image):
+    """A number by which a file differs from others: its size, if that depends on its content."""
+    if not image.lower().endswith(_UNCOMPRESSED):
+        return os.path.getsize(image)
+    with open(image, 'rb') as file:
+        return zlib.crc32(file.read())

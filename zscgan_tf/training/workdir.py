@@ -94,7 +94,12 @@ def claim(
                 f'{name_of(workdir)} cannot be made ({error.strerror}): pass a folder that can be '
                 f'written.'
             ) from error
-        write_atomically(folder / 'config.json', (json.dumps(config, indent=1) + '\n').encode())
+        try:
+            write_atomically(folder / 'config.json', (json.dumps(config, indent=1) + '\n').encode())
+        except UserError:
+            if not (folder / 'config.json').exists():
+                raise
+            _check_same(workdir, config)  # another process was first
     remove_leftovers(workdir)
     for name, text in (keep or {}).items():
         write_atomically(folder / name, text.encode(errors='surrogateescape'), overwrite=True)
