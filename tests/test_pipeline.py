@@ -72,7 +72,7 @@ def test_a_file_of_no_use_agrees_in_less_than_half_of_what_chance_leaves(classes
     """Chance is 10 % of ten classes, and 50 % of two or of independent labels."""
     teacher = dataclasses.replace(tiny_teacher(), num_classes=classes, head=head)
     for agreement, wanted in ((threshold - 0.1, True), (threshold + 0.1, False)):
-        assert of_agreement(agreement, positives=50).disagrees(teacher) == wanted
+        assert of_agreement(agreement, positives=50, images=1000).disagrees(teacher) == wanted
 
 
 def of_agreement(agreement, **measured):
@@ -86,8 +86,11 @@ def test_a_file_that_always_answers_the_same_is_of_no_use(positives):
     """Where 96 % of independent labels are "no", "no" alone agrees in 96 %."""
     teacher = dataclasses.replace(tiny_teacher(), num_classes=80, head='labels')
     for agreement, wanted in ((96, True), (97.9, True), (98.1, False)):
-        assert of_agreement(agreement, positives=positives).disagrees(teacher) == wanted
-    assert not of_agreement(100, positives=0).disagrees(teacher)  # nothing is known
+        found = of_agreement(agreement, positives=positives, images=1000)
+        assert found.disagrees(teacher) == wanted
+    # Too few "yes" to judge by: in 80,000 answers none, or one that the file misses.
+    for rare, agreement, wanted in ((0, 20, True), (0, 100, False), (1 / 800, 99.99875, False)):
+        assert of_agreement(agreement, positives=rare, images=1000).disagrees(teacher) == wanted
 
 
 def test_real_images_say_more_than_others():

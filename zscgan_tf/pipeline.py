@@ -14,7 +14,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.methods import dfq
 from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.options import COUNT, Options, check
-from zscgan_tf.sources import Source, StoredSource, at_most, description_of
+from zscgan_tf.sources import Source, StoredSource, at_most, kind_of
 from zscgan_tf.sources.batches import take
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import (
@@ -34,6 +34,9 @@ from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions, rang
 LEVEL_IMAGES = 64
 
 logger = logging.getLogger(__name__)
+
+# Of independent labels: fewer of one kind do not tell how often a file finds them.
+_FEWEST_ANSWERS = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,17 +96,20 @@ class Quantized:
         """The agreement as a share of what chance leaves open; 1 at the most.
 
         Chance is 1 / K of K classes. Of independent labels it is the agreement of a file that
-        answers everywhere what is more frequent, yes or no.
+        answers everywhere what is more frequent, yes or no; a half if the other answer is too rare
+        to judge by.
 
         Returns:
-            The share; None where nothing was measured, or where chance leaves nothing open.
+            The share; None where nothing was measured.
         """
         if not self.measured:
             return None
         chance = 100 / teacher.num_classes
         if teacher.has_independent_labels:
-            chance = max(self.measured['positives'], 100 - self.measured['positives'])
-        return (self.measured['agreement'] - chance) / (100 - chance) if chance < 100 else None
+            rarer = min(self.measured['positives'], 100 - self.measured['positives'])
+            answers = rarer / 100 * self.measured['images'] * teacher.num_classes
+            chance = 100 - rarer if answers >= _FEWEST_ANSWERS else 50
+        return (self.measured['agreement'] - chance) / (100 - chance)
 
     def disagrees(self, teacher: Teacher) -> bool:
         """Whether the file agrees with its teacher in less than half of what chance leaves open."""
@@ -374,7 +380,7 @@ def _measure(teacher, source, tflite, used_images, check_images, evaluate_on):
     if not fresh and not real:
         count = at_most(source, check_images)
         seen = _agreement(tflite, teacher, teacher, source, 0, count)
-    kind = description_of(source)['kind']
+    kind = kind_of(source)
     measured = {'fresh': fresh, 'seen': seen, 'real': real, 'source_kind': kind}
     return measured | _of_file(teacher, tflite)
 

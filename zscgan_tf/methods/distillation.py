@@ -13,7 +13,7 @@ from zscgan_tf.methods import adversarial, zscgan
 from zscgan_tf.methods.augmentation import augment, draw_integers, mix
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import COUNT, SEED, check
-from zscgan_tf.sources import Source, description_of
+from zscgan_tf.sources import Source, description_of, kind_of
 from zscgan_tf.sources.batches import check_classes
 from zscgan_tf.student.calibration.calibrate import (
     build,
@@ -417,7 +417,7 @@ def _check_labels(teacher, source, flag):
         )
     if source.num_classes:
         check_classes(source.num_classes, teacher)
-    if teacher.has_independent_labels and description_of(source)['kind'] in ('files', 'dataset'):
+    if teacher.has_independent_labels and kind_of(source) in ('files', 'dataset'):
         raise UserError(
             f'{flag} needs labels as {teacher.name} gives them, and these images have one class '
             f'each: pass 1 (eq. 4).'

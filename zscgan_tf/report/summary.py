@@ -109,10 +109,9 @@ def _warnings(teacher, result):
     if result.disagrees(teacher):
         listed = ', or '.join(advice)
         warnings.append(f'agrees with its teacher too rarely to be of use: {listed}')
-    elif teacher.has_independent_labels and (result.beyond_chance(teacher) or 1) < _LOW_SHARE:
-        warnings.append(
-            f'agrees on few of the labels that chance leaves open: {", or ".join(advice)}'
-        )
+    elif teacher.has_independent_labels and result.beyond_chance(teacher) < _LOW_SHARE:
+        share = f'{100 * _LOW_SHARE:g} % of the labels that chance leaves open'
+        warnings.append(f'agrees on less than {share}: {", or ".join(advice)}')
     elif measured['agreement'] < _LOW_AGREEMENT:
         warnings.append(f'agrees on less than {_LOW_AGREEMENT:g} %: {", or ".join(advice)}')
     found = None
@@ -155,9 +154,10 @@ def _student_rows(teacher, result):
     weights = f'at most {levels.weight_levels} per channel of weights'
     if options.first_last_bits != options.weight_bits:
         weights += f' (first and last layer: {options.first_last_bits} bits)'
-    read = 'that a convolution reads'
+    read = 'that a convolution reads' if options.activation_scope == 'read' else 'of activations'
     if options.activation_bits < 8:  # these are not counted
-        read += ', but for the image and for what a sigmoid, softmax or tanh gives'
+        image = '' if options.activation_scope == 'all' else 'the image and for '
+        read += f', but for {image}what a sigmoid, softmax or tanh gives'
     rows = [('levels', f'{weights}, {levels.activation_levels} per tensor {read}')]
     if result.student_agreement is not None:
         kinds = 'labels' if teacher.has_independent_labels else 'images'

@@ -61,11 +61,13 @@ class FileSource(StoredImages):
         self.has_labels = self._labels is not None
         self.num_classes = int(self._labels.max()) + 1 if self.has_labels else None
 
+    description_kind = 'files'  # without a checksum of every image
+
     @functools.cached_property
     def description(self) -> dict[str, object]:
         """See `Source`; made when it is asked for, since it asks for the size of every image."""
         return {
-            'kind': 'files',
+            'kind': self.description_kind,
             'content': self._digest(),
             'short_side': self._short_side,
             'seed': self._seed,
@@ -97,5 +99,10 @@ def _mark(image):
     """A number by which a file differs from others: its size, if that depends on its content."""
     if not image.lower().endswith(_UNCOMPRESSED):
         return os.path.getsize(image)
-    with open(image, 'rb') as file:
-        return zlib.crc32(file.read())
+    try:
+        with open(image, 'rb') as file:
+            return zlib.crc32(file.read())
+    except OSError as error:
+        raise UserError(
+            f'{image}: cannot be read ({error.strerror}): make it readable, or move it elsewhere.'
+        ) from error
