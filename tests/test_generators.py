@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from zscgan_tf.errors import UserError
+from zscgan_tf.generator_layers import EPSILON
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import (
     ConditionalBatchNormalization,
@@ -43,7 +44,7 @@ def test_conditional_norm_is_a_plain_one_with_the_rows_gamma_and_beta():
     layer = conditional_norm(2, 3)
     y = layer([x, labels])
     for row in range(2):
-        plain = tf_keras.layers.BatchNormalization(epsilon=layer.epsilon)
+        plain = tf_keras.layers.BatchNormalization(epsilon=EPSILON)
         plain.build(x.shape)
         plain.gamma.assign(layer.gamma[row])
         plain.beta.assign(layer.beta[row])
@@ -59,7 +60,7 @@ def test_gradients_of_the_tables_are_those_of_plain_batch_norm():
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer([x, labels]) * weights)
     gamma, beta = (tf.convert_to_tensor(g) for g in tape.gradient(loss, [layer.gamma, layer.beta]))
-    normalized = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + layer.epsilon)
+    normalized = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + EPSILON)
     for row in range(2):
         own = labels == row
         np.testing.assert_allclose(

@@ -239,7 +239,7 @@ FLOORS = """
     tflite
     evaluation
     methods
-    pipeline report
+    quantized pipeline report
     commands
     benchmarks
 """

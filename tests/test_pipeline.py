@@ -13,6 +13,7 @@ from tests.conftest import randomize
 from tests.tiny import tiny_teacher
 from zscgan_tf import pipeline
 from zscgan_tf.errors import UserError
+from zscgan_tf.quantized import Quantized
 from zscgan_tf.report.summary import summary
 from zscgan_tf.sources.noise import NoiseSource
 from zscgan_tf.student.calibration.calibrate import calibrate_student
@@ -77,8 +78,8 @@ def test_a_file_of_no_use_agrees_in_less_than_half_of_what_chance_leaves(classes
 
 def of_agreement(agreement, **measured):
     """A `Quantized` of which only this is known."""
-    fields = {field.name: None for field in dataclasses.fields(pipeline.Quantized)}
-    return pipeline.Quantized(**{**fields, 'real': {'agreement': agreement, **measured}})
+    fields = {field.name: None for field in dataclasses.fields(Quantized)}
+    return Quantized(**{**fields, 'real': {'agreement': agreement, **measured}})
 
 
 @pytest.mark.parametrize('positives', [4, 96])
@@ -94,7 +95,7 @@ def test_a_file_that_always_answers_the_same_is_of_no_use(positives):
 
 
 def test_real_images_say_more_than_others():
-    measured = pipeline.Quantized.measured.fget
+    measured = Quantized.measured.fget
     fresh, real, seen = ({'agreement': share} for share in (99, 20, 98))
     assert measured(types.SimpleNamespace(fresh=fresh, real=real, seen=None)) is real
     assert measured(types.SimpleNamespace(fresh=fresh, real=None, seen=seen)) is fresh

@@ -9,13 +9,15 @@ from zscgan_tf.teacher.tap import batch_moments
 
 layers = tf_keras.layers
 
+# Is added to variances.
+EPSILON = 1e-5
 
-def standardize(x: tf.Tensor, epsilon: float) -> tf.Tensor:
+
+def standardize(x: tf.Tensor) -> tf.Tensor:
     """Each channel less its mean, over its deviation: moments of the global batch, differentiable.
 
     Args:
         x: [B, H, W, C] of this replica.
-        epsilon: is added to the variance.
     """
     replicas = tf.distribute.get_replica_context()
     # None: the model is being built in a strategy's scope, outside of its replicas.
@@ -23,13 +25,13 @@ def standardize(x: tf.Tensor, epsilon: float) -> tf.Tensor:
         # The fused op is three times as fast on a CPU.
         channels = x.shape[-1]
         return tf.compat.v1.nn.fused_batch_norm(
-            x, tf.ones([channels]), tf.zeros([channels]), epsilon=epsilon
+            x, tf.ones([channels]), tf.zeros([channels]), epsilon=EPSILON
         )[0]
     mean, variance = batch_moments(x, replicas)
     # In float32, as the fused op does it: in bfloat16 a mean that is large beside the deviation
     # would leave only the rounding of x.
     centered = tf.cast(x, tf.float32) - mean
-    return tf.cast(centered * tf.math.rsqrt(variance + epsilon), x.dtype)
+    return tf.cast(centered * tf.math.rsqrt(variance + EPSILON), x.dtype)
 
 
 class ConditionalBatchNormalization(layers.Layer):
@@ -39,10 +41,9 @@ class ConditionalBatchNormalization(layers.Layer):
     (so an image depends on its batch), so nothing is stored but the two tables.
     """
 
-    def __init__(self, num_classes: int, epsilon: float = 1e-5, **kwargs):
+    def __init__(self, num_classes: int, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        self.epsilon = epsilon
 
     def build(self, input_shape: list[tf.TensorShape]) -> None:
         shape = (self.num_classes, input_shape[0][-1])
@@ -53,11 +54,11 @@ class ConditionalBatchNormalization(layers.Layer):
         """Normalizes x, [B, H, W, C], with the rows of labels, [B]."""
         x, labels = inputs
         gamma, beta = (tf.gather(table, labels) for table in (self.gamma, self.beta))
-        x = standardize(x, self.epsilon)
+        x = standardize(x)
         return x * tf.cast(gamma, x.dtype)[:, None, None] + tf.cast(beta, x.dtype)[:, None, None]
 
     def get_config(self) -> dict[str, object]:
-        return {**super().get_config(), 'num_classes': self.num_classes, 'epsilon': self.epsilon}
+        return {**super().get_config(), 'num_classes': self.num_classes}
 
 
 class Upsample(layers.Layer):
@@ -86,19 +87,12 @@ class StandardizedPixels(layers.Layer):
 
     Args:
         mean, std: of pixels in [0, 1], a value a channel.
-        epsilon: is added to the variance.
     """
 
-    def __init__(
-        self, mean: Sequence[float], std: Sequence[float], epsilon: float = 1e-5, **kwargs
-    ):
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs):
         super().__init__(**kwargs)
-        self.mean, self.std, self.epsilon = tuple(mean), tuple(std), epsilon
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        pixels = standardize(x, self.epsilon) * tf.constant(self.std) + tf.constant(self.mean)
+        pixels = standardize(x) * tf.constant(self.std) + tf.constant(self.mean)
         return tf.clip_by_value(pixels, 0.0, 1.0)
-
-    def get_config(self) -> dict[str, object]:
-        own = {'mean': self.mean, 'std': self.std, 'epsilon': self.epsilon}
-        return {**super().get_config(), **own}

@@ -42,12 +42,12 @@ def test_a_file_without_images(programs):
         '--page',
         '--evaluation_images=real.npz',
         '--absorb_padded',
-        '--result_json=real.json',
+        '--result_json=dfq_of_real.json',
     )
     assert result.status in (0, 2), result.stderr
     assert '% on 20 real images' in result.stdout and 'page         dfq.html' in result.stdout
     before = re.search(r'it was rounded, the model agreed with its teacher on .*', result.stdout)[0]
-    found = json.loads((folder / 'real.json').read_text())['metrics']
+    found = json.loads((folder / 'dfq_of_real.json').read_text())['metrics']
     (agreement,), (accuracy,) = found['unquantized_agreement'], found['unquantized_accuracy']
     assert before.endswith(f'{agreement:.2f} % (accuracy {accuracy:.2f} %)')
     assert (folder / 'dfq.html').exists()

@@ -17,6 +17,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.generator_options import GeneratorOptions
 from zscgan_tf.generators import build_generator
 from zscgan_tf.methods import distillation
+from zscgan_tf.methods.distillation_checks import check_replicas
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.sources.files import FileSource
 from zscgan_tf.sources.generator import GeneratorSource
@@ -234,21 +235,21 @@ def test_a_student_of_other_images_is_not_reused(tmp_path, not_exported, monkeyp
 
 def test_pairs_to_blend_are_of_one_replica():
     blended, plain = (DistillationOptions.resolve('small', {'mix': mix}) for mix in (True, False))
-    distillation.check_replicas(plain, 6, 2)
-    distillation.check_replicas(blended, 8, 2)
-    distillation.check_replicas(blended, 7, 1)
+    check_replicas(plain, 6, 2)
+    check_replicas(blended, 8, 2)
+    check_replicas(blended, 7, 1)
     with pytest.raises(UserError, match='6 images .* 2 replicas in pairs.* --nomix, .* of 4'):
-        distillation.check_replicas(blended, 6, 2)
+        check_replicas(blended, 6, 2)
     for options, multiple in ((plain, 2), (blended, 4)):
         with pytest.raises(UserError, match=f'7 images .* 2 replicas: .* multiple of {multiple}'):
-            distillation.check_replicas(options, 7, 2)
+            check_replicas(options, 7, 2)
 
 
 def test_a_stock_student_is_for_one_device():
     options = DistillationOptions.resolve('small', {'student': 'tfmot'})
-    distillation.check_replicas(options, 8, 1)
+    check_replicas(options, 8, 1)
     with pytest.raises(UserError, match='--student=tfmot is for one device, .* 2 replicas'):
-        distillation.check_replicas(options, 8, 2)
+        check_replicas(options, 8, 2)
 
 
 def test_a_generator_of_another_strategy_is_not_updated(tmp_path, two_devices):

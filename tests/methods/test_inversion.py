@@ -210,12 +210,12 @@ def test_joining_holds_one_group(tmp_path, caplog):
     labels = np.arange(320) % 7
     tracemalloc.start()
     with caplog.at_level(logging.INFO):
-        path = inversion.join(tmp_path, 'all.npz', 317, 40, labels)
+        inversion.join(tmp_path, 'all.npz', 317, 40, labels)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * groups[0].nbytes
     flat = groups.reshape(-1, 16, 16, 3)[:317]
-    with np.load(path) as arrays:
+    with np.load(tmp_path / 'all.npz') as arrays:
         np.testing.assert_array_equal(arrays['images'], np.clip(flat, 0, 1))
         np.testing.assert_array_equal(arrays['labels'], labels[:317])
         share = np.mean((flat < 0) | (flat > 1))

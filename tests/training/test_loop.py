@@ -69,12 +69,12 @@ def test_steps_are_those_of_a_plain_loop(uninterrupted, tmp_path):
     np.testing.assert_array_equal(walk.weights, uninterrupted)
 
 
-def test_log_checkpoints_and_what_is_returned(tmp_path):
-    last = Walk().run(tmp_path, 23)
+def test_log_and_checkpoints(tmp_path):
+    Walk().run(tmp_path, 23)
     lines = read_metrics(tmp_path)
     check_log(tmp_path, 23)
     assert saved_steps(tmp_path) == [20, 23]  # the last two, the end among them
-    assert last == {key: lines[-1][key] for key in last} and set(last) == {'loss', 'index'}
+    assert {'loss', 'index'} < set(lines[-1])
     assert all(line['images_per_second'] > 0 for line in lines)
     seconds = [line['seconds'] for line in lines]
     assert seconds == sorted(seconds) and seconds[0] > 0
@@ -95,8 +95,7 @@ def test_how_steps_are_cut_into_calls_changes_nothing(uninterrupted, tmp_path, m
 def test_a_finished_run_does_nothing(tmp_path):
     Walk().run(tmp_path)
     before = (tmp_path / 'metrics.jsonl').read_text()
-    walk = Walk()
-    assert walk.run(tmp_path) == {}
+    Walk().run(tmp_path)
     assert (tmp_path / 'metrics.jsonl').read_text() == before
     assert loop.restore({'walk': Walk().module}, tmp_path) == 20
 

@@ -66,7 +66,7 @@ def test_a_signal_in_the_last_step_is_not_lost(uninterrupted, tmp_path):
     with pytest.raises(KeyboardInterrupt, match='after step 20 of 20'):
         Walk().run(tmp_path, **interrupt_at(20))
     walk = Walk()
-    assert walk.run(tmp_path) == {}
+    walk.run(tmp_path)
     np.testing.assert_array_equal(walk.weights, uninterrupted)
 
 

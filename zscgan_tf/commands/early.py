@@ -129,10 +129,6 @@ def check_outside_images(**folders: str | None) -> None:
         images = getattr(FLAGS, name, None)
         if not images or not os.path.isdir(images):
             continue
-        from zscgan_tf.sources.image_folder import LABEL_FILES  # imports TensorFlow
-
-        if any(os.path.exists(os.path.join(images, file)) for file in LABEL_FILES):
-            continue  # the listed images count alone
         top = os.path.realpath(images)
         for flag, folder in folders.items():
             if folder and os.path.commonpath([top, os.path.realpath(folder)]) == top:

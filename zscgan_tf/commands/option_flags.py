@@ -48,13 +48,8 @@ def owner(name: str) -> type[Options] | None:
 
 def passed(options_class: type[Options]) -> dict[str, object]:
     """The options whose flags were passed, by the fields' names."""
-    values = {}
-    for field in dataclasses.fields(options_class):
-        value = getattr(FLAGS, flag_of(field))
-        if value is not None:
-            is_list = field.type == list[int]
-            values[field.name] = parse_numbers(flag_of(field)) if is_list else value
-    return values
+    values = {field.name: _value(field) for field in dataclasses.fields(options_class)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def passed_flags(options_class: type[Options]) -> list[str]:
@@ -68,12 +63,15 @@ def passed_flags(options_class: type[Options]) -> list[str]:
 
 def all_passed() -> list[tuple[dataclasses.Field, object]]:
     """The options of any class whose flags were passed, as fields, and their values."""
-    found = []
-    for name, (field, _) in _OPTIONS.items():
-        if getattr(FLAGS, name) is not None:
-            is_list = field.type == list[int]
-            found.append((field, parse_numbers(name) if is_list else getattr(FLAGS, name)))
-    return found
+    values = [(field, _value(field)) for field, _ in _OPTIONS.values()]
+    return [(field, value) for field, value in values if value is not None]
+
+
+def _value(field):
+    """What the flag of an option was given, a list as numbers; None where it was not passed."""
+    value = getattr(FLAGS, flag_of(field))
+    is_list = value is not None and field.type == list[int]
+    return parse_numbers(flag_of(field)) if is_list else value
 
 
 def parse_numbers(name: str, kind: type = int) -> list:

@@ -263,7 +263,7 @@ def _passed_options():
 def _plan(teacher, passed):
     """How the teacher is quantized, a `Plan`; refuses what cannot be, before any work."""
     from zscgan_tf import pipeline
-    from zscgan_tf.methods import distillation
+    from zscgan_tf.methods.distillation_checks import check_replicas
 
     with_trial = image_sources.has_workdir()
     if FLAGS.method == 'ptq':
@@ -279,7 +279,7 @@ def _plan(teacher, passed):
     if not is_function_name(FLAGS.source):  # it says itself how many images a batch has
         batch_size = common_flags.generator_options(teacher).batch_size
         replicas = common_flags.strategy().num_replicas_in_sync
-        distillation.check_replicas(plan.options, batch_size, replicas)
+        check_replicas(plan.options, batch_size, replicas)
     return plan
 
 

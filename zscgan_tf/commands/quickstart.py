@@ -19,7 +19,7 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.options import MAX_SEED
 
 if typing.TYPE_CHECKING:
-    from zscgan_tf.pipeline import Quantized
+    from zscgan_tf.quantized import Quantized
 
 FLAGS = flags.FLAGS
 

@@ -12,7 +12,8 @@ from zscgan_tf.options import flag_of
 from zscgan_tf.tflite.options import FileOptions, TfliteCalibrationOptions
 
 if typing.TYPE_CHECKING:
-    from zscgan_tf.pipeline import Plan, Quantized
+    from zscgan_tf.pipeline import Plan
+    from zscgan_tf.quantized import Quantized
     from zscgan_tf.sources import Source, StoredSource
     from zscgan_tf.teacher.teacher import Teacher
 

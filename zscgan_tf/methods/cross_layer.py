@@ -13,7 +13,7 @@ import tf_keras
 from zscgan_tf.methods.moments import Moments, negates, per_input, sum_of_inputs
 from zscgan_tf.student.folding import Norm
 from zscgan_tf.student.graph import Graph, computes, has_kernel, unused_name
-from zscgan_tf.teacher.graphs import call, rebuild
+from zscgan_tf.teacher.graphs import call_copy, rebuild
 
 layers = tf_keras.layers
 
@@ -25,10 +25,10 @@ _NOTHING = 1e-5
 # Values below so many deviations under the mean are rare: what lies below is a constant.
 ABSORBED_BELOW = 3
 
-# What may stand between the two convolutions of a pair. It leaves channels apart, and scales with
-# what it is given.
+# What may stand between the two convolutions of a pair, beside ReLU. It leaves channels apart, and
+# scales with what it is given.
 _BETWEEN = (
-    *(layers.ReLU, layers.ZeroPadding2D, layers.Cropping2D, layers.MaxPooling2D),
+    *(layers.ZeroPadding2D, layers.Cropping2D, layers.MaxPooling2D),
     *(layers.AveragePooling2D, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
 )
 
@@ -262,10 +262,7 @@ def _with_other(model, names, make):
     def copied(node, new_inputs):
         if node.layer.name in names:
             return make(node.layer, *new_inputs)
-        copy = type(node.layer).from_config(node.layer.get_config())
-        output = call(copy, new_inputs)
-        copy.set_weights(node.layer.get_weights())
-        return output
+        return call_copy(node.layer, new_inputs)
 
     output = rebuild(model, {id(model.input): inputs}, copied)
     return tf_keras.Model(inputs, output, name=model.name)

@@ -11,14 +11,13 @@ import tf_keras
 from zscgan_tf.errors import UserError
 from zscgan_tf.methods import adversarial, zscgan
 from zscgan_tf.methods.augmentation import augment, draw_integers, mix
+from zscgan_tf.methods.distillation_checks import check_replicas, check_scope, check_source
 from zscgan_tf.methods.distillation_options import DistillationOptions
 from zscgan_tf.options import COUNT, SEED, check
-from zscgan_tf.sources import Source, description_of, kind_of
-from zscgan_tf.sources.batches import check_classes
+from zscgan_tf.sources import Source, description_of
 from zscgan_tf.student.calibration.calibrate import (
     build,
     calibrate,
-    check_images,
     checked_batches,
     first_images,
 )
@@ -27,7 +26,7 @@ from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import student_export
 from zscgan_tf.training import loop
 from zscgan_tf.training import workdir as workdirs
-from zscgan_tf.training.strategy import check_batch_size, fold_seed, replica_slice
+from zscgan_tf.training.strategy import fold_seed, replica_slice
 
 
 def distillation_loss(
@@ -244,7 +243,7 @@ def distill(
     check_source(teacher, source, resolved)
     check_replicas(resolved, source.batch_size, strategy.num_replicas_in_sync)
     if resolved.update_generator:
-        _check_scope(source.generator, strategy)
+        check_scope(source.generator, strategy)
     with strategy.scope():
         student, state, step = build_training(teacher, source, resolved, seed)
     config_path = pathlib.Path(workdir) / 'config.json'
@@ -316,9 +315,9 @@ def build_training(
 
 
 def _maker_of_updates(student, options):
-    """What makes the generator's update; None for that of eq. 2."""
+    """What makes the generator's update: that of eq. 2, or that of the adversarial game."""
     if not options.adversarial_weight and options.generator_every == 1:
-        return None
+        return zscgan.make_update
     return functools.partial(
         adversarial.make_update,
         student=student,
@@ -342,83 +341,3 @@ def _advice(options):
     elif options.update_generator:
         students += ', or --noupdate_generator,'
     return f'{students} in another --student_workdir'
-
-
-def check_replicas(options: DistillationOptions, batch_size: int, replicas: int) -> None:
-    """Refuses a distillation that these replicas cannot share.
-
-    Args:
-        options: of the distillation.
-        batch_size: images of the global batch.
-        replicas: number of replicas.
-
-    Raises:
-        UserError: with what to pass.
-    """
-    if options.generator_every > 1 and replicas > 1:
-        raise UserError(
-            f'--generator_every={options.generator_every} is for one device, and the strategy has '
-            f'{replicas} replicas: pass --strategy=default, or --generator_every=1.'
-        )
-    if options.student == 'tfmot' and replicas > 1:
-        # tfmot averages the extremes of the replicas, so ranges would depend on their number.
-        raise UserError(
-            f'--student=tfmot is for one device, and the strategy has {replicas} replicas: pass '
-            f'--strategy=default, or --student=folded.'
-        )
-    # A pair that is blended is of one replica.
-    pairs = options.mix and replicas > 1
-    if pairs and not batch_size % replicas and batch_size % (2 * replicas):
-        raise UserError(
-            f'{batch_size} images a batch cannot be shared by {replicas} replicas in pairs, which '
-            f'are blended: pass --nomix, or a batch size that is a multiple of {2 * replicas}.'
-        )
-    check_batch_size(batch_size, replicas, multiple=2 if pairs else 1)
-
-
-def _check_scope(generator, strategy):
-    """Refuses to go on training a generator that was made for another strategy."""
-    in_scope = strategy.extended.variable_created_in_scope
-    if not all(map(in_scope, generator.variables)):
-        raise UserError(
-            'the generator was not made in the scope of this strategy: call load_generator within '
-            'strategy.scope().'
-        )
-
-
-def check_source(teacher: Teacher, source: Source, options: DistillationOptions) -> None:
-    """Refuses, before any work, a source that cannot feed this distillation.
-
-    Raises:
-        UserError: see `calibrate.check_images`; λ < 1 without labels; no generator to update.
-    """
-    check_images(teacher, source, options)
-    if options.soft_target_weight < 1:
-        _check_labels(teacher, source, f'--soft_target_weight={options.soft_target_weight:g}')
-    if options.update_generator and not hasattr(source, 'generator'):
-        raise UserError(
-            '--update_generator (on by default with --preset=paper) has no generator to update: '
-            'pass --source=zscgan, or --noupdate_generator.'
-        )
-    if options.update_generator and source.batch_size != source.options['batch_size']:
-        raise UserError(
-            f'update_generator goes on with the {source.options["batch_size"]} images a batch of '
-            f'the generator, and the source has {source.batch_size}: load the generator with '
-            f'batch_size={source.options["batch_size"]}.'
-        )
-
-
-def _check_labels(teacher, source, flag):
-    """Refuses labels that no student of this teacher can learn from."""
-    if not source.has_labels:
-        raise UserError(
-            f'{flag} needs labels, which this source does not have: pass 1 (eq. 4), or a source '
-            f'with labels.'
-        )
-    if source.num_classes:
-        check_classes(source.num_classes, teacher)
-    if teacher.has_independent_labels and kind_of(source) in ('files', 'dataset'):
-        raise UserError(
-            f'{flag} needs labels as {teacher.name} gives them, and these images have one class '
-            f'each: pass 1 (eq. 4).'
-        )

@@ -235,7 +235,7 @@ def optimize(
 
 def join(
     workdir: PathLike, file_name: str, count: int, groups: int, labels: np.ndarray | None
-) -> pathlib.Path:
+) -> None:
     """Joins groups into an uncompressed .npz; never more than a group is in memory.
 
     Pixels are clipped to [0, 1] here, and the share of values that were outside is told.
@@ -246,9 +246,6 @@ def join(
         count: N, how many of the groups' images are taken.
         groups: number of groups.
         labels: [at least N], or None.
-
-    Returns:
-        The path of the file.
 
     Raises:
         UserError: a group is missing or damaged, or the disk is full.
@@ -275,7 +272,6 @@ def join(
         '%s: %d images; %.2f %% of their values were outside of legal pixels and are clipped',
         path, count, 100 * clipped / np.prod(shape),
     )  # fmt: skip
-    return path
 
 
 def finish(

@@ -119,7 +119,7 @@ def make_update(
     seed and the number of the step; each replica takes its slice, so replicas change nothing.
 
     Args:
-        generator: the model of `build_generator`.
+        generator: the model of `build_generator` or `build_dcgan`.
         optimizer: a tf_keras optimizer, built for the generator's variables.
         tap, stored: what `build_tap` returned.
         input_spec: the teacher's `InputSpec`.
@@ -209,7 +209,7 @@ def continue_training(
     options: dict[str, object],
     steps: int,
     seed: int,
-    make: collections.abc.Callable | None = None,
+    make: collections.abc.Callable = make_update,
 ) -> tuple[tf_keras.optimizers.Optimizer, collections.abc.Callable]:
     """The update of a trained generator that goes on learning while a student is distilled.
 
@@ -221,7 +221,7 @@ def continue_training(
         options: what it was trained with, as a `GeneratorSource` keeps it.
         steps: of the generator; those of the distillation where each is one of the generator too.
         seed: of labels and noise.
-        make: what makes the update, called as `make_update`; None for that.
+        make: what makes the update, called as `make_update`.
 
     Returns:
         The optimizer and the update of `make_update`.
@@ -229,7 +229,7 @@ def continue_training(
     trained = GeneratorOptions.from_record(options)
     options = dataclasses.replace(trained, learning_rate=trained.learning_rate / 10)
     # Another stream than the training's.
-    return _update_of(generator, teacher, options, steps, seed + 1_000_003, make or make_update)
+    return _update_of(generator, teacher, options, steps, seed + 1_000_003, make)
 
 
 def train_generator(

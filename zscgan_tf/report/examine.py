@@ -4,9 +4,9 @@ import os
 
 from zscgan_tf import evaluation
 from zscgan_tf.atomic_files import PathLike
-from zscgan_tf.pipeline import Quantized
+from zscgan_tf.quantized import Quantized, of_file
 from zscgan_tf.report.page_images import images_to_look_at
-from zscgan_tf.sources import Source, StoredSource, at_most, kind_of
+from zscgan_tf.sources import Source, StoredSource, at_most, description_of
 from zscgan_tf.sources.batches import take
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit, interpreter
@@ -43,11 +43,9 @@ def examine(
         report=report,
         options=None,
         fallback=None,
-        takes_raw_pixels=tflite.zero_pixel is not None,
         fresh=fresh,
         seen=None,
         real=found,
-        **evaluation.sizes(teacher, tflite),
-        latency_ms=interpreter.latency(tflite),
-        source_kind=source and kind_of(source),
+        **of_file(teacher, tflite),
+        source_kind=source and description_of(source)['kind'],
     )

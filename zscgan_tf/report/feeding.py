@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from zscgan_tf.pipeline import Quantized
+from zscgan_tf.quantized import Quantized
 from zscgan_tf.teacher.raw_pixels import raw_pixels_spec
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite.flatbuffer import EndTensor

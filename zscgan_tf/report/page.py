@@ -18,7 +18,7 @@ import numpy as np
 from zscgan_tf import __version__
 from zscgan_tf.atomic_files import PathLike, check_output, write_atomically
 from zscgan_tf.errors import UserError
-from zscgan_tf.pipeline import Quantized
+from zscgan_tf.quantized import Quantized
 from zscgan_tf.report import charts, page_images
 from zscgan_tf.report.examine import examine
 from zscgan_tf.report.feeding import code, feeding

@@ -2,7 +2,7 @@
 
 from zscgan_tf.methods.dfq_options import DfqOptions
 from zscgan_tf.methods.distillation_options import DistillationOptions
-from zscgan_tf.pipeline import Quantized
+from zscgan_tf.quantized import Quantized
 from zscgan_tf.report.feeding import feeding
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite.options import TfliteCalibrationOptions

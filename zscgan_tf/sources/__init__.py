@@ -51,11 +51,6 @@ def at_most(source: Source, count: int) -> int:
     return count if stored is None else min(count, stored)
 
 
-def kind_of(source: Source) -> str:
-    """The kind of a source's description, without what else it says where that takes long."""
-    return getattr(source, 'description_kind', None) or description_of(source)['kind']
-
-
 def description_of(source: Source) -> dict[str, Any]:
     """What a source says of its images; one of a user's own need not say it."""
     return {'kind': type(source).__name__, **(getattr(source, 'description', None) or {})}

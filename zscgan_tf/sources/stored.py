@@ -25,8 +25,8 @@ class StoredImages:
         input_spec: of the teacher, which says the size of the images.
         batch_size: images a batch.
         seed: of the permutations.
-        resize_short_side: see `fitting.fit`; None for 256/224 of the teacher's short side, or just
-            this where it is below 64.
+        resize_short_side: see `fitting.check_short_side`; None for 256/224 of the teacher's short
+            side, or just this where it is below 64.
 
     Raises:
         UserError: a batch of no images, a seed that is out of range, or a short side that is too

@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tf_keras
 
-from zscgan_tf.teacher.graphs import call, nodes, rebuild
+from zscgan_tf.teacher.graphs import call_copy, nodes, rebuild
 from zscgan_tf.teacher.layers import classes_with
 
 layers = tf_keras.layers
@@ -117,9 +117,8 @@ def with_copies(model: tf_keras.Model) -> tf_keras.Model:
 
     def copied(node, new_inputs):
         pairs = zip(node.keras_inputs, new_inputs, strict=True)
-        layer = type(node.layer).from_config(node.layer.get_config())
-        output = call(layer, [copies.get((id(x), layer.name), new) for x, new in pairs])
-        layer.set_weights(node.layer.get_weights())
+        layer = node.layer
+        output = call_copy(layer, [copies.get((id(x), layer.name), new) for x, new in pairs])
         readers = graph.kernels_beside_others(node.layer)
         is_image = output.shape.rank == 4  # what convolutions read
         if readers and is_image and not (is_the_input(output) or fixed_range(node.layer)):

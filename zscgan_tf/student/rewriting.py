@@ -108,7 +108,7 @@ def _activation(graph, node, x):
 
 def _activate(graph, owner, function, x, suffix=''):
     kind = getattr(function, '__name__', type(function).__name__)
-    if kind == 'linear' or function is None:
+    if kind == 'linear':
         return x
     if kind in ('relu', 'relu6'):
         return graph.add(layers.ReLU, x, owner, suffix, max_value=6.0 if kind == 'relu6' else None)

@@ -120,3 +120,11 @@ def call_again(node: object, inputs: list) -> object:
 def call(layer: object, inputs: list) -> object:
     """What a layer gives for a list of its input tensors."""
     return layer(inputs if len(inputs) > 1 else inputs[0])
+
+
+def call_copy(layer: object, inputs: list) -> object:
+    """What a copy of a layer, with its weights, gives for a list of its input tensors."""
+    copy = type(layer).from_config(layer.get_config())
+    output = call(copy, inputs)
+    copy.set_weights(layer.get_weights())
+    return output

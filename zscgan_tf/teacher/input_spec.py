@@ -79,7 +79,11 @@ class InputSpec:
     def from_preprocessing(
         cls, image_size: tuple[int, int], channels: int, preprocessing: str
     ) -> 'InputSpec':
-        """The specification of a named preprocessing, one of `PREPROCESSINGS`."""
+        """The specification of a named preprocessing, one of `PREPROCESSINGS`.
+
+        Raises:
+            UserError: the name is unknown, or is for 3 channels.
+        """
         if preprocessing not in PREPROCESSINGS:
             raise UserError(
                 f'--preprocessing={preprocessing} is unknown: pass one of '

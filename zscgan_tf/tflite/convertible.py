@@ -11,7 +11,7 @@ import numpy as np
 import tf_keras
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.teacher.graphs import call, nodes
+from zscgan_tf.teacher.graphs import call_copy, nodes
 from zscgan_tf.teacher.teacher import Teacher
 from zscgan_tf.tflite import audit
 from zscgan_tf.tflite.converter import make_converter, run_converter
@@ -68,10 +68,8 @@ def _fits(layer, options):
     """Whether a layer converts by itself; True where it cannot be called alone."""
     node = layer._inbound_nodes[0]
     inputs = [tf_keras.Input(x.shape[1:]) for x in node.keras_inputs]
-    copy = type(layer).from_config(layer.get_config())
     try:
-        output = call(copy, inputs)
-        copy.set_weights(layer.get_weights())
+        output = call_copy(layer, inputs)
     except (TypeError, ValueError):  # of several arguments
         return True
     try:

@@ -49,7 +49,7 @@ def run(
     images_every: int = 1000,
     name: str = 'training',
     advice: str = 'a lower learning_rate in another folder',
-) -> dict[str, float]:
+) -> None:
     """Runs a step function until `steps` steps are done, resuming from the workdir.
 
     Args:
@@ -74,10 +74,6 @@ def run(
         name: what the progress bar and messages call this training.
         advice: what to try where a metric is not finite.
 
-    Returns:
-        The metrics of the last steps, a dict of floats (means over the steps of the last call of
-        the compiled step), or {} where nothing was left to do.
-
     Raises:
         UserError: a metric is not finite, no checkpoint of the workdir can be read, or another
             process trains in the workdir.
@@ -88,7 +84,6 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / 'checkpoints', state)
     metrics_file, events = workdir / 'metrics.jsonl', workdir / 'tensorboard'
-    means = {}
     with contextlib.ExitStack() as stack:
         # A finished training is only read: without the lock.
         done = checkpoints.restore() if checkpoints.newest() >= steps else 0
@@ -96,7 +91,7 @@ def run(
             stack.enter_context(_alone(named))
             done = checkpoints.restore()
         if done >= steps:
-            return {}
+            return
         if done:
             logger.info('%s: resuming after step %d', name, done)
         with _needing_space(events):
@@ -151,7 +146,6 @@ def run(
                     f'{name} was interrupted after step {done} of {steps}; '
                     f'the same command resumes it from {workdir}.'
                 )
-    return means
 
 
 def measure(

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from zscgan_tf.errors import UserError
-from zscgan_tf.sources import Source, kind_of
+from zscgan_tf.sources import Source, description_of
 from zscgan_tf.sources.batches import check_batch, take
 from zscgan_tf.student.calibration.alignment import align_additions
 from zscgan_tf.student.calibration.bias_correction import correct_biases
@@ -97,7 +97,7 @@ def checked_batches(
     Raises:
         UserError: while it is iterated: see `check_batch`; where the batches end, too.
     """
-    kind = kind_of(source)
+    kind = description_of(source)['kind']
     for batch in source.batches(start=start):
         pixels, labels = check_batch(batch, source, teacher, kind, reads_labels)
         yield tf.constant(pixels), labels
