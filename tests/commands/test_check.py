@@ -1,5 +1,6 @@
 """bin/quantize.py --check: what it finds in a model, and that it writes nothing."""
 
+import pytest
 import tf_keras
 
 from tests.commands.conftest import TRAINING
@@ -48,6 +49,7 @@ def test_layers_that_a_student_cannot_take_are_named(programs):
     assert text.endswith('training none: --source=noise_uniform has no generator')
 
 
+@pytest.mark.slow
 def test_images_that_a_student_judges_say_that_it_is_trained_first(programs):
     flags = ['--source=deep_inversion', '--iterations=4', '--optimized_images=10', '--group_size=5']
     text, _ = check(programs, 'tiny.h5', *flags, '--method=qat', '--compete_weight=1')

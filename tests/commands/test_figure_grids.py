@@ -55,6 +55,7 @@ def draw(folder, *flags):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_real_images_stand_beside_those_of_each_generator(folder):
     done = draw(folder, *[f'--generator={n}={folder}/run' for n in 'ab'], '--columns=2')
     assert done.returncode == 0, done.stderr

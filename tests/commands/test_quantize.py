@@ -360,7 +360,7 @@ def test_a_full_disk_leaves_the_old_file(programs):
     [
         (['--teacher=other.h5'], 'belongs to another teacher (tiny)'),
         (['--teacher=tiny.h5', '--learning_rate=0.5'], 'learning_rate 0.001, not 0.5'),
-        (['--teacher=tiny.h5', '--seed=3'], 'seed 2, not 3'),
+        pytest.param(['--teacher=tiny.h5', '--seed=3'], 'seed 2, not 3', marks=pytest.mark.slow),
         (
             ['--teacher=tiny.h5', '--mean=0.5', '--std=0.5'],
             'input_spec.mean [0.4, 0.5, 0.6], not [0.5, 0.5, 0.5]',

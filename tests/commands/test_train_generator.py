@@ -49,6 +49,7 @@ def test_killed(finished, programs):
     assert_same_end(workdir, finished)
 
 
+@pytest.mark.slow
 def test_interrupted(finished, programs):
     workdir = programs.folder / 'interrupted'
     result = train(programs, workdir, during=interrupt_in(*METRICS, call=2))

@@ -221,6 +221,7 @@ def test_the_teacher_is_frozen(teacher, tap):
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_xla_compiles_the_step_once_and_gives_the_same_numbers(teacher, tap):
     histories = []
     for jit_compile in (False, True):

@@ -96,6 +96,7 @@ def test_a_shared_layer_has_the_range_of_all_its_uses():
     assert largest.numpy() == pytest.approx(np.max(second), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_training_leaves_batch_norms_alone(tmp_path):
     teacher = tiny_teacher()
     before = teacher.model.get_weights()

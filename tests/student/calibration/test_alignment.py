@@ -102,6 +102,7 @@ def test_the_file_adds_exactly():
     assert aligned == len(exact(student) & {'one', 'two'}) > 0
 
 
+@pytest.mark.slow
 def test_less_is_lost_to_rounding():
     errors = np.zeros([4, 2])
     for seed, aligned in np.ndindex(errors.shape):
