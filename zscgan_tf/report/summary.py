@@ -89,7 +89,8 @@ _BETTER_IMAGES = {
 # Below this there is often something to be had (MobileNetV1: 89.0 by TFLite's calibration, 95.9
 # through the student).
 _LOW_AGREEMENT = 95.0
-# Of independent labels, of which nearly all may be "no": 95 %, where half of them are.
+# The same for independent labels, as a share of what chance leaves open: an agreement of 95 % if
+# half of the answers are "no", and more if most of them are.
 _LOW_SHARE = 0.9
 
 

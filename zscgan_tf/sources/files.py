@@ -14,9 +14,10 @@ from zscgan_tf.sources.npz import open_npz
 from zscgan_tf.sources.stored import StoredImages
 from zscgan_tf.teacher.input_spec import InputSpec
 
-# Files whose size is that of the image. So many bytes of their start, middle and end are read.
-_PART = 2**16
+# The size of these files says only how many pixels they have.
 _UNCOMPRESSED = ('.bmp', '.pgm', '.ppm', '.tif', '.tiff')
+# Bytes that are read of the start, the middle and the end of such a file.
+_PART = 2**16
 
 
 class FileSource(StoredImages):
@@ -95,7 +96,7 @@ class FileSource(StoredImages):
 
 
 def _mark(image):
-    """A number by which a file differs from others: its size, if that depends on its content."""
+    """A number that tells a file from others: its size, or a checksum of parts of it."""
     size = os.path.getsize(image)
     if not image.lower().endswith(_UNCOMPRESSED):
         return size

@@ -18,7 +18,8 @@ from zscgan_tf.errors import UserError
 from zscgan_tf.teacher.graphs import is_symbolic
 from zscgan_tf.teacher.layers import HardSigmoid, HardSwish
 
-# Limits of clips: pixels are within.
+# The largest limit of a clip. A clip adds its limit to the values and takes it off again. Beside a
+# larger limit float32 would round the values away. Pixels are within it.
 _FARTHEST_LIMIT = 1000.0
 
 # A tensor of the new graph, a `Pending` operation, or a plain number, array, shape or list of them.
@@ -215,7 +216,7 @@ def add_n(at: Place, inputs: Value) -> Value:
 
 
 def _refuse_far(at, limit):
-    """Refuses a limit beside which the values themselves would be rounded away: it is added."""
+    """Refuses a limit of a clip that is too far from the values for float32."""
     far = np.max(np.abs(limit))
     if far > _FARTHEST_LIMIT:
         at.refuse(f'tf.clip_by_value (or a maximum or minimum) at {far:g}, too far off for float32')

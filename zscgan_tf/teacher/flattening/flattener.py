@@ -222,8 +222,7 @@ class Flattener:
                     f"{self.model_name}: the weights of layer '{layer.name}' do not fit images of "
                     f'this size: pass the --image_size that the model was trained with.'
                 ) from error
-            if hasattr(fresh, 'finalize_state'):  # a Normalization computes with what was set
-                fresh.finalize_state()
+            fresh.finalize_state()  # a Normalization computes with what was set
             self._copies[id(layer)] = (layer, fresh)
         return self._activate(value, activation, layer, path) if split else value
 
